@@ -1,0 +1,77 @@
+# `make` alone lists what there is. Everything happens in .venv, which the first target makes.
+
+PYTHON ?= python3
+VENV ?= .venv
+TARGET ?= --target-speedup 2x
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINS := pyproject.toml constraints.txt scripts/install_torch.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help search install install-dev test test-slow check format wheel constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+search: install  ## search the shipped reference model (TARGET="--target-speedup 2x")
+	$(BIN)/autocompress search $(TARGET)
+
+install: $(VENV)/.installed  ## make .venv with what a search needs
+
+install-dev: $(VENV)/.installed-dev  ## make .venv with what the tests and checks need too
+
+test: install-dev  ## run the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+# pytest answers 5 where no test is marked slow.
+test-slow: install-dev  ## run the slow tests
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ]
+
+check: install-dev  ## lint, format, types and the import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev  ## format, and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: install-dev  ## build the wheel into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+constraints:  ## resolve the dependencies anew (torch stays as pinned) and write constraints.txt
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python scripts/install_torch.py
+	grep '^torch==' constraints.txt > build/constraints/torch.txt
+	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,postgres]'
+	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all \
+		--exclude autocompress --exclude pip \
+		| sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[^+]*)\+.*/\1/'; } > build/constraints/new.txt
+	mv build/constraints/new.txt constraints.txt
+	rm -rf build/constraints
+
+clean:  ## remove .venv, caches and build outputs
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache
+
+# A stamp and not the interpreter's file: where Debian lacks python3-venv, `venv` fails half-way.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(PINS) | $(VENV)/.created
+	$(BIN)/python scripts/install_torch.py
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(PINS) | $(VENV)/.created
+	$(BIN)/python scripts/install_torch.py
+	$(PIP) install -c constraints.txt -e '.[dev,postgres]'
+	touch $(VENV)/.installed $@
