@@ -1,0 +1,77 @@
+"""What a candidate costs: additive over sites, never over genes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autocompress.spaces.base import SearchSpace
+from autocompress.trial import Genotype
+
+
+@dataclass(frozen=True, slots=True)
+class AdditiveCost:
+    """A fixed part and one number for every entry of every site's menu, in one unit.
+
+    Args:
+        fixed: What the dense model costs beside its sites (embedding, head, overhead).
+        sites: `sites[i][entry]`, as in `SearchSpace.menus`.
+    """
+
+    fixed: float
+    sites: tuple[tuple[float, ...], ...]
+
+    def of(self, entries: Sequence[int]) -> float:
+        """Return the cost of a candidate given as menu entries."""
+        return self.fixed + sum(
+            costs[entry] for costs, entry in zip(self.sites, entries, strict=True)
+        )
+
+    @property
+    def dense(self) -> float:
+        """The cost of the dense model."""
+        return self.of((0,) * len(self.sites))
+
+    @property
+    def least(self) -> float:
+        """The lowest cost of any candidate."""
+        return self.fixed + sum(min(costs) for costs in self.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """An upper limit on a cost."""
+
+    space: SearchSpace
+    cost: AdditiveCost
+    limit: float
+
+    def violation(self, genotype: Genotype) -> float:
+        """Return by how much of the limit a candidate exceeds it; feasible at <= 0."""
+        return self.violation_of(self.space.entries(genotype))
+
+    def violation_of(self, entries: Sequence[int]) -> float:
+        """Return the violation of a candidate given as menu entries."""
+        return self.cost.of(entries) / self.limit - 1.0
+
+
+def useful_entries(cost: AdditiveCost, least_saving: float = 0.0) -> tuple[tuple[int, ...], ...]:
+    """Return for each site the entries that cost less than every entry that keeps more units.
+
+    An entry that keeps fewer units and saves nothing can only hurt.
+
+    Args:
+        least_saving: What an entry must save over the one before it, in the cost's unit.
+    """
+    useful = []
+    for costs in cost.sites:
+        picked = [0]
+        for entry in range(1, len(costs)):
+            if costs[entry] < costs[picked[-1]] - least_saving:
+                picked.append(entry)
+        useful.append(tuple(picked))
+    return tuple(useful)
+
+
+def least_left(cost: AdditiveCost) -> float:
+    """Return the lowest cost of a candidate that still has a site: nothing is no model."""
+    cheapest = min(min((c for c in costs if c > min(costs)), default=0.0) for costs in cost.sites)
+    return cost.least + cheapest
