@@ -1,0 +1,1 @@
+"""The SQL study store, and the only SQL."""

@@ -1,0 +1,84 @@
+"""The tables of the store, as the code reads them; `migrations` makes them."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+# Integer, since SQLite numbers rows by itself only for an INTEGER PRIMARY KEY.
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# None is NULL, not the JSON word null, so that `IS NULL` finds a study without a report.
+JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+study = sa.Table(
+    "ac_study",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    # Times are ISO 8601 in UTC, as text: SQLite has no type for them that keeps the zone.
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("finished_at", sa.String),
+    sa.Column("spec", JSON, nullable=False),
+    sa.Column("report", JSON),
+    sa.UniqueConstraint("name"),
+)
+
+trial = sa.Table(
+    "ac_trial",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("study_id", ROW_ID, sa.ForeignKey("ac_study.id"), nullable=False),
+    # A digest of the genotype: PostgreSQL indexes no value beyond about 2,700 bytes.
+    sa.Column("key", sa.String(32), nullable=False),
+    sa.Column("genotype", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("study_id", "key"),
+)
+
+measurement = sa.Table(
+    "ac_measurement",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("trial_id", ROW_ID, sa.ForeignKey("ac_trial.id"), nullable=False),
+    sa.Column("split", sa.String, nullable=False),
+    sa.Column("draw", sa.Integer, nullable=False),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("sequences", sa.Integer, nullable=False),
+    # Float64, little-endian, one a sequence: a loss comes back to the last bit.
+    sa.Column("kl", sa.LargeBinary),
+    sa.Column("nll", sa.LargeBinary),
+    sa.Column("tokens", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("recorded_at", sa.String, nullable=False),
+    sa.UniqueConstraint("trial_id", "split", "draw", "first", "sequences"),
+    sa.CheckConstraint("(kl IS NULL) = (error IS NOT NULL)", name="outcome"),
+)
+
+document = sa.Table(
+    "ac_document",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("study_id", ROW_ID, sa.ForeignKey("ac_study.id"), nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("payload", JSON, nullable=False),
+    sa.UniqueConstraint("study_id", "name"),
+)
+
+event = sa.Table(
+    "ac_event",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("study_id", ROW_ID, sa.ForeignKey("ac_study.id"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("payload", JSON, nullable=False),
+    sa.UniqueConstraint("study_id", "position"),
+)

@@ -1,0 +1,248 @@
+"""Studies in SQL: how one is made, found and written to."""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from autocompress.errors import StoreError
+from autocompress.store import schema
+from autocompress.store.base import Event, Json, Record, StudyRow, StudyState
+from autocompress.store.database import masked, open_database, reading, sqlite_file, writing
+from autocompress.store.plain_json import plain
+from autocompress.store.rows import from_record, now, study_query, to_record, to_study, trial_key
+from autocompress.trial import Fidelity, Genotype
+
+# SQLAlchemy spells "insert unless it is there" anew for each database.
+_INSERTS: dict[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+
+
+class SqlStudyStore:
+    """A study in a database that stays open until `close`; implements `StudyStore`."""
+
+    def __init__(self, engine: sa.Engine, study_id: int) -> None:
+        self._engine = engine
+        self._study_id = study_id
+
+    def row(self) -> StudyRow:
+        """Return the study as stored."""
+        query = study_query().where(schema.study.c.id == self._study_id)
+        with reading(self._engine) as connection:
+            return to_study(connection.execute(query).one())
+
+    def record(self, records: Sequence[Record]) -> None:
+        """Add measured shards, all or none; a repetition changes nothing, but heals an error.
+
+        A shard that is there with an error takes a measurement that comes later: an error is tried
+        again on resume.
+
+        Raises:
+            StoreError: If a record holds neither a measurement nor an error, or both.
+        """
+        if not records:
+            return
+        insert = _INSERTS[self._engine.dialect.name]
+        table = schema.measurement
+        add_trial = insert(schema.trial).on_conflict_do_nothing()
+        trial_id = (
+            sa.select(schema.trial.c.id)
+            .where(schema.trial.c.study_id == self._study_id)
+            .where(schema.trial.c.key == sa.bindparam("trial_key"))
+            .scalar_subquery()
+        )
+        add = insert(table).values(trial_id=trial_id)
+        outcome = ("kl", "nll", "tokens", "error", "seconds", "recorded_at")
+        add = add.on_conflict_do_update(
+            index_elements=["trial_id", "split", "draw", "first", "sequences"],
+            set_={name: add.excluded[name] for name in outcome},
+            where=table.c.error.is_not(None) & add.excluded.error.is_(None),
+        )
+        recorded_at = now()
+        trials = {trial_key(record.genotype): record.genotype.to_bytes() for record in records}
+        with writing(self._engine) as connection:
+            connection.execute(
+                add_trial,
+                [
+                    {"study_id": self._study_id, "key": key, "genotype": genotype}
+                    for key, genotype in trials.items()
+                ],
+            )
+            connection.execute(
+                add, [from_record(record) | {"recorded_at": recorded_at} for record in records]
+            )
+
+    def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
+        """Return every shard recorded, with its measurement or its error, oldest first."""
+        query = (
+            sa.select(schema.trial.c.genotype, schema.measurement)
+            .join(schema.measurement, schema.measurement.c.trial_id == schema.trial.c.id)
+            .where(schema.trial.c.study_id == self._study_id)
+            .order_by(schema.measurement.c.id)
+        )
+        with reading(self._engine) as connection:
+            records = [to_record(row) for row in connection.execute(query)]
+        return {(record.genotype, record.fidelity): record for record in records}
+
+    def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
+        """Keep a named JSON document, replacing an earlier one."""
+        add = _INSERTS[self._engine.dialect.name](schema.document)
+        add = add.on_conflict_do_update(
+            index_elements=["study_id", "name"], set_={"payload": add.excluded.payload}
+        )
+        row = {"study_id": self._study_id, "name": name, "payload": plain(name, payload)}
+        with writing(self._engine) as connection:
+            connection.execute(add, row)
+
+    def document(self, name: str) -> Mapping[str, Json] | None:
+        """Return a named document, or None."""
+        table = schema.document
+        query = sa.select(table.c.payload).where(
+            table.c.study_id == self._study_id, table.c.name == name
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def add_event(self, event: Event) -> None:
+        """Append an event."""
+        table = schema.event
+        owned = table.c.study_id == self._study_id
+        last = sa.select(sa.func.coalesce(sa.func.max(table.c.position), -1)).where(owned)
+        payload = plain(event.kind, event.payload)
+        with writing(self._engine) as connection:
+            # The lock on the study keeps two writers from taking one position (SQLite has one).
+            connection.execute(
+                sa.select(schema.study.c.id)
+                .where(schema.study.c.id == self._study_id)
+                .with_for_update()
+            )
+            position = connection.execute(last).scalar_one() + 1
+            connection.execute(
+                sa.insert(table).values(
+                    study_id=self._study_id, position=position, kind=event.kind, payload=payload
+                )
+            )
+
+    def events(self) -> list[Event]:
+        """Return all events in the order they were added."""
+        table = schema.event
+        query = (
+            sa.select(table.c.kind, table.c.payload)
+            .where(table.c.study_id == self._study_id)
+            .order_by(table.c.position)
+        )
+        with reading(self._engine) as connection:
+            return [Event(row.kind, row.payload) for row in connection.execute(query)]
+
+    def finish(self, state: StudyState, report: Mapping[str, Json] | None) -> None:
+        """Set the final state and report; `RUNNING` opens a finished study again.
+
+        Raises:
+            StoreError: If the report holds NaN, an infinity or what JSON has no word for.
+        """
+        values = {
+            "state": state.value,
+            "finished_at": None if state is StudyState.RUNNING else now(),
+            "report": None if report is None else plain("report", report),
+        }
+        table = schema.study
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(table).where(table.c.id == self._study_id).values(values))
+
+    def discard(self) -> None:
+        """Delete the study and all that belongs to it."""
+        own_trials = sa.select(schema.trial.c.id).where(schema.trial.c.study_id == self._study_id)
+        with writing(self._engine) as connection:
+            connection.execute(
+                sa.delete(schema.measurement).where(schema.measurement.c.trial_id.in_(own_trials))
+            )
+            for table in (schema.trial, schema.document, schema.event):
+                connection.execute(sa.delete(table).where(table.c.study_id == self._study_id))
+            connection.execute(sa.delete(schema.study).where(schema.study.c.id == self._study_id))
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._engine.dispose()
+
+
+def create_study(url: str, name: str, spec: Mapping[str, Json]) -> SqlStudyStore:
+    """Add a running study, making the database where there is none.
+
+    Raises:
+        StoreError: If the name is taken, or the database cannot be opened.
+    """
+    values = {
+        "name": name,
+        "state": StudyState.RUNNING.value,
+        "created_at": now(),
+        "spec": plain("spec", spec),
+    }
+    with contextlib.ExitStack() as undo:
+        engine = open_database(url)
+        undo.callback(engine.dispose)
+        add = _INSERTS[engine.dialect.name](schema.study).values(values).on_conflict_do_nothing()
+        with writing(engine) as connection:
+            study_id = connection.execute(add.returning(schema.study.c.id)).scalar_one_or_none()
+        if study_id is None:
+            raise StoreError(
+                f"Study {name!r} exists already in {masked(url)}; continue it with "
+                f"`autocompress resume {name}` or choose another --study."
+            )
+        undo.pop_all()
+    return SqlStudyStore(engine, study_id)
+
+
+def open_study(url: str, name: str) -> SqlStudyStore:
+    """Open a study that exists, leaving its state as it is.
+
+    Raises:
+        StoreError: If there is none of this name, or the database cannot be opened.
+    """
+    if _is_missing(url):
+        raise StoreError(_unknown(name, [], url))
+    with contextlib.ExitStack() as undo:
+        engine = open_database(url)
+        undo.callback(engine.dispose)
+        query = sa.select(schema.study.c.name, schema.study.c.id).order_by(
+            schema.study.c.id.desc()
+        )
+        with reading(engine) as connection:
+            ids = {row.name: row.id for row in connection.execute(query)}
+        if name not in ids:
+            raise StoreError(_unknown(name, list(ids), url))
+        undo.pop_all()
+    return SqlStudyStore(engine, ids[name])
+
+
+def list_studies(url: str) -> list[StudyRow]:
+    """Return all studies, newest first; none, and no new file, where there is no database.
+
+    Raises:
+        StoreError: If the database cannot be opened.
+    """
+    if _is_missing(url):
+        return []
+    engine = open_database(url)
+    try:
+        with reading(engine) as connection:
+            query = study_query().order_by(schema.study.c.id.desc())
+            return [to_study(row) for row in connection.execute(query)]
+    finally:
+        engine.dispose()
+
+
+def _is_missing(url: str) -> bool:
+    file = sqlite_file(url)
+    return file is not None and not file.exists()
+
+
+def _unknown(name: str, known: Sequence[str], url: str) -> str:
+    if not known:
+        return f"Unknown study {name!r}: {masked(url)} holds no study."
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"Unknown study {name!r}{hint} Known in {masked(url)}: {', '.join(known)}."
