@@ -1,0 +1,158 @@
+"""Reads a causal LM and its tokenizer from a folder or the hub, once, without a second copy."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from autocompress.errors import ModelError
+from autocompress.models.architecture import Architecture, read_architecture
+
+WANTED = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+
+
+def resolve(model: str) -> Path:
+    """Return the local folder of a model: the folder itself, or the hub's snapshot of that name.
+
+    Raises:
+        ModelError: If it is neither, or holds no config or no safetensors weights.
+    """
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ModelError(f"No model folder at {model}.")
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=list(WANTED)))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise ModelError(
+                f"{model} is no folder here, and the hub did not give it: {_one_line(error)}"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model} holds no config.json: not a Hugging Face model folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{model} holds no .safetensors weights; pickles are refused.")
+    _check_weights(folder)
+    return folder
+
+
+def load_architecture(folder: Path, trust_remote_code: bool = False) -> Architecture:
+    """Return the shape of the model in a folder without reading its weights."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"Cannot read {folder}/config.json: {_one_line(error)}") from error
+    return read_architecture(config)
+
+
+def load_model(
+    folder: Path, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load the weights onto the device, one tensor at a time, for inference only.
+
+    Args:
+        dtype: `auto` keeps the checkpoint's.
+
+    Raises:
+        ModelError: If the weights are broken, incomplete or do not fit the config.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device} if device.type != "cpu" else None,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"Cannot load {folder}: {_one_line(error)}") from error
+    # `output_loading_info` makes a pair of it, which the declared type leaves out.
+    model, problems = cast("tuple[PreTrainedModel, Mapping[str, set[object]]]", loaded)
+    missing = [
+        name
+        for kind in ("missing_keys", "mismatched_keys")
+        for name in sorted(map(str, problems[kind]))
+    ]
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} tensors of its config, such as {missing[0]}."
+        )
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside the weights."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"Cannot load the tokenizer of {folder}: {_one_line(error)}") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device a name stands for; `auto` takes a GPU where there is one.
+
+    Raises:
+        ModelError: If a GPU is asked for that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"No device {name} here: torch sees {torch.cuda.device_count()} GPUs.")
+    return device
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a digest of the config and every weight byte of a model."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def _check_weights(folder: Path) -> None:
+    """Open every shard: a truncated file is found before any work is done."""
+    index = folder / "model.safetensors.index.json"
+    files = {file.name for file in folder.glob("*.safetensors")}
+    if index.is_file():
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is not a weight index: {_one_line(error)}") from error
+        if named - files:
+            raise ModelError(f"{folder} lacks {', '.join(sorted(named - files))}.")
+        files = named
+    for name in sorted(files):
+        try:
+            with safe_open(folder / name, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{folder / name} is not a whole safetensors file: {_one_line(error)}"
+            ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."

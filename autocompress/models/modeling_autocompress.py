@@ -1,0 +1,155 @@
+"""Llama-family models whose layers differ: sub-blocks dropped, KV groups and FFN columns removed.
+
+This file is self-contained: a copy of it lies beside the weights of an exported checkpoint, and
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` builds the model from
+`per_layer_config` in its `config.json` (transformers defines the field, its models ignore it).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+
+class Attention(Protocol):
+    """The attention of these families."""
+
+    config: PreTrainedConfig
+    layer_idx: int
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int) -> None: ...
+
+
+class Mlp(Protocol):
+    """The MLP of these families."""
+
+    gate_proj: nn.Linear
+    up_proj: nn.Linear
+    down_proj: nn.Linear
+
+    def __init__(self, config: PreTrainedConfig) -> None: ...
+
+
+class SkippingLayer(Protocol):
+    """A decoder layer that runs the sub-blocks it has; an absent one's norm is absent too."""
+
+    self_attn: Attention | None
+    input_layernorm: nn.Module | None
+    mlp: Mlp | None
+    post_attention_layernorm: nn.Module | None
+
+
+def _skipping(base: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass of a decoder layer that runs only the sub-blocks it still has."""
+
+    class Layer(base):  # type: ignore[misc, valid-type]
+        def forward(
+            self,
+            hidden_states: Tensor,  # (B, T, hidden)
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            past_key_values: object | None = None,
+            use_cache: bool | None = False,
+            position_embeddings: tuple[Tensor, Tensor] | None = None,
+            **kwargs: object,
+        ) -> Tensor:
+            if self.self_attn is not None:
+                attended, _ = self.self_attn(
+                    hidden_states=self.input_layernorm(hidden_states),
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    past_key_values=past_key_values,
+                    use_cache=use_cache,
+                    position_embeddings=position_embeddings,
+                    **kwargs,
+                )
+                hidden_states = hidden_states + attended
+            if self.mlp is not None:
+                hidden_states = hidden_states + self.mlp(
+                    self.post_attention_layernorm(hidden_states)
+                )
+            return hidden_states
+
+    Layer.__name__ = Layer.__qualname__ = f"Skipping{base.__name__}"
+    return Layer
+
+
+SKIPPING_LAYERS: Mapping[type[nn.Module], type[nn.Module]] = {
+    base: _skipping(base)
+    for base in (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+}
+
+
+def let_layers_skip(layers: nn.ModuleList) -> list[SkippingLayer]:
+    """Turn stock decoder layers, in place, into ones whose sub-blocks may be None; return them."""
+    for layer in layers:
+        layer.__class__ = SKIPPING_LAYERS[type(layer)]
+    return cast("list[SkippingLayer]", list(layers))
+
+
+def number_caches(layers: Sequence[SkippingLayer]) -> None:
+    """Give the attentions that are left numbers from 0, as a KV cache counts its layers.
+
+    The cache reports the length of its first layer: it must be one that is really filled.
+    """
+    left = [layer.self_attn for layer in layers if layer.self_attn is not None]
+    for index, attention in enumerate(left):
+        attention.layer_idx = index
+
+
+def shape_layers(layers: nn.ModuleList, config: PreTrainedConfig) -> None:
+    """Give each layer the sub-blocks and widths that `config.per_layer_config` names."""
+    skipping = let_layers_skip(layers)
+    for index, layer in enumerate(skipping):
+        attention, mlp = layer.self_attn, layer.mlp
+        own = config.per_layer_config[index]
+        skip = getattr(own, "skip", [])
+        if attention is None or "attention" in skip:
+            layer.self_attn = layer.input_layernorm = None
+        else:
+            layer.self_attn = type(attention)(own, index)
+            layer.self_attn.config = attention.config
+        if mlp is None or "mlp" in skip:
+            layer.mlp = layer.post_attention_layernorm = None
+        else:
+            layer.mlp = type(mlp)(own)
+    number_caches(skipping)
+
+
+def _heterogeneous(base: type[nn.Module], name: str) -> type[nn.Module]:
+    """Return the causal LM of a family, built layer by layer."""
+
+    class Model(base):  # type: ignore[misc, valid-type]
+        def __init__(self, config: PreTrainedConfig) -> None:
+            homogeneous = copy.deepcopy(config)
+            homogeneous.per_layer_config = None
+            super().__init__(homogeneous)
+            shape_layers(self.model.layers, config)
+            self.config = config
+
+    Model.__name__ = Model.__qualname__ = name
+    return Model
+
+
+AutocompressLlamaForCausalLM = _heterogeneous(LlamaForCausalLM, "AutocompressLlamaForCausalLM")
+AutocompressMistralForCausalLM = _heterogeneous(
+    MistralForCausalLM, "AutocompressMistralForCausalLM"
+)
+AutocompressQwen2ForCausalLM = _heterogeneous(Qwen2ForCausalLM, "AutocompressQwen2ForCausalLM")
+AutocompressQwen3ForCausalLM = _heterogeneous(Qwen3ForCausalLM, "AutocompressQwen3ForCausalLM")
