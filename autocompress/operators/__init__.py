@@ -1,0 +1,1 @@
+"""How one site is compressed, and the level database."""
