@@ -1,0 +1,1 @@
+"""What a candidate is worth: losses, latency and engines."""

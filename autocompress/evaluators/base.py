@@ -1,0 +1,52 @@
+"""The contracts of measuring: what a candidate loses, and how fast it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from autocompress.spec import Workload
+from autocompress.trial import Fidelity, Genotype, Measurement
+
+
+class Evaluator(Protocol):
+    """What a candidate is worth."""
+
+    def measure(self, genotypes: Sequence[Genotype], fidelity: Fidelity) -> list[Measurement]:
+        """Measure a population; each loss is the one the candidate gets alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one workload, repeat by repeat.
+
+    Args:
+        prefill: Until the first token, of each repeat.
+        decode: Of one further token (the median over tokens), of each repeat.
+        total: Of the whole workload, of each repeat.
+    """
+
+    prefill: tuple[float, ...]
+    decode: tuple[float, ...]
+    total: tuple[float, ...]
+
+
+class Engine(Protocol):
+    """What runs a model."""
+
+    @property
+    def name(self) -> str:
+        """As in `--engine`."""
+
+    @property
+    def version(self) -> str:
+        """The engine's own version."""
+
+    def latency(
+        self, checkpoints: Sequence[Path], workload: Workload, repeats: int
+    ) -> list[Latency]:
+        """Time checkpoints from disk in a process of their own, in turn within each repeat.
+
+        Raises:
+            EngineError: If one of them does not load or run.
+        """

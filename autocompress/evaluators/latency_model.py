@@ -1,0 +1,254 @@
+"""Predicts the latency of any candidate from a profile, and states its own error.
+
+Additive over sites plus a fixed part; the three parts (fixed, attention, MLP) are scaled by a
+regression on whole random configurations, and held-out ones give the error.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+from scipy.stats import spearmanr
+
+from autocompress.errors import SpecError
+from autocompress.evaluators.profile import Profile, Row, Sample, Spent
+from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.cost import AdditiveCost
+from autocompress.spec import Workload
+from autocompress.store.base import Json
+
+CONFIDENCE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """A profile with its corrections and its held-out check: all a search knows of time.
+
+    Args:
+        threads: CPU threads that everything was timed at.
+        samples: Whole configurations; every third is held out from the regression.
+        scales: Factors of the fixed part, of attention sites and of MLP sites.
+    """
+
+    engine: str
+    engine_version: str
+    hardware: str
+    threads: int
+    workload: Workload
+    profile: Profile
+    samples: tuple[Sample, ...]
+    scales: tuple[float, float, float]
+
+    def cost(self, space: SearchSpace) -> AdditiveCost:
+        """Return the milliseconds of the workload for the entries of a space.
+
+        Raises:
+            SpecError: If the table lacks a choice of the space.
+        """
+        return _cost(self.profile, self.workload, space, self.scales)
+
+    def check(self, space: SearchSpace) -> "Check":
+        """Return the prediction's error on the held-out configurations."""
+        cost = self.cost(space)
+        dense = cost.dense
+        held_out = self.samples[2::3]
+        predicted = [cost.of(sample.entries) for sample in held_out]
+        measured = [_mean(sample, self.workload) for sample in held_out]
+        errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+        twice = [
+            abs(s.spent.workload(self.workload) / s.again.workload(self.workload) - 1)
+            for s in self.samples
+        ]
+        inside = [
+            error <= conformal([*errors[:i], *errors[i + 1 :]]) for i, error in enumerate(errors)
+        ]
+        true_dense = self.profile.dense.workload(self.workload)
+        return Check(
+            mape=float(np.mean(errors)),
+            rank_correlation=float(spearmanr(predicted, measured).statistic),
+            coverage=float(np.mean(inside)),
+            half_width=conformal(errors),
+            repeat_error=float(np.median(twice)),
+            points=tuple(
+                (dense / p, true_dense / m) for p, m in zip(predicted, measured, strict=True)
+            ),
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that is stored, exported and imported."""
+        return {
+            "engine": self.engine,
+            "engine_version": self.engine_version,
+            "hardware": self.hardware,
+            "threads": self.threads,
+            "workload": str(self.workload),
+            "dense": _pair(self.profile.dense),
+            "fixed": _pair(self.profile.fixed),
+            "rows": [
+                {
+                    "kind": row.kind.value,
+                    "kept": row.choice.kept,
+                    "total": row.choice.total,
+                    "milliseconds": _pair(row.spent),
+                    "decode_interval": list(row.interval),
+                }
+                for row in self.profile.rows
+            ],
+            "samples": [
+                {"entries": list(s.entries), "spent": _pair(s.spent), "again": _pair(s.again)}
+                for s in self.samples
+            ],
+            "scales": list(self.scales),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How well the model predicts configurations that it was not fitted on.
+
+    Args:
+        mape: Mean absolute error as a fraction.
+        coverage: Share of held-out errors inside the interval that the other ones give.
+        half_width: Half-width of the 90 % conformal interval, as a fraction of the prediction.
+        repeat_error: Median difference of measuring the same configuration twice, as a fraction.
+        points: (predicted, measured) speedup of each held-out configuration.
+    """
+
+    mape: float
+    rank_correlation: float
+    coverage: float
+    half_width: float
+    repeat_error: float
+    points: tuple[tuple[float, float], ...]
+
+
+def conformal(errors: Sequence[float]) -> float:
+    """Return the error that a new one stays within with 90 % confidence (split conformal)."""
+    rank = math.ceil((len(errors) + 1) * CONFIDENCE)
+    return sorted(errors)[min(rank, len(errors)) - 1]
+
+
+def fit(
+    profile: Profile, samples: Sequence[Sample], workload: Workload, space: SearchSpace
+) -> tuple[float, float, float]:
+    """Return the scales of least relative error on the samples; held-out ones are not read."""
+    plain = _cost(profile, workload, space, (1.0, 1.0, 1.0))
+    rows = []
+    fitted = [s for i, s in enumerate(samples) if i % 3 != 2]
+    # The dense model is known best: it counts as often as all other configurations together.
+    dense = Sample((0,) * len(space.sites), profile.dense, profile.dense)
+    for sample, weight in [*((s, 1.0) for s in fitted), (dense, math.sqrt(len(fitted)))]:
+        parts = [plain.fixed, 0.0, 0.0]
+        for site, costs, entry in zip(space.sites, plain.sites, sample.entries, strict=True):
+            parts[1 if site.kind is SiteKind.ATTENTION else 2] += costs[entry]
+        time = _mean(sample, workload)
+        rows.append([weight * part / time for part in parts] + [weight])
+    matrix = np.asarray(rows)
+    scales, _ = nnls(matrix[:, :3], matrix[:, 3])
+    return float(scales[0]), float(scales[1]), float(scales[2])
+
+
+def read_table(values: Mapping[str, Json], space: SearchSpace) -> LatencyTable:
+    """Read what `to_json` wrote.
+
+    Raises:
+        SpecError: If a field is missing or wrong, or the table is of another space.
+    """
+    try:
+        table = LatencyTable(
+            engine=str(values["engine"]),
+            engine_version=str(values["engine_version"]),
+            hardware=str(values["hardware"]),
+            threads=int(str(values["threads"])),
+            workload=Workload.parse(str(values["workload"])),
+            profile=Profile(
+                _spent(values["dense"]),
+                _spent(values["fixed"]),
+                tuple(_row(row) for row in _list(values["rows"])),
+            ),
+            samples=tuple(_sample(row) for row in _list(values["samples"])),
+            scales=_three(values["scales"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SpecError(f"Not a latency table: {error}.") from error
+    if any(len(sample.entries) != len(space.sites) for sample in table.samples):
+        raise SpecError(
+            f"The latency table is of another model: `{len(space.sites)} sites` must hold, but "
+            f"its samples have {len(table.samples[0].entries)}."
+        )
+    table.cost(space)
+    return table
+
+
+def _cost(
+    profile: Profile, workload: Workload, space: SearchSpace, scales: tuple[float, float, float]
+) -> AdditiveCost:
+    known = {(row.kind, row.choice): row.spent.workload(workload) for row in profile.rows}
+    needed = {
+        (site.kind, entry.choice)
+        for site, menu in zip(space.sites, space.menus, strict=True)
+        for entry in menu
+    }
+    missing = sorted(f"{kind} {choice}" for kind, choice in needed - known.keys())
+    if missing:
+        raise SpecError(f"The latency table lacks {', '.join(missing)}.")
+    sites = []
+    for site, menu in zip(space.sites, space.menus, strict=True):
+        scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
+        sites.append(tuple(scale * known[site.kind, entry.choice] for entry in menu))
+    return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(sites))
+
+
+def _mean(sample: Sample, workload: Workload) -> float:
+    return (sample.spent.workload(workload) + sample.again.workload(workload)) / 2
+
+
+def _pair(spent: Spent) -> dict[str, Json]:
+    return {"prefill": spent.prefill, "decode": spent.decode}
+
+
+def _list(value: Json) -> Sequence[Json]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list must hold, but got {value!r}")
+    return value
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a mapping must hold, but got {value!r}")
+    return value
+
+
+def _positive(value: Json) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"a time of at least 0 must hold, but got {value!r}")
+    return float(value)
+
+
+def _spent(value: Json) -> Spent:
+    pair = _mapping(value)
+    return Spent(_positive(pair["prefill"]), _positive(pair["decode"]))
+
+
+def _row(value: Json) -> Row:
+    row = _mapping(value)
+    low, high = _list(row["decode_interval"])
+    return Row(
+        SiteKind(str(row["kind"])),
+        Choice(int(str(row["kept"])), int(str(row["total"]))),
+        _spent(row["milliseconds"]),
+        (float(str(low)), float(str(high))),
+    )
+
+
+def _sample(value: Json) -> Sample:
+    row = _mapping(value)
+    entries = tuple(int(str(entry)) for entry in _list(row["entries"]))
+    return Sample(entries, _spent(row["spent"]), _spent(row["again"]))
+
+
+def _three(value: Json) -> tuple[float, float, float]:
+    first, second, third = (_positive(item) for item in _list(value))
+    return first, second, third

@@ -1,0 +1,64 @@
+"""Times one workload on a loaded model: greedy decoding with a KV cache."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from autocompress.spec import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one run: until the first token, and of every further one."""
+
+    prefill: float
+    steps: tuple[float, ...]
+
+    @property
+    def decode(self) -> float:
+        """The median milliseconds of a decoding step; 0 without any."""
+        return sorted(self.steps)[len(self.steps) // 2] if self.steps else 0.0
+
+    @property
+    def total(self) -> float:
+        """Milliseconds of the whole run."""
+        return self.prefill + sum(self.steps)
+
+
+@torch.inference_mode()
+def run(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> Timing:
+    """Generate `n_tokens` tokens after a (B, T) prompt; the first comes with the prefill."""
+    cache = DynamicCache(config=model.config)
+    started = _now(model)
+    following = _step(model, prompt, cache)
+    prefill = _now(model)
+    steps = []
+    before = prefill
+    for _ in range(n_tokens - 1):
+        following = _step(model, following, cache)
+        after = _now(model)
+        steps.append((after - before) * 1e3)
+        before = after
+    return Timing((prefill - started) * 1e3, tuple(steps))
+
+
+def make_prompt(model: PreTrainedModel, workload: Workload, extra: int = 0) -> Tensor:
+    """Return (batch, prompt + extra) token ids, the same for every model of one vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (workload.batch, workload.prompt + extra)
+    ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
+    return ids.to(model.device)
+
+
+def _step(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:
+    logits: Tensor = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[:, -1:].argmax(-1)  # (B, 1)
+
+
+def _now(model: PreTrainedModel) -> float:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()

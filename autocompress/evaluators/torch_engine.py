@@ -1,0 +1,155 @@
+"""The torch engine: transformers' own models, eager, greedy decoding with a dynamic KV cache.
+
+`python -m autocompress.evaluators.torch_engine` is the process of its own in which checkpoints are
+timed: it reads a request as JSON on standard input and answers on standard output.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from autocompress.errors import AutocompressError, EngineError
+from autocompress.evaluators.base import Latency
+from autocompress.evaluators.timing import Timing, make_prompt, run
+from autocompress.models.loading import load_model
+from autocompress.spec import Workload
+
+WARM_UPS = 2
+THREAD_ROUNDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TorchEngine:
+    """Runs checkpoints with torch on one device.
+
+    Args:
+        threads: On a CPU; `fastest_threads` finds the number to give.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """As in `--engine`."""
+        return "torch"
+
+    @property
+    def version(self) -> str:
+        """The version of torch."""
+        return torch.__version__
+
+    def latency(
+        self, checkpoints: Sequence[Path], workload: Workload, repeats: int
+    ) -> list[Latency]:
+        """Time checkpoints in a fresh process, in turn within each repeat.
+
+        Of remote code only our own modeling file is run.
+        """
+        request = {
+            "checkpoints": [str(path) for path in checkpoints],
+            "workload": str(workload),
+            "repeats": repeats,
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+        }
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "autocompress.evaluators.torch_engine"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            cause = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            raise EngineError(f"The torch engine did not run the checkpoints: {cause[0]}")
+        rows = json.loads(done.stdout.splitlines()[-1])
+        return [
+            Latency(tuple(row["prefill"]), tuple(row["decode"]), tuple(row["total"]))
+            for row in rows
+        ]
+
+
+def serve(request: dict[str, object]) -> list[dict[str, list[float]]]:
+    """Answer one request: load all checkpoints, then time them in turn."""
+    workload = Workload.parse(str(request["workload"]))
+    paths = [Path(path) for path in _texts(request["checkpoints"])]
+    device = torch.device(str(request["device"]))
+    torch.set_num_threads(int(str(request["threads"])))
+    models = [
+        load_model(path, device, str(request["dtype"]), has_own_modeling(path)) for path in paths
+    ]
+    prompts = [make_prompt(model, workload) for model in models]
+    timings: list[list[Timing]] = [[] for _ in models]
+    for repeat in range(WARM_UPS + int(str(request["repeats"]))):
+        for model, prompt, row in zip(models, prompts, timings, strict=True):
+            timing = run(model, prompt, workload.generated)
+            if repeat >= WARM_UPS:
+                row.append(timing)
+    return [
+        {
+            "prefill": [t.prefill for t in row],
+            "decode": [t.decode for t in row],
+            "total": [t.total for t in row],
+        }
+        for row in timings
+    ]
+
+
+def has_own_modeling(folder: Path) -> bool:
+    """Whether a checkpoint carries the modeling file of this very package, byte for byte."""
+    ours = Path(__file__).parent.parent / "models" / "modeling_autocompress.py"
+    theirs = folder / ours.name
+    return theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
+
+
+def fastest_threads(model: PreTrainedModel, workload: Workload) -> int:
+    """Return the number of CPU threads at which the model is fastest on the workload.
+
+    A small model loses more by waiting for its threads than it gains: timing dense and compressed
+    at the number that suits dense is what a user who serves it would do. Leaves it set.
+    """
+    if model.device.type != "cpu":
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0))
+    counts = sorted({1, max(1, cores // 2), cores})
+    prompt = make_prompt(model, workload)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    steps = min(16, workload.generated)
+    for _ in range(THREAD_ROUNDS):
+        for count in counts:
+            torch.set_num_threads(count)
+            timing = run(model, prompt, steps)
+            times[count].append(timing.prefill + timing.decode * (workload.generated - 1))
+    best = min(counts, key=lambda count: statistics.median(times[count][1:]))
+    torch.set_num_threads(best)
+    return best
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def main() -> int:
+    """Read a request, answer it; one line on standard error if it fails."""
+    try:
+        answer = serve(json.load(sys.stdin))
+    except AutocompressError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
