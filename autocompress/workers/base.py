@@ -1,0 +1,61 @@
+"""The contract between a search and the workers that measure its candidates."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from autocompress.trial import Fidelity, Genotype, Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work, of record and of re-run: one candidate on a fixed run of sequences."""
+
+    genotype: Genotype
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True, slots=True)
+class BuildJob:
+    """The unit of level building: all levels of the sites of these layers."""
+
+    layers: tuple[int, ...]
+
+
+class Session(Protocol):
+    """One loaded model in one worker."""
+
+    def build(self, job: BuildJob) -> int:
+        """Build the missing levels into the level database; return how many were built."""
+
+    def measure(self, shard: Shard) -> Measurement:
+        """Measure one shard.
+
+        A pure function of the shard: the same in every worker, whatever was measured before.
+        """
+
+
+SessionFactory = Callable[[], Session]
+"""Makes a session inside the worker; must be picklable (a dataclass with `__call__`)."""
+
+
+class WorkerPool(Protocol):
+    """Workers that each hold a session.
+
+    A job that raises yields its exception in place of a result. A worker that dies is replaced and
+    its job is given to another worker once; if that one dies too, it yields `EvaluationError`.
+    Closing, or the death of the driver, ends every worker.
+    """
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers measure at a time."""
+
+    def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[int, int | Exception]]:
+        """Yield (index of the job, levels built or the exception), as jobs finish."""
+
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
+        """Yield (index of the shard, measurement or the exception), as shards finish."""
+
+    def close(self) -> None:
+        """End all workers; may be called twice."""

@@ -1,0 +1,201 @@
+"""Who works on what: hands jobs to workers of any kind and replaces the ones that die."""
+
+import pickle
+import traceback
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from autocompress.errors import AutocompressError, EvaluationError
+from autocompress.trial import Measurement
+from autocompress.workers.base import BuildJob, Session, SessionFactory, Shard
+
+MAX_DEATHS = 2
+"""Workers that one job may cost: one can be bad luck, two are taken for the job's own doing."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""The environment of a worker: cores are shared out by workers, and sums keep one order."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """Make the session, if it is not there yet."""
+
+
+Job = OpenJob | BuildJob | Shard
+
+Answer = None | int | Measurement | Exception
+"""What a worker says: for `OpenJob` None, or in place of any result the exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A worker ended without an answer; `cause` continues a sentence."""
+
+    cause: str
+
+
+class Responder:
+    """Answers jobs inside a worker, with one session; never raises an `Exception`."""
+
+    def __init__(self, factory: SessionFactory) -> None:
+        """Keep the factory; the session is made by the first `OpenJob`."""
+        self._factory = factory
+        self._session: Session | None = None
+
+    def answer(self, job: Job) -> Answer:
+        """Do the job and return its result, or the exception in a form that can travel."""
+        try:
+            if self._session is None:
+                self._session = self._factory()
+            if isinstance(job, Shard):
+                return self._session.measure(job)
+            if isinstance(job, BuildJob):
+                return self._session.build(job)
+            return None
+        except Exception as error:  # noqa: BLE001  # One candidate's failure must not end the rest.
+            return _portable(error)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the exception if it survives pickling, else an `EvaluationError` with its text."""
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, AutocompressError):
+        # A bug, then: where it happened would be lost, because pickle drops the traceback.
+        error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
+    try:
+        # Loading fails as easily as dumping: for classes whose __init__ takes other arguments.
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # Our own bytes.
+    except Exception:  # noqa: BLE001  # An exception's own pickling code may raise anything.
+        return EvaluationError(text)
+    return error if type(copy) is type(error) else EvaluationError(text)
+
+
+WorkerT = TypeVar("WorkerT", bound=Hashable)
+
+
+class Crew(Protocol[WorkerT]):
+    """Workers of one kind; it knows nothing of what they work on."""
+
+    def start(self) -> WorkerT:
+        """Start a worker without waiting for it."""
+
+    def give(self, worker: WorkerT, job: Job) -> None:
+        """Hand one job to a worker that has none; a dead one is found by `wait`."""
+
+    def wait(self, workers: Collection[WorkerT]) -> Sequence[tuple[WorkerT, Answer | Death]]:
+        """Wait until at least one of these busy workers has answered or died."""
+
+    def end(self, worker: WorkerT) -> None:
+        """End a worker at once, also in mid-job or if it is dead already."""
+
+
+class Dispatcher(Generic[WorkerT]):
+    """Keeps up to `n_workers` workers busy, starting them when there is work."""
+
+    def __init__(self, crew: Crew[WorkerT], n_workers: int) -> None:
+        """Start nothing yet."""
+        self.n_workers = n_workers
+        self._crew = crew
+        # Every living worker, and whether its session was made.
+        self._is_open: dict[WorkerT, bool] = {}
+        # What each busy worker does: the index of a job, or None for `OpenJob`.
+        self._busy: dict[WorkerT, int | None] = {}
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the job, its answer) as jobs finish.
+
+        One run at a time: a run that was left early loses its workers to the next.
+
+        Raises:
+            Exception: What the session factory raised; all workers are ended.
+            EvaluationError: If a worker dies while it makes its session; likewise.
+        """
+        self._end(worker for worker, index in self._busy.items() if index is not None)
+        busy = self._busy = dict.fromkeys(self._busy)
+        for worker in self._is_open.keys() - busy.keys():
+            # An idle worker may have died since the last run. Asking costs a millisecond, and
+            # keeps a death that no job has caused from being counted against one.
+            self._give(worker, None, OpenJob())
+        pending = deque(range(len(jobs)))
+        n_deaths = [0] * len(jobs)
+        n_left = len(jobs)
+        try:
+            while n_left:
+                while len(self._is_open) < min(self.n_workers, n_left):
+                    worker = self._crew.start()
+                    self._is_open[worker] = False
+                    self._give(worker, None, OpenJob())
+                for worker in list(self._is_open):
+                    if pending and worker not in busy:
+                        index = pending.popleft()
+                        self._give(worker, index, jobs[index])
+                finished: list[tuple[int, Answer]] = []
+                for worker, answer in self._crew.wait(list(busy)):
+                    done = busy.pop(worker)
+                    if isinstance(answer, Death):
+                        was_open = self._is_open[worker]
+                        self._end([worker])
+                        if done is not None:
+                            n_deaths[done] += 1
+                            if n_deaths[done] < MAX_DEATHS:
+                                pending.append(done)
+                            else:
+                                finished.append((done, _poison(jobs[done], answer)))
+                        elif not was_open:
+                            raise EvaluationError(
+                                f"A worker died while it loaded the model: it {answer.cause}. "
+                                "If memory ran out, lower --workers."
+                            )
+                    elif done is not None:
+                        finished.append((done, answer))
+                    elif isinstance(answer, Exception):
+                        raise answer
+                    else:
+                        self._is_open[worker] = True
+                n_left -= len(finished)
+                for index, result in finished:
+                    yield index, result
+                    if self._busy is not busy:
+                        raise EvaluationError("The pool was closed or reused in mid-run.")
+        except GeneratorExit:
+            # The consumer left. After a newer run or `close`, `busy` is not ours to end.
+            if self._busy is busy:
+                self._end(worker for worker, index in busy.items() if index is not None)
+            raise
+        except BaseException:
+            # A failed factory, or an interrupt at any line, after which no state can be trusted.
+            if self._busy is busy:
+                self.close()
+            raise
+
+    def close(self) -> None:
+        """End all workers; a later run would start new ones."""
+        self._busy = {}
+        self._end(self._is_open)
+
+    def _give(self, worker: WorkerT, index: int | None, job: Job) -> None:
+        self._busy[worker] = index
+        self._crew.give(worker, job)
+
+    def _end(self, workers: Iterator[WorkerT] | Collection[WorkerT]) -> None:
+        for worker in list(workers):
+            self._crew.end(worker)
+            self._is_open.pop(worker, None)
+            self._busy.pop(worker, None)
+
+
+def _poison(job: Job, death: Death) -> EvaluationError:
+    """Return what is said of a job that has cost its last worker."""
+    match job:
+        case Shard(genotype=genotype):
+            what = f"Candidate {genotype.key} could not be measured"
+        case BuildJob(layers=layers):
+            what = f"The levels of layers {', '.join(map(str, layers))} could not be built"
+        case _:
+            what = "No session could be made"
+    return EvaluationError(
+        f"{what}: {MAX_DEATHS} workers died of it, and the last {death.cause}. "
+        "If memory ran out, lower --workers."
+    )

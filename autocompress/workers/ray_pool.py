@@ -1,0 +1,229 @@
+"""Measures candidates in Ray actors, on this machine or on a running cluster; imports Ray."""
+
+import contextlib
+import logging
+import os
+import re
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import autocompress
+from autocompress.errors import EngineError
+from autocompress.trial import Measurement
+from autocompress.workers.base import BuildJob, SessionFactory, Shard
+from autocompress.workers.dispatch import ONE_THREAD, Answer, Death, Dispatcher, Job, Responder
+
+if TYPE_CHECKING:
+    import ray
+
+LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Despite its name, and on Linux too, the switch that keeps every socket on 127.0.0.1. Ray
+    # reads it when it is imported, which is why nothing here imports Ray earlier.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray's own default; said aloud, it prints no warning.
+    "RAY_AUTH_MODE": "token",
+}
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Jobs and answers are a few hundred bytes; Ray would otherwise reserve 30% of the memory."""
+REACH_SECONDS = 5.0
+
+
+class RayPool:
+    """Keeps one Ray actor per worker; Ray is started or joined at the first job.
+
+    Args:
+        address: `host:port` of a running cluster to join; None starts Ray on this machine.
+        gpus_per_worker: A share that Ray counts, but does not enforce.
+    """
+
+    def __init__(
+        self,
+        factory: SessionFactory,
+        n_workers: int,
+        address: str | None,
+        gpus_per_worker: float = 0.0,
+    ) -> None:
+        """Start nothing yet."""
+        self._actors = _Actors(factory, n_workers, address, gpus_per_worker)
+        self._dispatcher = Dispatcher(self._actors, n_workers)
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers measure at a time."""
+        return self._dispatcher.n_workers
+
+    def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[int, int | Exception]]:
+        """Yield (index of the job, levels built or the exception), as jobs finish."""
+        return cast(Iterator[tuple[int, int | Exception]], self._dispatcher.run(jobs))
+
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
+        """Yield (index of the shard, measurement or the exception), as shards finish."""
+        return cast(Iterator[tuple[int, Measurement | Exception]], self._dispatcher.run(shards))
+
+    def close(self) -> None:
+        """End all workers, and Ray if this pool started or joined it; may be called twice."""
+        self._dispatcher.close()
+        self._actors.leave()
+
+
+class _Worker:
+    """An actor and the reference to its answer to come."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.pending: ray.ObjectRef[Answer] | None = None
+
+
+class _Actors:
+    """Workers that are Ray actors."""
+
+    def __init__(
+        self, factory: SessionFactory, n_workers: int, address: str | None, gpus_per_worker: float
+    ) -> None:
+        self._factory = factory
+        self._n_workers = n_workers
+        self._address = address
+        self._gpus_per_worker = gpus_per_worker
+        self._is_joined = False
+        self._actor_class: Any = None
+
+    def start(self) -> _Worker:
+        if self._actor_class is None:
+            self._actor_class = self._join()
+        return _Worker(self._actor_class.remote(self._factory))
+
+    def give(self, worker: _Worker, job: Job) -> None:
+        worker.pending = worker.actor.answer.remote(job)
+
+    def wait(self, workers: Collection[_Worker]) -> list[tuple[_Worker, Answer | Death]]:
+        import ray
+
+        by_reference = {worker.pending: worker for worker in workers}
+        ready, _ = ray.wait(list(by_reference), num_returns=1)
+        return [(by_reference[reference], _receive(reference)) for reference in ready]
+
+    def end(self, worker: _Worker) -> None:
+        import ray
+
+        # If Ray itself is gone, so is the actor.
+        with contextlib.suppress(ray.exceptions.RayError, ConnectionError):
+            ray.kill(worker.actor)
+
+    def leave(self) -> None:
+        """Shut Ray down, if `_join` has initialised it."""
+        self._actor_class = None
+        if self._is_joined:
+            import ray
+
+            self._is_joined = False
+            ray.shutdown()
+
+    def _join(self) -> Any:
+        """Start Ray or join the cluster, and return the class of the actors.
+
+        Raises:
+            EngineError: If the cluster cannot be reached or can never hold the workers.
+        """
+        if self._address is None:
+            for name, value in LOCAL_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+        else:
+            _probe(self._address)
+        import ray
+
+        if not ray.is_initialized():
+            self._initialize()
+        self._check_capacity()
+        options = ray.remote(
+            num_cpus=1,
+            num_gpus=self._gpus_per_worker,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": _worker_environment()},
+        )
+        return options(Responder)
+
+    def _initialize(self) -> None:
+        import ray
+
+        options: dict[str, Any] = {"address": self._address}
+        if self._address is None:
+            # "local", because None would join whatever cluster this machine happens to run.
+            options = {
+                "address": "local",
+                "num_cpus": max(self._n_workers, os.cpu_count() or 1),
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        try:
+            ray.init(
+                namespace="autocompress",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **options,
+            )
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            where = "on this machine" if self._address is None else f"at {self._address}"
+            reason = str(error).strip().partition("\n")[0]
+            raise EngineError(f"Ray {where} could not be started or joined: {reason}") from error
+        self._is_joined = True
+
+    def _check_capacity(self) -> None:
+        """Raise instead of waiting forever for workers that no node will ever hold."""
+        import ray
+
+        held = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray left it so.
+        wanted = {"CPU": float(self._n_workers), "GPU": self._gpus_per_worker * self._n_workers}
+        lacking = [
+            f"{amount:g} {name} (it has {held.get(name, 0.0):g})"
+            for name, amount in wanted.items()
+            if amount > held.get(name, 0.0)
+        ]
+        if lacking:
+            raise EngineError(
+                f"{self._n_workers} workers need more than the Ray cluster has: "
+                f"{', '.join(lacking)}. Lower --workers."
+            )
+
+
+def _worker_environment() -> dict[str, str]:
+    """Return what an actor's process gets: one thread, and this very package."""
+    here = str(Path(autocompress.__file__).parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    python_path = os.pathsep.join([here, inherited] if inherited else [here])
+    return {**ONE_THREAD, "PYTHONPATH": python_path}
+
+
+def _probe(address: str) -> None:
+    """Raise at once if nothing listens there: Ray itself would try for over a minute."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise EngineError(f"A Ray address reads `host:port`, but got {address!r}.")
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(
+            f"No Ray cluster can be reached at {address}: {error}. "
+            "Start one there (`ray start --head`) or leave the address out."
+        ) from error
+
+
+def _receive(reference: "ray.ObjectRef[Answer]") -> Answer | Death:
+    """Fetch the answer that is ready, or say how the actor ended."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # Raised around the call, where `Responder` cannot catch: by unpickling, say.
+        return error.cause if isinstance(error.cause, Exception) else error
+    except ray.exceptions.RayError as error:
+        # Ray knows no exit code; what it does know stands in the midst of a page of advice.
+        found = re.search(r"Worker exit type: (\w+)", str(error))
+        reason = found.group(1) if found else type(error).__name__
+        return Death(f"was ended: Ray says {reason}")

@@ -1,0 +1,111 @@
+"""One loaded model in one worker: builds levels and measures shards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autocompress.errors import EvaluationError
+from autocompress.evaluators.divergence import DivergenceEvaluator
+from autocompress.models.loading import load_model
+from autocompress.models.surgery import ShapedModel
+from autocompress.operators.base import Group, Operator
+from autocompress.operators.database import LevelDatabase, settings_of
+from autocompress.operators.statistics import gather
+from autocompress.operators.structured_obs import StructuredObs
+from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.trial import Measurement, Split
+from autocompress.workers.base import BuildJob, Shard
+
+CALIBRATION_SEQUENCES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """All that a worker needs to make its session; travels pickled.
+
+    Args:
+        sequences: For each split, (sequences, T) token ids.
+        levels: Folder of the level database.
+    """
+
+    model: Path
+    device: str
+    dtype: str
+    trust_remote_code: bool
+    space: SearchSpace
+    sequences: Mapping[Split, np.ndarray]
+    levels: Path
+    seed: int
+
+    def __call__(self) -> "ModelSession":
+        """Load the model and open the session."""
+        return ModelSession(self, StructuredObs())
+
+
+class ModelSession:
+    """A loaded model with its level database and its text.
+
+    On a CPU it computes on one thread: sums are added in one order whatever the machine, so a
+    shard gives the same numbers in every worker, and two workers use two cores better than two
+    threads.
+    """
+
+    def __init__(self, plan: SessionPlan, operator: Operator) -> None:
+        device = torch.device(plan.device)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        self._space = plan.space
+        self._operator = operator
+        self._database = LevelDatabase(plan.levels)
+        self._text = torch.from_numpy(plan.sequences[Split.SEARCH]).long()
+        model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code)
+        self._shaped = ShapedModel(model, plan.space, self._database)
+        self._evaluator = DivergenceEvaluator(self._shaped, plan.sequences, plan.seed)
+        self._device = device
+
+    def build(self, job: BuildJob) -> int:
+        """Build all widths of the sites of some layers that the database lacks."""
+        missing = [
+            site
+            for site in self._space.sites
+            if site.layer in job.layers
+            and settings_of(site)
+            and not self._database.has(site, settings_of(site))
+        ]
+        if not missing:
+            return 0
+        self._shaped.apply_dense()
+        sequences = self._text[:CALIBRATION_SEQUENCES].to(self._device)
+        layers = sorted({site.layer for site in missing})
+        statistics = gather(self._shaped.model, layers, sequences)
+        built = 0
+        for site in missing:
+            block = self._shaped.model.model.layers[site.layer]
+            linear = (
+                block.self_attn.o_proj if site.kind is SiteKind.ATTENTION else block.mlp.down_proj
+            )
+            group = Group(linear.weight, linear.weight.shape[1] // site.units)
+            with torch.inference_mode():
+                levels = self._operator.build(
+                    group, statistics[site.layer, site.kind], settings_of(site)
+                )
+            self._database.write(site, levels)
+            built += len(levels)
+        return built
+
+    def measure(self, shard: Shard) -> Measurement:
+        """Measure one shard.
+
+        Raises:
+            EvaluationError: If a loss is not finite.
+        """
+        (measurement,) = self._evaluator.measure([shard.genotype], shard.fidelity)
+        if not measurement.is_finite:
+            raise EvaluationError(
+                f"The loss of {shard.genotype.key} is not finite in the model's number format; "
+                "try --dtype float32."
+            )
+        return measurement
