@@ -1,0 +1,1 @@
+"""The winner as something deployable: recipe, checkpoint, gate and report."""

@@ -1,0 +1,160 @@
+"""The gate: a checkpoint counts only when a fresh process finds in it what was searched.
+
+`python -m autocompress.export.gate` is that process: a request as JSON on standard input, the
+findings as JSON on standard output.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autocompress.errors import AutocompressError, GateError
+from autocompress.evaluators.torch_engine import has_own_modeling
+from autocompress.export.checkpoint import Artifact, stored_tensor_bytes
+from autocompress.models.generation import generate
+from autocompress.models.loading import load_model
+from autocompress.models.surgery import ShapedModel
+
+ANSWER_TOKENS = 24
+# Largest allowed difference of a logit, as a share of the largest logit. Sums of a few hundred
+# products in bf16 (8 bits) differ by about 2**-7 when they are added in another order.
+TOLERANCE: Mapping[torch.dtype, float] = {
+    torch.bfloat16: 0.03,
+    torch.float16: 0.01,
+    torch.float32: 1e-4,
+}
+REFERENCE = "reference.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the gate's process saw.
+
+    Args:
+        largest_difference: Of any logit to the searched candidate's.
+        cache_difference: Of any logit generated with a KV cache to the one without.
+        tolerance: What both may be at most.
+        answer: Token ids generated after the prompt.
+    """
+
+    largest_difference: float
+    cache_difference: float
+    tolerance: float
+    tensor_bytes: int
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The verdict on an artifact, with its findings."""
+
+    findings: Findings
+    bytes_match: bool
+    engine_version: str
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong, in words; empty if the artifact passed."""
+        found = self.findings
+        failures = []
+        if not found.largest_difference <= found.tolerance:
+            failures.append(
+                f"logits differ from the searched candidate's by {found.largest_difference:.3g}, "
+                f"allowed {found.tolerance:.3g}"
+            )
+        if not found.cache_difference <= found.tolerance:
+            failures.append(
+                f"generation with a KV cache differs by {found.cache_difference:.3g}, allowed "
+                f"{found.tolerance:.3g}"
+            )
+        if not self.bytes_match:
+            failures.append(
+                f"the files hold {found.tensor_bytes:,} bytes of tensors, not as built"
+            )
+        if not found.answer:
+            failures.append("it generated nothing")
+        return failures
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact is what was searched."""
+        return not self.failures
+
+
+@torch.inference_mode()
+def write_reference(shaped: ShapedModel, prompt: Tensor, folder: Path) -> Path:
+    """Keep the searched candidate's logits on a prompt of shape (1, T) for the gate to compare."""
+    file = folder / REFERENCE
+    logits = shaped.model(prompt.to(shaped.model.device), use_cache=False).logits
+    save_file({"prompt": prompt.cpu(), "logits": logits.float().cpu().contiguous()}, file)
+    return file
+
+
+def check(artifact: Artifact, reference: Path, device: str) -> GateReport:
+    """Load an artifact in a fresh process and hold it against the searched candidate.
+
+    Raises:
+        GateError: If the process could not load or run it.
+    """
+    request = {"folder": str(artifact.folder), "reference": str(reference), "device": device}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "autocompress.export.gate"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        cause = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise GateError(f"{artifact.folder} does not load: {cause[0]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    findings = Findings(**{**found, "answer": tuple(found["answer"])})
+    return GateReport(
+        findings, findings.tensor_bytes == artifact.tensor_bytes, transformers.__version__
+    )
+
+
+@torch.inference_mode()
+def examine(folder: Path, reference: Path, device: torch.device) -> Findings:
+    """Load a checkpoint and look at what it does; runs in the gate's own process."""
+    with safe_open(reference, framework="pt") as file:
+        prompt, expected = file.get_tensor("prompt").to(device), file.get_tensor("logits")
+    model = load_model(folder, device, trust_remote_code=has_own_modeling(folder))
+    logits = model(prompt, use_cache=False).logits.float().cpu()  # (1, T, V)
+    whole, raw = generate(model, prompt, ANSWER_TOKENS)  # (1, T + answer), (1, answer, V)
+    with_cache = raw.float()
+    without = model(whole[:, :-1], use_cache=False).logits[:, prompt.shape[1] - 1 :].float()
+    return Findings(
+        largest_difference=float((logits - expected).abs().max()),
+        cache_difference=float((with_cache - without).abs().max()),
+        tolerance=TOLERANCE[model.dtype] * float(expected.abs().max()),
+        tensor_bytes=stored_tensor_bytes(folder),
+        answer=tuple(int(i) for i in whole[0, prompt.shape[1] :]),
+    )
+
+
+def main() -> int:
+    """Read a request, answer it; one line on standard error if it fails."""
+    request = json.load(sys.stdin)
+    try:
+        findings = examine(
+            Path(request["folder"]), Path(request["reference"]), torch.device(request["device"])
+        )
+    except AutocompressError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{json.dumps(asdict(findings))}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

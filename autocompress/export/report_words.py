@@ -1,0 +1,261 @@
+"""Says what a report holds in words: the headline, the rows of its tables.
+
+Knows no markup; `report_html` and `report_markdown` set these words.
+"""
+
+import json
+from typing import TypeAlias
+
+from autocompress.export.figures import short
+from autocompress.export.report import Baseline, Report, Verdict
+
+Rows: TypeAlias = list[tuple[str, str]]
+
+
+def headline(report: Report) -> str:
+    """Return the verdict with what was got; bad news comes first."""
+    is_accepted = report.gate is None or report.gate.passed
+    leads = [] if report.verdict is Verdict.USABLE and not is_accepted else [report.verdict.value]
+    said = []
+    if not is_accepted:
+        leads.append("GATE FAILED")
+        said.append("the engine did not accept the file as what was searched")
+    quality = f"perplexity {report.loss.ratio:.2f}x dense"
+    if report.verdict is Verdict.UNUSABLE:
+        quality += f", above the floor of {report.quality_floor:.2f}x"
+    if not report.met:
+        said.append(f"the target of {target(report)} was missed")
+    got = [speed(report), quality]
+    if report.target.kind in ("bytes", "params", "bits"):
+        got.insert(0, _size(report))
+    if report.verdict is Verdict.UNUSABLE:
+        said.insert(0, got.pop())
+    return f"{', '.join(leads)}: {'; '.join([*said, ', '.join(got)])}"
+
+
+def speed(report: Report) -> str:
+    """Say how fast it is; what was only predicted is called predicted."""
+    got = report.speedup
+    if got.measured is not None:
+        return f"{_times(got.measured)} faster{_interval(got.measured_interval)} measured"
+    if got.predicted is not None:
+        interval = _interval(got.predicted_interval)
+        return f"predicted {_times(got.predicted)} faster{interval}, not measured"
+    return "speed neither predicted nor measured"
+
+
+def target(report: Report) -> str:
+    """Write the target with its unit."""
+    kind, value = report.target.kind, report.target.value
+    forms = {
+        "speedup": f"{value:g}x speed",
+        "latency": f"{value:g} ms",
+        "bytes": f"{short(value)}B",
+        "bits": f"{value:g} bits",
+        "params": f"{percent(value)} of the parameters",
+    }
+    return forms.get(kind, f"{kind} {value:g}")
+
+
+def essentials(report: Report) -> Rows:
+    """Return what a reader with one minute needs: what was got and what it cost."""
+    got, loss, search = report.speedup, report.loss, report.search
+    size, parameters = report.bytes, report.parameters
+    predicted = "not predicted"
+    if got.predicted is not None:
+        predicted = f"{_times(got.predicted)}{_interval(got.predicted_interval)}"
+    measured = "not measured"
+    if got.measured is not None:
+        measured = f"{_times(got.measured)}{_interval(got.measured_interval)}"
+    on_disk = "" if size.on_disk is None else f"; {short(size.on_disk)}B on disk"
+    return [
+        ("Target", f"{target(report)}: {_met(report)}"),
+        ("Speedup, measured", measured),
+        ("Speedup, predicted", predicted),
+        (
+            "Perplexity, held out",
+            (
+                f"{_perplexity(loss.perplexity)}, dense {_perplexity(loss.dense_perplexity)} "
+                f"({loss.ratio:.2f}x; floor {report.quality_floor:.2f}x)"
+            ),
+        ),
+        ("KL from dense", f"{_kl(loss.kl, loss.kl_stderr)} nats a token"),
+        (
+            "Bytes",
+            (
+                f"{short(size.dense)}B to {short(size.compressed)}B "
+                f"({percent(size.compressed / size.dense)} kept){on_disk}"
+            ),
+        ),
+        (
+            "Parameters",
+            (
+                f"{short(parameters.dense)} to {short(parameters.compressed)} "
+                f"({percent(parameters.compressed / parameters.dense)} kept)"
+            ),
+        ),
+        ("Bits", f"{report.bits.nominal:.2f} nominal, {report.bits.true:.2f} true"),
+        (
+            "Cost of the search",
+            f"{search.trials:,} trials, {short(search.tokens)} tokens, {duration(search.seconds)}",
+        ),
+    ]
+
+
+def baseline_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """Return method, KL, perplexity, paired difference and predicted speedup, ours first."""
+    dense = report.loss.dense_perplexity
+    kl = _kl(report.loss.kl, report.loss.kl_stderr)
+    rows = [("this search", kl, _ratio(report.loss.perplexity, dense), "", _predicted(
+        report.speedup.predicted))]  # fmt: skip
+    for name, baseline in named_baselines(report):
+        difference = baseline.paired_difference
+        rows.append(
+            (
+                name,
+                _kl(baseline.kl, baseline.kl_stderr),
+                _ratio(baseline.perplexity, dense),
+                "not tested" if difference is None else _signed(difference),
+                _predicted(baseline.speedup_predicted),
+            )
+        )
+    return rows
+
+
+def gate_rows(report: Report) -> Rows:
+    """Return what the engine said of the file on disk."""
+    gate = report.gate
+    if gate is None:
+        return [("Gate", "not run: no engine has opened the checkpoint")]
+    difference = gate.max_logit_difference
+    return [
+        ("Gate", "passed" if gate.passed else "FAILED"),
+        ("Opened by", f"{gate.engine} {gate.engine_version}"),
+        (
+            "Largest logit difference",
+            "not measured" if difference is None else f"{difference:.2g}",
+        ),
+        ("Bytes as counted", "yes" if gate.bytes_match else "NO"),
+        ("Answers", "yes" if gate.answered else "NO"),
+    ]
+
+
+def method_rows(report: Report) -> Rows:
+    """Return how it was measured."""
+    model, search = report.latency_model, report.search
+    rows = [
+        ("Model", report.model),
+        ("Study", f"{report.study}, seed {report.seed}"),
+        ("Engine", report.engine),
+        ("Hardware", report.hardware),
+        ("Workload", f"{report.workload} (batch x prompt + generated tokens)"),
+        ("Held-out text", f"{report.loss.held_out_tokens:,} tokens that nothing before has read"),
+        ("Search", f"{search.generations} generations; stopped because: {search.stopped_because}"),
+    ]
+    if model is not None:
+        rows.append(("Latency model", latency_model(report)))
+    rows += [
+        (
+            "Correction",
+            (
+                f"asked {c.target_asked:.2f}x, measured {c.measured:.2f}x; then searched for "
+                f"{c.target_used:.2f}x"
+            ),
+        )
+        for c in report.corrections
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return [*rows, ("Versions", versions)]
+
+
+def latency_model(report: Report) -> str:
+    """State the predictor's error on held-out configurations."""
+    model = report.latency_model
+    if model is None:
+        return "none"
+    parts = [f"mean error {percent(model.mape, 1)} on {model.held_out} held-out configurations"]
+    if model.interval_half_width is not None:
+        parts.append(f"interval ± {percent(model.interval_half_width, 1)}")
+    if model.coverage is not None:
+        parts.append(f"which held {percent(model.coverage)} of them")
+    if model.rank_correlation is not None:
+        parts.append(f"rank correlation {model.rank_correlation:.3f}")
+    if model.repeat_error is not None:
+        parts.append(f"measuring twice differs by {percent(model.repeat_error, 1)}")
+    return ", ".join(parts)
+
+
+def snippet(report: Report) -> str:
+    """Return the Python that loads the checkpoint."""
+    folder = json.dumps(report.checkpoint)
+    trust = ", trust_remote_code=True" if report.needs_remote_code else ""
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})\n"
+        f"model = AutoModelForCausalLM.from_pretrained({folder}{trust})\n"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as a person says them."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def named_baselines(report: Report) -> list[tuple[str, Baseline]]:
+    """Return the baselines that found a candidate, the strongest method first."""
+    three = report.baselines
+    named = (("additive", three.additive), ("uniform", three.uniform), ("random", three.random))
+    return [(name, baseline) for name, baseline in named if baseline is not None]
+
+
+def _size(report: Report) -> str:
+    if report.target.kind == "bytes":
+        return f"{short(report.bytes.compressed)}B of {short(report.bytes.dense)}B"
+    if report.target.kind == "bits":
+        return f"{report.bits.nominal:.2f} bits nominal"
+    kept = report.parameters.compressed / report.parameters.dense
+    return f"{percent(kept)} of the parameters"
+
+
+def _kl(kl: float, stderr: float | None) -> str:
+    return f"{kl:.4f}" if stderr is None else f"{kl:.4f} ± {1.96 * stderr:.4f}"
+
+
+def _ratio(perplexity: float, dense: float) -> str:
+    return f"{_perplexity(perplexity)} ({perplexity / dense:.2f}x)"
+
+
+def _signed(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+
+
+def _predicted(speedup: float | None) -> str:
+    return "not predicted" if speedup is None else _times(speedup)
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _met(report: Report) -> str:
+    if not report.met:
+        return "NOT met"
+    is_timed = report.target.kind in ("speedup", "latency")
+    return "met, by prediction only" if is_timed and report.speedup.measured is None else "met"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Write a fraction as a percentage."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.4g}"
