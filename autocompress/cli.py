@@ -1,0 +1,371 @@
+"""The command line: flags and files in, one line for every failure out."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+import autocompress
+from autocompress.errors import AutocompressError, SpecError
+from autocompress.spec import SearchSpec, from_mapping, read_yaml
+
+DEFAULT_SPEC = Path("autocompress.yaml")
+DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
+DEFAULT_OUTPUT = Path("autocompress-out")
+SPEC_FLAGS = (
+    "target_speedup",
+    "space",
+    "engine",
+    "workload",
+    "device",
+    "dtype",
+    "calibration",
+    "latency_table",
+    "quality_floor",
+    "strategy",
+    "max_tokens",
+    "workers",
+    "pool",
+    "address",
+    "context",
+    "seed",
+)
+Values = Mapping[str, bool | int | float | str | None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raise, so that every failure is printed in one place."""
+        raise SpecError(f"{message[:1].upper()}{message[1:]}. Try `{self.prog} --help`.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, or 2 for a failure, or 130 for Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        parsed = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], None] = parsed.command
+        command(parsed)
+    except AutocompressError as error:
+        print(f"autocompress: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("autocompress: interrupted; go on with `autocompress resume`.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`); Python must not complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="autocompress", description=autocompress.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=autocompress.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    search = commands.add_parser("search", help="search, export and prove a compressed model")
+    _add_spec_flags(search)
+    search.add_argument("--study", help="the study's name; made from the model and time if absent")
+    _add_storage(search)
+    _add_output(search)
+    _add_json(search)
+    search.set_defaults(command=_search)
+
+    resume = commands.add_parser("resume", help="go on with a study that was stopped")
+    resume.add_argument("study", metavar="STUDY")
+    _add_storage(resume)
+    _add_output(resume)
+    _add_json(resume)
+    resume.set_defaults(command=_resume)
+
+    profile = commands.add_parser("profile", help="measure what each choice costs on this machine")
+    _add_spec_flags(profile)
+    profile.add_argument("--output", type=Path, help="file to write the latency table to, as JSON")
+    _add_json(profile)
+    profile.set_defaults(command=_profile)
+
+    report = commands.add_parser("report", help="write or print the report of a finished study")
+    report.add_argument("study", metavar="STUDY")
+    _add_storage(report)
+    report.add_argument("--output", type=Path, help="folder to write the report to")
+    report.set_defaults(command=_report)
+
+    studies = commands.add_parser("studies", help="list all studies")
+    _add_storage(studies)
+    studies.set_defaults(command=_studies)
+    return parser
+
+
+def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="folder or hub name of the model"
+    )
+    parser.add_argument(
+        "--spec",
+        type=Path,
+        help="YAML file of these settings; flags override it (default: "
+        "autocompress.yaml where no MODEL is given)",
+    )
+    parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
+    parser.add_argument("--space", help="auto, or a list of: depth,width")
+    parser.add_argument("--engine", help="what runs the model: torch")
+    parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
+    parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
+    parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
+    parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
+    parser.add_argument("--strategy", help="how to search: evolve")
+    parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
+    parser.add_argument("--max-tokens", metavar="N", help="tokens for the search, all candidates")
+    parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")
+    parser.add_argument("--pool", help="local or ray")
+    parser.add_argument("--address", help="a running Ray cluster; with --pool ray")
+    parser.add_argument("--context", metavar="256", help="tokens of a calibration sequence")
+    parser.add_argument("--seed", help="of everything random")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model's folder brings"
+    )
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"default: {DEFAULT_STORAGE}"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help=f"default: {DEFAULT_OUTPUT}/STUDY"
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print events as JSON Lines")
+
+
+def _spec(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:
+    """Read the spec: what is usual, overridden by the file, overridden by the flags."""
+    values = dict(usual)
+    path: Path | None = parsed.spec
+    if path is None and parsed.model is None and DEFAULT_SPEC.is_file():
+        path = DEFAULT_SPEC
+    if path is not None:
+        values |= read_yaml(path)
+    flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
+    flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
+    if parsed.trust_remote_code:
+        flags["trust_remote_code"] = True
+    return from_mapping(values | {name: v for name, v in flags.items() if v is not None})
+
+
+def _search(parsed: argparse.Namespace) -> None:
+    spec = _spec(parsed, {})
+    # torch and transformers take seconds to import: bad flags are told before.
+    from autocompress.pipeline import study as studies
+
+    name = parsed.study or _name(spec)
+    output = parsed.output or DEFAULT_OUTPUT / name
+    observer = _observer(parsed.json)
+    report = studies.start(spec, parsed.storage, name, output, observer)
+    observer.end()
+    _conclude(report.to_json(), output, parsed.json)
+
+
+def _resume(parsed: argparse.Namespace) -> None:
+    from autocompress.pipeline import study as studies
+
+    output = parsed.output or DEFAULT_OUTPUT / parsed.study
+    observer = _observer(parsed.json)
+    report = studies.resume(parsed.storage, parsed.study, output, observer)
+    observer.end()
+    _conclude(report.to_json(), output, parsed.json)
+
+
+def _profile(parsed: argparse.Namespace) -> None:
+    spec = _spec(parsed, {"target_speedup": 2})
+    if parsed.output is not None and not parsed.output.resolve().parent.is_dir():
+        raise SpecError(f"Cannot write {parsed.output}: its folder does not exist.")
+    from autocompress.pipeline import study as studies
+
+    observer = _observer(parsed.json)
+    prepared, table = studies.profile(spec, observer)
+    observer.end()
+    text = json.dumps(table.to_json(), indent=2, allow_nan=False)
+    if parsed.output is not None:
+        parsed.output.write_text(text + "\n", encoding="utf-8")
+    check = table.check(prepared.space)
+    print(f"{table.hardware}; {table.engine} {table.engine_version}; {table.workload}")
+    print(f"{'site':<10} {'choice':<16} {'prefill ms':>10} {'ms a token':>10}")
+    for row in table.profile.rows:
+        spent = row.spent
+        print(f"{row.kind:<10} {row.choice!s:<16} {spent.prefill:>10.3f} {spent.decode:>10.4f}")
+    print(
+        f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
+        f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"
+    )
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from autocompress.export.render import write_report
+    from autocompress.export.report import Report
+    from autocompress.export.report_markdown import to_markdown
+    from autocompress.store.study_store import open_study
+
+    row = open_study(parsed.storage, parsed.study).row()
+    if row.report is None:
+        raise SpecError(
+            f"Study {row.name!r} is {row.state} and has no report; try "
+            f"`autocompress resume {row.name}`."
+        )
+    report = Report.from_json(row.report)
+    if parsed.output is None:
+        print(to_markdown(report))
+    else:
+        write_report(report, parsed.output)
+
+
+def _studies(parsed: argparse.Namespace) -> None:
+    from autocompress.store.study_store import list_studies
+
+    for row in list_studies(parsed.storage):
+        target = row.spec.get("target_speedup")
+        print(
+            f"{row.name:<40} {row.state:<9} {row.created_at:<26} {row.n_trials:>6} trials  "
+            f"{row.spec.get('model')} {target}x"
+        )
+
+
+def _name(spec: SearchSpec) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return f"{Path(spec.model).name}-{spec.target_speedup:g}x-{stamp}"
+
+
+def _conclude(report: Mapping[str, object], output: Path, as_json: bool) -> None:
+    from autocompress.export.report import Report, Verdict
+    from autocompress.export.report_words import headline
+
+    known = Report.from_json(report)
+    text = headline(known)
+    if as_json:
+        print(json.dumps({"event": "report", "headline": text, "output": str(output)}))
+    else:
+        print(text)
+        print(f"{output / 'report.html'}  {output / 'model'}")
+    if known.verdict is not Verdict.USABLE:
+        print(f"autocompress: {text}", file=sys.stderr)
+
+
+class _Lines:
+    """Tells a search in plain lines, or as JSON Lines, at most one a second for mere progress."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._stage = ""
+        self._last = 0.0
+
+    def stage(self, name: str) -> None:
+        """Print that a stage begins."""
+        self._stage = name
+        self._print("stage", {"stage": name}, f"{name} ...")
+
+    def advance(self, done: int, total: int) -> None:
+        """Print how far the stage has come, every ten seconds."""
+        now = time.monotonic()
+        if now - self._last >= 10 or (done == total and self._as_json):
+            self._last = now
+            values: Values = {"stage": self._stage, "done": done, "total": total}
+            self._print("progress", values, f"{self._stage} {done}/{total}")
+
+    def tell(self, kind: str, values: Values) -> None:
+        """Print what happened."""
+        self._print(kind, values, _told(kind, values))
+
+    def end(self) -> None:
+        """Nothing is left open."""
+
+    def _print(self, kind: str, values: Values, text: str) -> None:
+        if self._as_json:
+            print(json.dumps({"event": kind, **values}), flush=True)
+        elif text:
+            print(text, flush=True)
+
+
+class _Bar:
+    """Draws a search as one progress bar a stage, on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self._name = ""
+        self._steady = False
+
+    def stage(self, name: str) -> None:
+        """Begin a new bar."""
+        self.end()
+        self._name = name
+        self._steady = name.startswith("search")
+        self._bar = tqdm(
+            desc=name,
+            total=0,
+            leave=True,
+            bar_format="{desc:<34} {bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+        )
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar; a search moves by generations, told by `tell`."""
+        if self._bar is not None and not self._steady:
+            self._bar.total = total
+            self._bar.n = done
+            self._bar.refresh()
+
+    def tell(self, kind: str, values: Values) -> None:
+        """Show the figures beside the bar, or print them above it."""
+        if kind == "generation" and self._bar is not None:
+            self._bar.n = int(values["generation"] or 0)
+            self._bar.total = max(int(values["generations"] or 0), self._bar.n)
+            self._bar.set_postfix_str(
+                f"KL {values['loss']:.4f}, predicted {values['predicted_speedup']:.2f}x, "
+                f"{values['tokens']:,} tokens"
+            )
+        elif text := _told(kind, values):
+            tqdm.write(text)
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _told(kind: str, values: Values) -> str:
+    """Return an event in words."""
+    templates = {
+        "study": "study {study} of {model}",
+        "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
+        "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
+        "generation": "generation {generation}: KL {loss:.4f}, predicted "
+        "{predicted_speedup:.2f}x, {tokens:,} tokens, {seconds:.0f} s",
+        "measured": "measured {speedup:.3f}x end to end, target {target:g}x",
+        "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
+    }
+    return templates[kind].format(**values) if kind in templates else ""
+
+
+def _observer(as_json: bool) -> _Bar | _Lines:
+    return _Bar() if sys.stderr.isatty() and not as_json else _Lines(as_json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Obtains the latency table of a search, and measures winners end to end."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+
+from autocompress.errors import UnreachableTarget
+from autocompress.evaluators import latency_model
+from autocompress.evaluators.base import Engine
+from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.profile import Profiler
+from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.observer import Observer
+from autocompress.spaces import moves
+from autocompress.spaces.cost import AdditiveCost, Constraint, useful_entries
+from autocompress.spec import Workload
+
+PROFILE_ROUNDS = 7
+SAMPLE_ROUNDS = 3
+SAMPLES = 24
+REPEATS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSpeedup:
+    """Dense milliseconds over compressed, of one pair of checkpoints run in turn.
+
+    Args:
+        interval: 95 % bootstrap interval of the median over pairs.
+        milliseconds: Medians of the whole workload: dense, compressed.
+    """
+
+    median: float
+    interval: tuple[float, float]
+    milliseconds: tuple[float, float]
+
+
+def measure_table(
+    shaped: ShapedModel, workload: Workload, seed: int, observer: Observer
+) -> LatencyTable:
+    """Profile every distinct choice, then fit and check on whole random configurations.
+
+    The configurations are spread over the speedups from 1x to 3x, or to the fastest there is.
+    """
+    observer.stage("latency profile")
+    threads = fastest_threads(shaped.model, workload)
+    torch.set_num_threads(threads)
+    profiler = Profiler(shaped, workload)
+    profile = profiler.profile(PROFILE_ROUNDS, seed, observer.advance)
+    engine = TorchEngine(str(shaped.model.device), "auto", threads)
+    rough = LatencyTable(
+        engine.name,
+        engine.version,
+        hardware(shaped.model.device, threads),
+        threads,
+        workload,
+        profile,
+        (),
+        (1.0, 1.0, 1.0),
+    )
+    space = shaped.space
+    cost = rough.cost(space)
+    fastest = min(3.0, 0.95 * cost.dense / cost.least)
+    rng = np.random.default_rng([seed, 11])
+    # Speedups are dealt so that the held-out third spreads over the whole range as the others do.
+    speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
+    candidates = [
+        moves.random_candidate(
+            Constraint(space, cost, cost.dense / speedup), useful_entries(cost), rng
+        )
+        for speedup in speedups
+    ]
+    observer.stage("latency check on whole configurations")
+    samples = profiler.samples(candidates, SAMPLE_ROUNDS, seed, observer.advance)
+    scales = latency_model.fit(profile, samples, workload, space)
+    return LatencyTable(
+        rough.engine,
+        rough.engine_version,
+        rough.hardware,
+        threads,
+        workload,
+        profile,
+        tuple(samples),
+        scales,
+    )
+
+
+def constraint_for(
+    shaped_cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
+) -> float:
+    """Return the milliseconds that a speedup allows.
+
+    Raises:
+        UnreachableTarget: If no candidate of the space is that fast.
+    """
+    if target_speedup > fastest:
+        spaces = [name for name in ("depth", "width") if name not in space_names]
+        advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
+        raise UnreachableTarget(
+            f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
+            f"{fastest:.2f}x. {advice} the target."
+        )
+    return shaped_cost.dense / target_speedup
+
+
+def measure_speedup(
+    engine: Engine, dense: Path, compressed: Path, workload: Workload, seed: int
+) -> MeasuredSpeedup:
+    """Time two checkpoints end to end, in turn, in a process of their own."""
+    first, second = engine.latency([dense, compressed], workload, REPEATS)
+    ratios = np.asarray(first.total) / np.asarray(second.total)
+    interval = bootstrap(
+        (ratios,), np.median, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return MeasuredSpeedup(
+        float(np.median(ratios)),
+        (float(interval.low), float(interval.high)),
+        (float(np.median(first.total)), float(np.median(second.total))),
+    )
+
+
+def hardware(device: torch.device, threads: int) -> str:
+    """Name what the model runs on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{model}, {threads} of {os.cpu_count()} cores"

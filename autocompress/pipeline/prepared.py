@@ -1,0 +1,117 @@
+"""What can be known of a search before its model is loaded; most bad input ends here."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from autocompress.errors import SpecError
+from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.models import loading, text
+from autocompress.models.architecture import Architecture
+from autocompress.operators.database import address
+from autocompress.operators.structured_obs import StructuredObs
+from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spec import SearchSpec
+from autocompress.trial import Split
+from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
+
+REPORT_SEQUENCES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked search: its model's folder and shape, its space, its text.
+
+    Args:
+        sequences: For each split, (sequences, T) token ids.
+        imported: The latency table the user gave, or None.
+    """
+
+    spec: SearchSpec
+    folder: Path
+    architecture: Architecture
+    space: SearchSpace
+    tokenizer: PreTrainedTokenizerBase
+    sequences: Mapping[Split, np.ndarray]
+    device: torch.device
+    imported: LatencyTable | None
+
+    def session_plan(self, weights: str) -> SessionPlan:
+        """Return what workers need; `weights` is the model's fingerprint."""
+        operator = StructuredObs()
+        name = address(
+            weights,
+            text.fingerprint(self.sequences),
+            operator.version,
+            str(CALIBRATION_SEQUENCES),
+            self.spec.dtype,
+            repr(sorted({gene.settings for site in self.space.sites for gene in site.genes})),
+        )
+        return SessionPlan(
+            model=self.folder,
+            device=str(self.device),
+            dtype=self.spec.dtype,
+            trust_remote_code=self.spec.trust_remote_code,
+            space=self.space,
+            sequences=self.sequences,
+            levels=cache_folder() / "levels" / name,
+            seed=self.spec.seed,
+        )
+
+
+def prepare(spec: SearchSpec) -> Prepared:
+    """Read the model's config, tokenizer and text, and the latency table; load no weights.
+
+    Raises:
+        AutocompressError: Whatever cannot be meant, found or read.
+    """
+    device = loading.pick_device(spec.device)
+    folder = loading.resolve(spec.model)
+    architecture = loading.load_architecture(folder, spec.trust_remote_code)
+    space = make_space(
+        architecture.n_layers,
+        architecture.kv_groups,
+        architecture.ffn_columns,
+        depth="depth" in spec.space,
+        width="width" in spec.space,
+    )
+    if all(len(menu) == 1 for menu in space.menus):
+        raise SpecError("The space holds nothing to choose: add depth or width to --space.")
+    imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
+    if imported is not None and imported.workload != spec.workload:
+        raise SpecError(
+            f"`workload = {imported.workload}` of the latency table must hold, but got "
+            f"{spec.workload}."
+        )
+    documents = text.read_documents(spec.calibration)
+    tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
+    sequences = text.make_sequences(tokenizer, documents, spec.context)
+    return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
+
+
+def import_table(path: str, space: SearchSpace) -> LatencyTable:
+    """Read a latency table that `autocompress profile --output` wrote.
+
+    Raises:
+        SpecError: If it cannot be read or is no latency table of this space.
+    """
+    try:
+        values = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"Cannot read latency table {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise SpecError(f"Latency table {path} is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"Latency table {path} must hold a mapping.")
+    return read_table(values, space)
+
+
+def cache_folder() -> Path:
+    """Return where levels are kept for all studies: `$AUTOCOMPRESS_CACHE`, or under the home."""
+    return Path(os.environ.get("AUTOCOMPRESS_CACHE", "~/.cache/autocompress")).expanduser()

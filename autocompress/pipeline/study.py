@@ -1,0 +1,303 @@
+"""Runs a study from its spec to its published checkpoint and report, or goes on with one."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+import yaml
+
+from autocompress.errors import AutocompressError, ExportError, GateError, UnreachableTarget
+from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.evaluators.torch_engine import TorchEngine
+from autocompress.export import gate
+from autocompress.export.checkpoint import Artifact, layer_choices, write_checkpoint
+from autocompress.export.render import write_report
+from autocompress.export.report import Report
+from autocompress.models import loading
+from autocompress.models.generation import generate
+from autocompress.models.surgery import ShapedModel
+from autocompress.operators.database import LevelDatabase
+from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
+from autocompress.pipeline.latency import (
+    MeasuredSpeedup,
+    constraint_for,
+    measure_speedup,
+    measure_table,
+)
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.searching import Found, search
+from autocompress.search.driver import SearchDriver
+from autocompress.spaces.cost import least_left
+from autocompress.spec import SearchSpec, from_mapping
+from autocompress.store.base import StudyState, StudyStore
+from autocompress.store.study_store import create_study, open_study
+from autocompress.trial import Genotype, Split
+from autocompress.workers.base import BuildJob, WorkerPool
+from autocompress.workers.local_pool import LocalPool
+from autocompress.workers.session import SessionPlan
+
+LAYERS_A_JOB = 3
+PROMPT_TOKENS = 48
+
+
+def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
+    """Search under a new study and publish what it found.
+
+    Bad input is refused before the study's row exists; a target out of reach takes the row away.
+
+    Raises:
+        AutocompressError: Whatever stops the search.
+    """
+    prepared = prepare(spec)
+    check_output(output)
+    store = create_study(storage, study, spec.to_json())
+    with contextlib.closing(store):
+        try:
+            return _run(prepared, study, store, output, observer)
+        except UnreachableTarget:
+            store.discard()
+            raise
+        except AutocompressError:
+            store.finish(StudyState.FAILED, None)
+            raise
+
+
+def resume(storage: str, study: str, output: Path, observer: Observer) -> Report:
+    """Go on with a study that was stopped; one that is finished is written out again.
+
+    Raises:
+        AutocompressError: Whatever stops the search.
+    """
+    store = open_study(storage, study)
+    with contextlib.closing(store):
+        prepared = prepare(from_mapping(store.row().spec))
+        check_output(output)
+        store.finish(StudyState.RUNNING, None)
+        try:
+            return _run(prepared, study, store, output, observer)
+        except AutocompressError:
+            store.finish(StudyState.FAILED, None)
+            raise
+
+
+def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTable]:
+    """Measure the latency table of a model on this machine, outside any study."""
+    prepared = prepare(spec)
+    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
+    with _pool(prepared, plan) as pool:
+        _build(prepared, pool, observer)
+    return prepared, measure_table(_load(prepared, plan), spec.workload, spec.seed, observer)
+
+
+def check_output(output: Path) -> None:
+    """Make sure that an artifact can be written, leaving nothing behind.
+
+    Raises:
+        ExportError: If the folder cannot be made or written.
+    """
+    existing = output
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ExportError(f"Cannot write {output}: {existing} is no folder that can be written.")
+
+
+def _run(
+    prepared: Prepared, study: str, store: StudyStore, output: Path, observer: Observer
+) -> Report:
+    started = time.monotonic()
+    spec = prepared.spec
+    observer.tell("study", {"study": study, "model": spec.model})
+    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
+    with _pool(prepared, plan) as pool, _scratch(output) as scratch:
+        _build(prepared, pool, observer)
+        shaped = _load(prepared, plan)
+        table = _table(prepared, shaped, store, observer)
+        check = table.check(prepared.space)
+        cost = table.cost(prepared.space)
+        fastest = cost.dense / least_left(cost)
+        observer.tell(
+            "latency",
+            {
+                "dense_milliseconds": cost.dense,
+                "mape": check.mape,
+                "repeat_error": check.repeat_error,
+                "fastest": fastest,
+            },
+        )
+        constraint_for(cost, spec.target_speedup, fastest, spec.space)
+        engine = TorchEngine(str(prepared.device), spec.dtype, table.threads)
+
+        def measure(genotype: Genotype) -> MeasuredSpeedup:
+            artifact = _export(prepared, shaped, genotype, scratch / genotype.key)
+            return measure_speedup(
+                engine, prepared.folder, artifact.folder, spec.workload, spec.seed
+            )
+
+        driver = SearchDriver(pool, store, observer.advance)
+        found = search(prepared, table, fastest, driver, store, measure, observer)
+        observer.stage("report text")
+        standings = measure_standings(prepared, found, driver)
+        observer.stage("export and gate")
+        verified = _verify(prepared, shaped, found, scratch)
+        report = make_report(
+            study,
+            prepared,
+            table,
+            found,
+            standings,
+            verified,
+            driver,
+            time.monotonic() - started,
+        )
+        _publish(prepared, study, found, verified.artifact, report, output)
+    store.finish(StudyState.FINISHED, report.to_json())
+    return report
+
+
+@contextlib.contextmanager
+def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
+    """Open the workers; on a GPU one, on a CPU one for each core."""
+    spec = prepared.spec
+    on_gpu = prepared.device.type == "cuda"
+    n_workers = spec.workers or (1 if on_gpu else len(os.sched_getaffinity(0)))
+    pool: WorkerPool
+    if spec.pool == "ray":
+        # Ray takes a while to import: only those who ask for it wait.
+        from autocompress.workers.ray_pool import RayPool
+
+        pool = RayPool(plan, n_workers, spec.address, 1.0 / n_workers if on_gpu else 0.0)
+    else:
+        pool = LocalPool(plan, n_workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+@contextlib.contextmanager
+def _scratch(output: Path) -> Iterator[Path]:
+    """Make a folder beside the output, on its disk, that is gone afterwards."""
+    existing = output
+    while not existing.exists():
+        existing = existing.parent
+    with tempfile.TemporaryDirectory(prefix=".autocompress-", dir=existing) as folder:
+        yield Path(folder)
+
+
+def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
+    """Build the levels that the database lacks."""
+    observer.stage("levels")
+    n = prepared.architecture.n_layers
+    jobs = [
+        BuildJob(tuple(range(first, min(first + LAYERS_A_JOB, n))))
+        for first in range(0, n, LAYERS_A_JOB)
+    ]
+    for done, (_, result) in enumerate(pool.build(jobs), 1):
+        if isinstance(result, Exception):
+            raise result
+        observer.advance(done, len(jobs))
+
+
+def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
+    model = loading.load_model(
+        prepared.folder, prepared.device, prepared.spec.dtype, prepared.spec.trust_remote_code
+    )
+    return ShapedModel(model, prepared.space, LevelDatabase(plan.levels))
+
+
+def _table(
+    prepared: Prepared, shaped: ShapedModel, store: StudyStore, observer: Observer
+) -> LatencyTable:
+    """Return the study's latency table: recorded, imported, or measured now and recorded."""
+    recorded = store.document("latency")
+    if recorded is not None:
+        return read_table(recorded, prepared.space)
+    table = prepared.imported
+    if table is None:
+        table = measure_table(shaped, prepared.spec.workload, prepared.spec.seed, observer)
+    store.save_document("latency", table.to_json())
+    return table
+
+
+def _export(prepared: Prepared, shaped: ShapedModel, genotype: Genotype, folder: Path) -> Artifact:
+    """Write a candidate's checkpoint, in place of an earlier one."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    shaped.apply(prepared.space.choices(genotype))
+    return write_checkpoint(shaped, prepared.folder, folder)
+
+
+def _verify(prepared: Prepared, shaped: ShapedModel, found: Found, scratch: Path) -> Verified:
+    """Export the winner and put it through the gate.
+
+    Raises:
+        GateError: If it is not what was searched.
+    """
+    rows = prepared.sequences[Split.REPORT]
+    prompt = torch.from_numpy(rows[:1, : min(PROMPT_TOKENS, rows.shape[1] // 2)]).long()
+    shaped.apply_dense()
+    whole, _ = generate(shaped.model, prompt.to(prepared.device), gate.ANSWER_TOKENS)
+    dense_answer = whole[0, prompt.shape[1] :]
+    tied = shaped.model.config.tie_word_embeddings
+    dense = [
+        tensor
+        for name, tensor in shaped.model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    ]
+    artifact = _export(prepared, shaped, found.winner, scratch / "winner")
+    reference = gate.write_reference(shaped, prompt, scratch)
+    report = gate.check(artifact, reference, str(prepared.device))
+    if not report.passed:
+        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
+    decode = prepared.tokenizer.decode
+    return Verified(
+        artifact=artifact,
+        gate=report,
+        dense_parameters=sum(tensor.numel() for tensor in dense),
+        dense_bytes=sum(tensor.numel() * tensor.element_size() for tensor in dense),
+        bits=8 * shaped.model.dtype.itemsize,
+        answers=(
+            str(decode(prompt[0])),
+            str(decode(dense_answer)),
+            str(decode(list(report.findings.answer))),
+        ),
+    )
+
+
+def _publish(
+    prepared: Prepared, study: str, found: Found, artifact: Artifact, report: Report, output: Path
+) -> None:
+    """Put the checkpoint, the recipe and the report into the output folder."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        published = output / "model"
+        if published.exists():
+            shutil.rmtree(published)
+        artifact.folder.rename(published)
+        recipe = yaml.safe_dump(_recipe(prepared, study, found), sort_keys=False)
+        (output / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(f"Cannot write {output}: {error.strerror}.") from error
+    write_report(report, output)
+
+
+def _recipe(prepared: Prepared, study: str, found: Found) -> Mapping[str, object]:
+    """Return the winner as data."""
+    space = prepared.space
+    layers = layer_choices(space, space.choices(found.winner))
+    return {
+        "study": study,
+        "model": prepared.spec.model,
+        "genotype": list(found.winner.levels),
+        "layers": {
+            layer: {kind.value: str(choice) for kind, choice in pair.items()}
+            for layer, pair in layers.items()
+        },
+    }
