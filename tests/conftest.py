@@ -1,6 +1,7 @@
-"""What every test stands on: no network, tiny models, and no deadlines that a busy machine misses."""
+"""What every test stands on: no network, tiny models, and no deadlines for busy machines."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,3 +30,32 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> "TinyModels":
 def family(request: pytest.FixtureRequest) -> str:
     """Name every family in turn."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_models: "TinyModels") -> Path:
+    """Name the folder of a tiny Llama."""
+    return tiny_models.folder("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a latency table of the tiny models, for a short workload."""
+    from autocompress.spaces.base import make_space
+    from autocompress.spec import Workload
+    from tests.synthetic_tables import write_table
+    from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS
+
+    space = make_space(LAYERS, KV_GROUPS, FFN_COLUMNS, depth=True, width=True)
+    path = tmp_path_factory.mktemp("tables") / "table.json"
+    return write_table(path, space, Workload(1, 8, 4))
+
+
+@pytest.fixture(scope="session")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a text long enough for a search with short sequences."""
+    from autocompress.models.sample_text import module_files
+
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(module_files(("heapq", "textwrap"))[0].read_text("utf-8"), encoding="utf-8")
+    return path

@@ -1,0 +1,359 @@
+"""Evolution on a space small enough to count out, where it must find the optimum."""
+
+import dataclasses
+import math
+
+import pytest
+
+from autocompress.errors import EvaluationError, UnreachableTarget
+from autocompress.search.base import Standing
+from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Rung, Stopper
+from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spaces.cost import AdditiveCost, Constraint
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
+from tests.search.synthetic import (
+    COST,
+    SPACE,
+    constraint_at,
+    feasible_candidates,
+    loss_of,
+    measure,
+    optimum,
+    run,
+)
+
+SETTINGS = EvolveSettings(
+    offspring=12,
+    rungs=(Rung(4, 6), Rung(8, 2), Rung(16, 1)),
+    random_parents=8,
+    single_sequences=4,
+    generations=25,
+    epoch=6,
+    patience=25,
+)
+CONTEXT = 16
+SPEEDUPS = [1.2, 1.6, 2.0, 3.0]
+
+
+def never(_generation: int) -> str | None:
+    return None
+
+
+def strategy_at(
+    speedup: float,
+    settings: EvolveSettings = SETTINGS,
+    *,
+    seed: int = 0,
+    phase: int = 0,
+    available: int = 64,
+    stop: Stopper = never,
+    extra: tuple[Genotype, ...] = (),
+) -> EvolveStrategy:
+    return EvolveStrategy(
+        SPACE,
+        constraint_at(speedup),
+        settings,
+        phase=phase,
+        seed=seed,
+        context=CONTEXT,
+        available=available,
+        stop=stop,
+        extra=extra,
+    )
+
+
+def best_of(strategy: EvolveStrategy) -> Genotype:
+    best = strategy.standing().best
+    assert best is not None
+    return best
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("speedup", SPEEDUPS)
+def test_the_search_finds_the_optimum(speedup: float, seed: int) -> None:
+    strategy = strategy_at(speedup, seed=seed)
+
+    run(strategy)
+
+    assert loss_of(best_of(strategy)) == loss_of(optimum(constraint_at(speedup)))
+
+
+def test_the_additive_solution_is_not_the_optimum() -> None:
+    missed = []
+    for speedup in SPEEDUPS:
+        strategy = strategy_at(speedup)
+        run(strategy)
+        assert strategy.parents is not None
+        best = loss_of(optimum(constraint_at(speedup)))
+        missed.append(loss_of(strategy.parents.additive) > best)
+
+    # Otherwise the law above would hold of a search that does nothing.
+    assert any(missed)
+
+
+@pytest.mark.parametrize("speedup", SPEEDUPS)
+def test_every_candidate_but_the_single_changes_is_feasible(speedup: float) -> None:
+    feasible = set(feasible_candidates(constraint_at(speedup)))
+
+    singles, *others = run(strategy_at(speedup))
+
+    n_cut = [sum(entry > 0 for entry in SPACE.entries(g)) for g in singles.candidates]
+    assert set(n_cut) == {1}
+    assert {genotype for batch in others for genotype in batch.candidates} <= feasible
+
+
+@pytest.mark.parametrize("speedup", SPEEDUPS)
+def test_the_first_parents_are_feasible_and_distinct(speedup: float) -> None:
+    strategy = strategy_at(speedup)
+    run(strategy)
+    parents = strategy.parents
+    assert parents is not None
+
+    everyone = parents.all()
+
+    assert set(everyone) <= set(feasible_candidates(constraint_at(speedup)))
+    assert len(set(everyone)) == len(everyone)
+    assert everyone[0] == parents.additive
+    assert len(parents.random) == SETTINGS.random_parents
+
+
+def test_the_same_seed_asks_the_same_batches() -> None:
+    assert run(strategy_at(2.0, seed=3)) == run(strategy_at(2.0, seed=3))
+
+
+def test_other_seeds_and_phases_ask_other_batches() -> None:
+    first, other_seed, other_phase = (
+        run(strategy_at(2.0, seed=seed, phase=phase)) for seed, phase in [(0, 0), (1, 0), (0, 1)]
+    )
+
+    assert first != other_seed
+    assert first != other_phase
+
+
+@pytest.mark.parametrize("speedup", SPEEDUPS)
+def test_nothing_is_asked_twice(speedup: float) -> None:
+    batches = run(strategy_at(speedup))
+
+    asked = [(genotype, batch.fidelity) for batch in batches for genotype in batch.candidates]
+    assert len(set(asked)) == len(asked)
+    read = [
+        (genotype, batch.fidelity.draw, position)
+        for batch in batches
+        for genotype in batch.candidates
+        for position in range(batch.fidelity.first, batch.fidelity.end)
+    ]
+    assert len(set(read)) == len(read)
+
+
+def test_only_the_search_text_is_read_and_no_more_than_there_is() -> None:
+    batches = run(strategy_at(2.0, available=10))
+
+    assert {batch.fidelity.split for batch in batches} == {Split.SEARCH}
+    assert max(batch.fidelity.end for batch in batches) == 10
+
+
+def test_draws_last_an_epoch() -> None:
+    settings = dataclasses.replace(SETTINGS, generations=13)
+
+    batches = run(strategy_at(2.0, settings))
+
+    assert sorted({batch.fidelity.draw for batch in batches}) == [0, 1, 2]
+
+
+def test_rungs_read_on_with_the_survivors_and_the_parent() -> None:
+    batches = run(strategy_at(2.0, dataclasses.replace(SETTINGS, generations=1)))
+
+    widths = [(batch.fidelity.first, batch.fidelity.end) for batch in batches[1:]]
+    assert widths[:3] == [(0, 4), (4, 8), (8, 16)]
+    assert len(batches[2].candidates) == 6
+    assert len(batches[3].candidates) == 2
+    assert set(batches[2].candidates) <= set(batches[1].candidates) | set(batches[0].candidates)
+    assert set(batches[3].candidates) <= set(batches[2].candidates)
+
+
+def test_the_parent_competes_at_every_rung() -> None:
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, epoch=1, generations=4))
+    parents: dict[Fidelity, Genotype | None] = {}
+
+    def misleading_at_first(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        parents[fidelity] = strategy.standing().best
+        # The first sequences speak for the worst candidates, the others outvote them.
+        sign = -1 if fidelity.first == 0 else 10
+        losses = (100 + sign * loss_of(genotype),) * fidelity.sequences
+        return Measurement(losses, losses, CONTEXT - 1)
+
+    batches = run(strategy, misleading_at_first)
+
+    # On the first draw the parent has been read already.
+    later = [batch for batch in batches if batch.fidelity.draw > 0]
+    assert len(later) == 9
+    assert all(parents[batch.fidelity] in batch.candidates for batch in later)
+
+
+def test_the_loss_never_rises_within_a_draw() -> None:
+    standings: list[Standing] = []
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, epoch=100))
+
+    def objective(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        standings.append(strategy.standing())
+        return measure(genotype, fidelity)
+
+    run(strategy, objective)
+
+    losses = [loss_of(standing.best) for standing in standings if standing.best is not None]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_tokens_are_those_that_were_read() -> None:
+    strategy = strategy_at(2.0)
+
+    batches = run(strategy)
+
+    sequences = sum(len(b.candidates) * b.fidelity.sequences for b in batches)
+    assert strategy.standing().tokens == CONTEXT * sequences
+
+
+@pytest.mark.parametrize("limit", [1, 4_000, 8_000])
+def test_the_search_stops_at_its_tokens(limit: int) -> None:
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, max_tokens=limit))
+
+    batches = run(strategy)
+
+    spent = strategy.standing().tokens
+    a_generation = CONTEXT * 16 * (SETTINGS.offspring + 1)
+    # The first parents are measured whatever the limit is.
+    start = CONTEXT * sum(len(b.candidates) * b.fidelity.sequences for b in batches[:4])
+    assert strategy.stopped_because == f"{limit:,} tokens spent"
+    assert limit <= spent <= max(limit, start) + a_generation
+
+
+def test_the_search_stops_without_progress() -> None:
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, patience=3, generations=1000))
+
+    run(strategy)
+
+    assert strategy.stopped_because == "no better candidate in 3 generations"
+    assert strategy.standing().generation < 100
+
+
+def test_the_search_stops_after_all_generations() -> None:
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, generations=2))
+
+    run(strategy)
+
+    assert strategy.stopped_because == "all 2 generations done"
+    assert strategy.standing().generation == 2
+
+
+def test_a_stop_from_outside_is_reported() -> None:
+    strategy = strategy_at(2.0, stop={3: "the budget ran out"}.get)
+
+    run(strategy)
+
+    assert strategy.stopped_because == "the budget ran out"
+    assert strategy.standing().generation == 2
+    assert math.isfinite(strategy.standing().loss)
+
+
+def test_finalists_are_distinct_and_begin_with_the_best() -> None:
+    strategy = strategy_at(2.0)
+
+    run(strategy)
+
+    finalists = strategy.finalists(4)
+    assert finalists[0] == best_of(strategy)
+    assert len(finalists) == len(set(finalists)) == 4
+    assert set(finalists) <= set(feasible_candidates(constraint_at(2.0)))
+
+
+def test_a_candidate_known_from_elsewhere_is_repaired_and_competes() -> None:
+    winner = optimum(constraint_at(1.6))
+    strategy = strategy_at(2.0, extra=(winner,))
+
+    batches = run(strategy)
+
+    assert strategy.parents is not None
+    (repaired,) = strategy.parents.extra
+    assert repaired in feasible_candidates(constraint_at(2.0))
+    assert repaired in batches[1].candidates + batches[0].candidates
+
+
+def test_a_candidate_that_fails_never_survives() -> None:
+    best = optimum(constraint_at(2.0))
+
+    def objective(genotype: Genotype, fidelity: Fidelity) -> Measurement | None:
+        return None if genotype == best else measure(genotype, fidelity)
+
+    # One generation: later ones may find nothing new but the failing one.
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, generations=1))
+    run(strategy, objective)
+
+    others = [g for g in feasible_candidates(constraint_at(2.0)) if g != best]
+    assert best not in strategy.finalists(100)
+    assert best_of(strategy) in others
+
+
+def test_a_rung_where_all_fail_is_an_error() -> None:
+    with pytest.raises(
+        EvaluationError, match=r"All 15 candidates of a rung failed; the first: it"
+    ):
+        run(strategy_at(2.0), lambda genotype, fidelity: None)
+
+
+@pytest.mark.parametrize("excess", [0.5, 0.99])
+def test_a_limit_that_nothing_meets_is_unreachable(excess: float) -> None:
+    strategy = EvolveStrategy(
+        SPACE,
+        Constraint(SPACE, COST, excess * COST.least),
+        SETTINGS,
+        phase=0,
+        seed=0,
+        context=CONTEXT,
+        available=64,
+        stop=never,
+    )
+
+    with pytest.raises(UnreachableTarget, match="No candidate of the space meets the constraint"):
+        run(strategy)
+
+
+def uniform_of(space: SearchSpace, cost: AdditiveCost, speedup: float) -> Genotype | None:
+    strategy = EvolveStrategy(
+        space,
+        Constraint(space, cost, cost.dense / speedup),
+        dataclasses.replace(SETTINGS, generations=1),
+        phase=0,
+        seed=0,
+        context=CONTEXT,
+        available=16,
+        stop=never,
+    )
+    run(strategy, constant)
+    assert strategy.parents is not None
+    return strategy.parents.uniform
+
+
+def constant(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+    losses = (float(sum(genotype.levels)),) * fidelity.sequences
+    return Measurement(losses, losses, 15)
+
+
+def test_the_uniform_parent_is_evenly_spaced_where_sites_can_be_dropped() -> None:
+    space = make_space(4, 2, 128, depth=True, width=False)
+    cost = AdditiveCost(1.0, ((1.0, 0.0),) * 8)
+
+    assert uniform_of(space, cost, 1.25) == Genotype((0, 0, 0, 0, 1, 1, 0, 0))
+
+
+def test_the_uniform_parent_is_evenly_narrow_elsewhere() -> None:
+    space = make_space(2, 2, 192, depth=False, width=True, ffn_step=64)
+    cost = AdditiveCost(1.0, ((2.0, 1.0), (2.0, 1.0, 0.5)) * 2)
+
+    assert uniform_of(space, cost, 9 / 6) == Genotype((1, 1, 1, 1))
+
+
+def test_asking_twice_is_asking_once() -> None:
+    strategy = strategy_at(2.0)
+
+    assert strategy.ask() == strategy.ask()
+    assert strategy.standing() == Standing(0, 0, math.inf, None)

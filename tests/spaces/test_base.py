@@ -1,0 +1,111 @@
+"""The vocabulary of choices: menus, genotypes and their canonical form."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.spaces.base import Choice, Gene, SearchSpace, Site, SiteKind, make_space
+from autocompress.trial import Genotype
+from tests.spaces.problems import everything, genotypes, spaces
+
+SPACES_AND_GENOTYPES = spaces().flatmap(lambda s: st.tuples(st.just(s), genotypes(s)))
+
+
+@given(SPACES_AND_GENOTYPES)
+def test_canonical_preserves_choices(pair: tuple[SearchSpace, Genotype]) -> None:
+    space, genotype = pair
+
+    assert space.choices(space.canonical(genotype)) == space.choices(genotype)
+
+
+@given(SPACES_AND_GENOTYPES)
+def test_canonical_is_idempotent(pair: tuple[SearchSpace, Genotype]) -> None:
+    space, genotype = pair
+    canonical = space.canonical(genotype)
+
+    assert space.canonical(canonical) == canonical
+    assert space.genotype(space.entries(canonical)) == canonical
+
+
+@given(spaces(most_layers=1))
+def test_entries_and_genotypes_are_one_to_one(space: SearchSpace) -> None:
+    everyone = list(everything([range(len(menu)) for menu in space.menus]))
+
+    assert [space.entries(space.genotype(entries)) for entries in everyone] == everyone
+    assert len({space.choices(space.genotype(entries)) for entries in everyone}) == len(everyone)
+
+
+@given(spaces())
+def test_menus_go_from_dense_to_the_fewest_units(space: SearchSpace) -> None:
+    for site, menu in zip(space.sites, space.menus, strict=True):
+        kept = [entry.choice.kept for entry in menu]
+
+        assert menu[0].choice.is_dense
+        assert kept == sorted(set(kept), reverse=True)
+        assert all(entry.choice.total == site.units for entry in menu)
+
+
+@given(spaces())
+def test_the_dense_genotype_leaves_everything(space: SearchSpace) -> None:
+    assert all(choice.is_dense for choice in space.choices(space.dense))
+    assert space.canonical(space.dense) == space.dense
+    assert space.entries(space.dense) == (0,) * len(space.sites)
+
+
+@given(SPACES_AND_GENOTYPES)
+def test_bytes_give_the_genotype_back(pair: tuple[SearchSpace, Genotype]) -> None:
+    _, genotype = pair
+
+    assert Genotype.from_bytes(genotype.to_bytes()) == genotype
+
+
+def test_depth_alone_only_drops() -> None:
+    space = make_space(2, 4, 256, depth=True, width=False)
+
+    assert [[str(entry.choice) for entry in menu] for menu in space.menus] == [
+        ["dense", "drop"]
+    ] * 4
+
+
+def test_width_alone_keeps_a_unit() -> None:
+    space = make_space(1, 3, 256, depth=False, width=True, ffn_step=64, ffn_levels=6)
+
+    attention, mlp = space.menus
+    assert [str(entry.choice) for entry in attention] == ["dense", "width 2/3", "width 1/3"]
+    assert [entry.choice.kept for entry in mlp] == [256, 192, 128, 64]
+
+
+def test_widths_are_at_most_as_many_as_asked_and_evenly_spaced() -> None:
+    space = make_space(1, 1, 1024, depth=False, width=True, ffn_step=64, ffn_levels=3)
+
+    assert [entry.choice.kept for entry in space.menus[1]] == [1024, 704, 384, 64]
+
+
+def test_a_drop_makes_the_width_of_no_account() -> None:
+    space = make_space(1, 2, 128, depth=True, width=True)
+    dropped_narrow, dropped_wide = Genotype((1, 1, 0, 0)), Genotype((1, 0, 0, 0))
+
+    assert space.canonical(dropped_narrow) == space.canonical(dropped_wide) == dropped_wide
+    assert dropped_narrow.key != dropped_wide.key
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [(Choice(4, 4), "dense"), (Choice(0, 4), "drop"), (Choice(3, 4), "width 3/4")],
+)
+def test_a_choice_is_named(choice: Choice, name: str) -> None:
+    assert str(choice) == name
+
+
+def test_a_site_without_genes_has_one_entry() -> None:
+    site = Site(0, SiteKind.ATTENTION, 1, ())
+
+    assert [entry.choice for entry in SearchSpace((site,)).menus[0]] == [Choice(1, 1)]
+
+
+def test_the_strictest_gene_decides() -> None:
+    genes = (Gene("drop", (4, 0)), Gene("width", (4, 3, 2, 1)))
+    site = Site(0, SiteKind.ATTENTION, 4, genes)
+
+    assert site.choice((0, 2)) == Choice(2, 4)
+    assert site.choice((1, 2)) == Choice(0, 4)

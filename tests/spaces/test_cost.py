@@ -1,0 +1,98 @@
+"""Costs add up over sites."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.spaces.base import make_space
+from autocompress.spaces.cost import AdditiveCost, Constraint, least_left, useful_entries
+from autocompress.spaces.moves import Entries
+from tests.spaces.problems import Problem, candidates, everything, problems
+
+# Sums in another order differ by roundings of numbers below a few hundred.
+ROUNDING = 1e-9
+
+CASES = problems().flatmap(lambda p: st.tuples(st.just(p), candidates(p)))
+
+
+@given(CASES)
+def test_cost_is_additive_over_sites(case: tuple[Problem, Entries]) -> None:
+    problem, entries = case
+    cost = problem.constraint.cost
+    dense = [0] * len(entries)
+
+    alone = [
+        cost.of([*dense[:site], entry, *dense[site + 1 :]]) - cost.dense
+        for site, entry in enumerate(entries)
+    ]
+
+    assert cost.of(entries) - cost.dense == pytest.approx(sum(alone), abs=ROUNDING)
+
+
+@given(problems(most_layers=2))
+def test_the_least_cost_is_that_of_some_candidate(problem: Problem) -> None:
+    cost = problem.constraint.cost
+
+    costs = [cost.of(entries) for entries in everything(problem.allowed)]
+
+    assert min(costs) == pytest.approx(cost.least, abs=ROUNDING)
+    assert max(costs) == pytest.approx(cost.dense, abs=ROUNDING)
+
+
+@given(CASES)
+def test_a_candidate_is_feasible_up_to_the_limit(case: tuple[Problem, Entries]) -> None:
+    problem, entries = case
+    constraint = problem.constraint
+    cost = constraint.cost.of(entries)
+
+    assert Constraint(problem.space, constraint.cost, cost).violation_of(entries) == 0
+    assert Constraint(problem.space, constraint.cost, 2 * cost).violation_of(entries) == -0.5
+    assert Constraint(problem.space, constraint.cost, cost / 2).violation_of(entries) == 1
+
+
+@given(CASES)
+def test_a_genotype_violates_as_its_entries_do(case: tuple[Problem, Entries]) -> None:
+    problem, entries = case
+    genotype = problem.space.genotype(entries)
+
+    expected = problem.constraint.violation_of(entries)
+
+    assert problem.constraint.violation(genotype) == expected
+
+
+@given(problems(), st.floats(0.0, 3.0))
+def test_useful_entries_save_more_and_more(problem: Problem, least_saving: float) -> None:
+    cost = problem.constraint.cost
+
+    for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
+        picked = [costs[entry] for entry in useful]
+
+        assert useful[0] == 0
+        assert list(useful) == sorted(set(useful))
+        assert all(later < earlier for earlier, later in itertools.pairwise(picked))
+
+
+@given(problems())
+def test_without_a_least_saving_the_cheapest_entry_is_useful(problem: Problem) -> None:
+    cost = problem.constraint.cost
+
+    for costs, useful in zip(cost.sites, useful_entries(cost), strict=True):
+        assert costs[useful[-1]] == min(costs)
+
+
+def test_an_entry_that_saves_nothing_is_left_out() -> None:
+    cost = AdditiveCost(1.0, ((5.0, 5.0, 4.9, 3.0, 3.0, 0.0),))
+
+    assert useful_entries(cost) == ((0, 2, 3, 5),)
+    assert useful_entries(cost, least_saving=0.5) == ((0, 3, 5),)
+
+
+def test_the_least_of_what_is_left_has_one_site() -> None:
+    space = make_space(2, 1, 128, depth=True, width=False)
+    cost = AdditiveCost(2.0, ((3.0, 0.0), (5.0, 0.0), (4.0, 0.0), (6.0, 0.0)))
+    left = [entries for entries in everything([range(2)] * 4) if entries != (1, 1, 1, 1)]
+
+    assert least_left(cost) == min(cost.of(entries) for entries in left) == 5.0
+    assert len(space.sites) == len(cost.sites)

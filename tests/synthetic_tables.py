@@ -1,0 +1,46 @@
+"""Latency tables made by arithmetic: additive to the last digit, no clock in them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.profile import Profile, Row, Sample, Spent
+from autocompress.spaces import moves
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.cost import Constraint, useful_entries
+from autocompress.spec import Workload
+
+
+def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
+    """Return a table in which a site costs a start-up and its units."""
+    rows = []
+    for site, menu in zip(space.sites[:2], space.menus[:2], strict=True):
+        for entry in menu:
+            share = entry.choice.kept / entry.choice.total
+            decode = 0.0 if entry.choice.is_dropped else 0.1 + 0.1 * share
+            rows.append(Row(site.kind, entry.choice, Spent(3 * decode, decode), (decode, decode)))
+    fixed = Spent(0.3, 0.1)
+    n_sites = len(space.sites)
+    dense = Spent(fixed.prefill + 0.6 * n_sites, fixed.decode + 0.2 * n_sites)
+    profile = Profile(dense, fixed, tuple(rows))
+    bare = LatencyTable("torch", "0", "arithmetic", 1, workload, profile, (), (1.0, 1.0, 1.0))
+    cost = bare.cost(space)
+    rng = np.random.default_rng(0)
+    samples = []
+    for speedup in (1.2, 1.4, 1.6, 1.8, 2.0, 2.2):
+        constraint = Constraint(space, cost, cost.dense / speedup)
+        entries = moves.random_candidate(constraint, useful_entries(cost), rng)
+        share = cost.of(entries) / cost.dense
+        spent = Spent(dense.prefill * share, dense.decode * share)
+        samples.append(Sample(entries, spent, spent))
+    return LatencyTable(
+        "torch", "0", "arithmetic", 1, workload, profile, tuple(samples), (1.0, 1.0, 1.0)
+    )
+
+
+def write_table(path: Path, space: SearchSpace, workload: Workload) -> Path:
+    """Write a table as `autocompress profile --output` does."""
+    path.write_text(json.dumps(make_table(space, workload).to_json()), encoding="utf-8")
+    return path

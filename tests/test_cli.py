@@ -1,0 +1,259 @@
+"""The command line: what it refuses, and that a refusal is one line and leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autocompress import cli
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with its own cache."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused; return its one line."""
+    status = cli.main(arguments)
+    errors = capsys.readouterr().err
+
+    assert status == 2
+    assert errors.startswith("autocompress: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_unknown_command_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "serach")
+
+    assert "serach" in line
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("target", ["0x", "1x", "-2", "abc", "nan", "inf"])
+def test_targets_that_cannot_be_meant_are_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    line = refused(capsys, "search", "model", f"--target-speedup={target}")
+
+    assert "target_speedup" in line
+    assert not list(home.iterdir())
+
+
+def test_all_offenders_are_named_at_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(
+        capsys, "search", "--target-speedup=0x", "--space=dept", "--workers=0", "--engine=troch"
+    )
+
+    assert all(
+        name in line for name in ("target_speedup", "'depth'", "workers", "'torch'", "MODEL")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("model: [", "not YAML"),
+        ("- 1\n- 2\n", "mapping"),
+        ("modle: x\n", "did you mean 'model'"),
+        ("model: 3\n", "model"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("", "mapping"),
+    ],
+)
+def test_bad_yaml_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], text: str, part: str
+) -> None:
+    (home / "autocompress.yaml").write_text(text, encoding="utf-8")
+
+    line = refused(capsys, "search", "--target-speedup=2x")
+
+    assert part in line
+    assert [path.name for path in home.iterdir()] == ["autocompress.yaml"]
+
+
+def test_missing_spec_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "none.yaml" in refused(capsys, "search", "--spec=none.yaml", "--target-speedup=2x")
+
+
+def test_missing_model_folder_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "search", "./nowhere", "--target-speedup=2x")
+
+    assert "./nowhere" in line
+    assert not list(home.iterdir())
+
+
+def test_folder_without_a_model_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "search", str(tmp_path), "--target-speedup=2x")
+
+    assert "config.json" in line
+    assert not list(home.iterdir())
+
+
+def test_truncated_weights_are_refused(
+    home: Path, tmp_path: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+    line = refused(capsys, "search", str(broken), "--target-speedup=2x")
+
+    assert "model.safetensors" in line
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [(b"", "empty"), (b"\xff\xfe\x00", "UTF-8"), (b"short", "sequences")]
+)
+def test_calibration_text_that_is_none_is_refused(
+    home: Path,
+    tmp_path: Path,
+    tiny_llama: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    part: str,
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+
+    line = refused(
+        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--calibration={text}"
+    )
+
+    assert part in line
+    assert not list(home.iterdir())
+
+
+def test_missing_calibration_text_is_refused(
+    home: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(
+        capsys, "search", str(tiny_llama), "--target-speedup=2x", "--calibration=none.txt"
+    )
+
+    assert "none.txt" in line
+
+
+def test_unwritable_output_is_refused(
+    home: Path, tmp_path: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way", encoding="utf-8")
+
+    line = refused(
+        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--output={file}/out"
+    )
+
+    assert str(file) in line
+    assert not list(home.iterdir())
+
+
+def test_unreachable_target_names_the_fastest_and_leaves_no_study(
+    home: Path, tiny_llama: Path, tiny_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(
+        capsys,
+        "search",
+        str(tiny_llama),
+        "--target-speedup=100x",
+        f"--latency-table={tiny_table}",
+        "--workload=1x8+4",
+        "--context=16",
+        "--workers=1",
+    )
+
+    assert "No candidate reaches 100x: the fastest" in line
+    assert cli.main(["studies"]) == 0
+    assert capsys.readouterr().out == ""
+    assert [path.name for path in home.iterdir()] == [".autocompress"]
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("{", "not JSON"), ("[]", "mapping"), ("{}", "Not a latency table"), (None, "Cannot read")],
+)
+def test_bad_latency_table_is_refused(
+    home: Path,
+    tmp_path: Path,
+    tiny_llama: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: str | None,
+    part: str,
+) -> None:
+    table = tmp_path / "table.json"
+    if content is not None:
+        table.write_text(content, encoding="utf-8")
+
+    line = refused(
+        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--latency-table={table}"
+    )
+
+    assert part in line
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize("command", ["resume", "report"])
+def test_unknown_study_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = refused(capsys, command, "nothing")
+
+    assert "'nothing'" in line
+    assert not list(home.iterdir())
+
+
+def test_storage_that_is_no_database_is_refused(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, "studies", "--storage=nonsense")
+
+
+def test_study_name_that_is_taken_is_refused(
+    home: Path, tiny_llama: Path, tiny_table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from autocompress.store.study_store import create_study
+
+    (home / ".autocompress").mkdir()
+    create_study(cli.DEFAULT_STORAGE, "mine", {}).close()
+
+    line = refused(
+        capsys,
+        "search",
+        str(tiny_llama),
+        "--target-speedup=2x",
+        f"--latency-table={tiny_table}",
+        "--workload=1x8+4",
+        "--study=mine",
+        "--context=16",
+    )
+
+    assert "autocompress resume mine" in line
+
+
+def test_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+
+    assert ended.value.code == 0
+    assert "search" in capsys.readouterr().out
+
+
+def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = cli._Lines(as_json=True)
+
+    lines.stage("levels")
+    lines.tell("measured", {"speedup": 2.0, "target": 2.0})
+
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events] == ["stage", "measured"]

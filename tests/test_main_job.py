@@ -1,0 +1,228 @@
+"""The whole path on a tiny model: search, gate, report; kills, resumes, pools and processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autocompress.store.study_store import list_studies, open_study
+
+FIELDS = {
+    "study", "model", "engine", "hardware", "workload", "target", "met", "verdict", "speedup",
+    "latency_model", "loss", "baselines", "bytes", "bits", "parameters", "search", "gate",
+    "versions", "seed",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A search that the clock cannot change: an imported latency table, an end by tokens."""
+
+    folder: Path
+    flags: tuple[str, ...]
+
+    @property
+    def storage(self) -> str:
+        return f"sqlite:///{self.folder}/studies.db"
+
+    def command(self, verb: str, study: str, *more: str) -> list[str]:
+        own = ["search", *self.flags, f"--study={study}"] if verb == "search" else [verb, study]
+        where = [f"--storage={self.storage}", f"--output={self.folder / study}"]
+        return [sys.executable, "-m", "autocompress", *own, *where, *more]
+
+    def start(self, verb: str, study: str, *more: str) -> "subprocess.Popen[str]":
+        environment = os.environ | {"AUTOCOMPRESS_CACHE": str(self.folder / "cache")}
+        return subprocess.Popen(
+            self.command(verb, study, *more),
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, verb: str, study: str, *more: str) -> tuple[str, str]:
+        process = self.start(verb, study, *more)
+        output, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+        return output, errors
+
+    def winner(self, study: str) -> Sequence[int]:
+        recipe = yaml.safe_load((self.folder / study / "recipe.yaml").read_text("utf-8"))
+        levels: Sequence[int] = recipe["genotype"]
+        return levels
+
+    def shards(self, study: str) -> dict[object, object]:
+        store = open_study(self.storage, study)
+        found = {key: record.measurement for key, record in store.measurements().items()}
+        store.close()
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def job(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_llama: Path,
+    tiny_table: Path,
+    calibration: Path,
+) -> Job:
+    return Job(
+        tmp_path_factory.mktemp("job"),
+        (
+            str(tiny_llama),
+            "--target-speedup=1.5x",
+            f"--latency-table={tiny_table}",
+            "--workload=1x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=40000",
+            "--workers=2",
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job) -> tuple[str, str]:
+    """The outputs of one search that nobody touched; its study is `undisturbed`."""
+    return job.run("search", "undisturbed")
+
+
+def test_search_leaves_a_whole_report(job: Job, undisturbed: tuple[str, str]) -> None:
+    report = json.loads((job.folder / "undisturbed" / "report.json").read_text("utf-8"))
+
+    assert report.keys() >= FIELDS
+    assert report["gate"]["passed"] is True
+    assert report["speedup"]["predicted"] >= 1.5
+    assert report["parameters"]["compressed"] < report["parameters"]["dense"]
+    for name in ("report.md", "report.html", "recipe.yaml", "model/config.json"):
+        assert (job.folder / "undisturbed" / name).is_file()
+
+
+def test_search_ends_no_worse_than_its_baselines(job: Job, undisturbed: tuple[str, str]) -> None:
+    report = json.loads((job.folder / "undisturbed" / "report.json").read_text("utf-8"))
+
+    for baseline in report["baselines"].values():
+        assert report["loss"]["kl"] <= 1.1 * baseline["kl"]
+
+
+def test_checkpoint_answers_in_a_process_that_knows_nothing_of_us(
+    job: Job, undisturbed: tuple[str, str], tmp_path: Path
+) -> None:
+    script = (
+        "import sys, torch\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "m = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "print(m.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=5, pad_token_id=0).shape[1])\n"
+        "assert not any(name.startswith('autocompress') for name in sys.modules)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(job.folder / "undisturbed" / "model")],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "8"
+
+
+def test_scratch_folders_are_gone(job: Job, undisturbed: tuple[str, str]) -> None:
+    assert not list(job.folder.glob(".autocompress-*"))
+
+
+def test_studies_and_report_know_the_study(job: Job, undisturbed: tuple[str, str]) -> None:
+    where = f"--storage={job.storage}"
+    base = [sys.executable, "-m", "autocompress"]
+    listed = subprocess.run([*base, "studies", where], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [*base, "report", "undisturbed", where], capture_output=True, text=True, check=True
+    )
+
+    assert "undisturbed" in listed.stdout
+    assert "finished" in listed.stdout
+    assert printed.stdout == (job.folder / "undisturbed" / "report.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
+def test_killed_search_resumes_to_the_same_winner_and_trials(
+    job: Job, undisturbed: tuple[str, str], share: float
+) -> None:
+    study = f"killed-{share}"
+    wanted = int(share * len(job.shards("undisturbed")))
+    process = job.start("search", study)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        rows = [row for row in list_studies(job.storage) if row.name == study]
+        if rows and len(job.shards(study)) >= wanted:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = job.shards(study)
+
+    job.run("resume", study)
+
+    assert before
+    assert job.winner(study) == job.winner("undisturbed")
+    assert job.shards(study) == job.shards("undisturbed")
+    assert before.items() <= job.shards(study).items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--workers=1",), ("--workers=3",), ("--pool=ray",)])
+def test_workers_and_pools_do_not_change_the_search(
+    job: Job, undisturbed: tuple[str, str], flags: tuple[str, ...]
+) -> None:
+    study = "pool" + flags[0].replace("=", "-")
+
+    job.run("search", study, *flags)
+
+    assert job.winner(study) == job.winner("undisturbed")
+    assert job.shards(study) == job.shards("undisturbed")
+
+
+@pytest.mark.slow
+def test_interrupted_search_says_how_to_go_on(job: Job, undisturbed: tuple[str, str]) -> None:
+    process = job.start("search", "interrupted")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(row.name == "interrupted" and row.n_trials for row in list_studies(job.storage)):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert "autocompress resume" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_profile_writes_a_table_that_a_search_imports(
+    job: Job, tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "table.json"
+    common = [str(tiny_llama), "--workload=1x8+4", f"--calibration={calibration}", "--context=16"]
+    subprocess.run(
+        [sys.executable, "-m", "autocompress", "profile", *common, f"--output={table}"],
+        check=True,
+        env=os.environ | {"AUTOCOMPRESS_CACHE": str(job.folder / "cache")},
+        capture_output=True,
+    )
+
+    values = json.loads(table.read_text("utf-8"))
+
+    assert values["workload"] == "1x8+4"
+    assert {row["kind"] for row in values["rows"]} == {"attention", "mlp"}
+    assert len(values["samples"]) == 24

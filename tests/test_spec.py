@@ -1,0 +1,238 @@
+"""Flags and YAML become one checked spec, or one message that names every offender."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.errors import SpecError
+from autocompress.spec import SearchSpec, Workload, from_mapping, parse_seconds, read_yaml
+
+LEAST = {"model": "folder", "target_speedup": 2}
+
+WORKLOADS = st.builds(
+    Workload, st.integers(1, 10**4), st.integers(1, 10**6), st.integers(1, 10**6)
+)
+TEXTS = st.text(min_size=1, max_size=20).filter(str.strip)
+SPECS = st.builds(
+    SearchSpec,
+    model=TEXTS,
+    target_speedup=st.floats(1, 1000, exclude_min=True),
+    space=st.sampled_from([("depth",), ("width",), ("depth", "width")]),
+    workload=WORKLOADS,
+    device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
+    dtype=st.sampled_from(["auto", "bfloat16", "float32"]),
+    calibration=st.none() | TEXTS,
+    latency_table=st.none() | TEXTS,
+    quality_floor=st.floats(1, 1e9, exclude_min=True),
+    budget_seconds=st.none() | st.integers(1, 10**6).map(float),
+    max_tokens=st.none() | st.integers(1, 10**15),
+    workers=st.none() | st.integers(1, 4096),
+    pool=st.just("ray"),
+    address=st.none() | TEXTS,
+    context=st.integers(16, 10**6),
+    seed=st.integers(0, 2**32 - 1),
+    trust_remote_code=st.booleans(),
+)
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(SpecError) as caught:
+        from_mapping(LEAST | values)
+    return str(caught.value)
+
+
+@given(SPECS)
+def test_json_gives_the_spec_back(spec: SearchSpec) -> None:
+    assert from_mapping(spec.to_json()) == spec
+
+
+@given(WORKLOADS)
+def test_a_workload_reads_what_it_writes(workload: Workload) -> None:
+    assert Workload.parse(str(workload)) == workload
+
+
+def test_the_least_that_is_needed_is_a_model_and_a_target() -> None:
+    spec = from_mapping(LEAST)
+
+    assert spec == SearchSpec(model="folder", target_speedup=2.0)
+
+
+def test_every_field_has_a_reader() -> None:
+    known = {field.name for field in dataclasses.fields(SearchSpec)}
+
+    listed = refusal(nothing_like_it=1).partition("Known: ")[2].removesuffix(".").split(", ")
+
+    assert set(listed) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "speedup"), [("2", 2.0), ("2x", 2.0), ("1.5X", 1.5), (" 3 x", 3.0), (1.01, 1.01)]
+)
+def test_a_target_is_read(text: object, speedup: float) -> None:
+    assert from_mapping(LEAST | {"target_speedup": text}).target_speedup == speedup
+
+
+@pytest.mark.parametrize("value", ["0x", "1x", "-2", "nan", "inf", "1001", 0, 1, -2])
+def test_a_target_that_is_none_is_refused(value: object) -> None:
+    message = refusal(target_speedup=value)
+
+    assert message == f"target_speedup: `1 < value <= 1000` must hold, but got {value}."
+
+
+@pytest.mark.parametrize("value", ["abc", "", "x", "2xx", "2,5", [2], True])
+def test_a_target_that_is_no_number_is_refused(value: object) -> None:
+    assert refusal(target_speedup=value) == (
+        f"target_speedup: a number must hold, but got {value!r}."
+    )
+
+
+def test_what_is_missing_is_named_with_the_way_to_give_it() -> None:
+    with pytest.raises(SpecError) as caught:
+        from_mapping({})
+
+    assert str(caught.value) == (
+        "model: missing; give MODEL or write it into autocompress.yaml. "
+        "target_speedup: missing; give --target-speedup or write it into autocompress.yaml."
+    )
+
+
+def test_none_is_as_good_as_missing() -> None:
+    spec = from_mapping(LEAST | {"workers": None, "context": None})
+
+    assert (spec.workers, spec.context) == (None, 256)
+
+
+def test_all_offenders_are_in_one_message() -> None:
+    message = refusal(
+        target_speedup="abc", spaace="depth", seed=-1, device="gpu", pool="rai", context=8
+    )
+
+    assert "\n" not in message
+    for offender in (
+        "Unknown key 'spaace'; did you mean 'space'?",
+        "target_speedup: a number must hold, but got 'abc'.",
+        "seed: `0 <= value <= 4294967295` must hold, but got -1.",
+        "device: `auto`, `cpu`, `cuda` or `cuda:N` must hold, but got 'gpu'.",
+        "pool: unknown 'rai'; did you mean 'ray'? Known: local, ray.",
+        "context: `16 <= value <= 1000000` must hold, but got 8.",
+    ):
+        assert offender in message
+    assert "target_speedup: missing" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("modell", "model"), ("taget-speedup", "target_speedup"), ("worker", "workers")],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str) -> None:
+    written = key.replace("-", "_")
+
+    assert f"Unknown key '{written}'; did you mean '{near}'?" in refusal(**{key: 1})
+
+
+def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
+    assert "Unknown key 'qqqq'. Known: address, budget_seconds, " in refusal(qqqq=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("space", "dept", "unknown 'dept'; did you mean 'depth'? Known: depth, width."),
+        ("space", "", "unknown ''. Known: depth, width."),
+        ("space", [], "a list of spaces must hold, but got []."),
+        ("space", 3, "a list of spaces must hold, but got 3."),
+        ("dtype", "float16", "Known: auto, bfloat16, float32."),
+        ("engine", "vllm", "unknown 'vllm'. Known: torch."),
+        ("strategy", "evolv", "did you mean 'evolve'? Known: evolve."),
+        ("workload", "1x2", "`BxP+G` with whole numbers from 1 must hold, but got '1x2'."),
+        ("workload", "0x2+3", "`BxP+G` with whole numbers from 1 must hold, but got '0x2+3'."),
+        ("budget_seconds", "0s", "a duration such as 30m must hold, but got '0s'."),
+        ("budget_seconds", "3 days", "a duration such as 30m must hold, but got '3 days'."),
+        ("max_tokens", "1e6", "a whole number must hold, but got '1e6'."),
+        ("workers", 0, "`1 <= value <= 4096` must hold, but got 0."),
+        ("workers", 1.5, "a whole number must hold, but got 1.5."),
+        ("seed", True, "a whole number must hold, but got True."),
+        ("model", "  ", "a text must hold, but got '  '."),
+        ("model", 3, "a text must hold, but got 3."),
+        ("trust_remote_code", "yes", "true or false must hold, but got 'yes'."),
+        ("quality_floor", 1, "`1 < value <= 1e+09` must hold, but got 1."),
+        ("device", "cuda:x", "`auto`, `cpu`, `cuda` or `cuda:N` must hold, but got 'cuda:x'."),
+    ],
+)
+def test_a_bad_value_is_named_with_its_key(key: str, value: object, reason: str) -> None:
+    message = refusal(**{key: value})
+
+    assert message.startswith(f"{key}: ")
+    assert message.endswith(reason)
+
+
+def test_an_address_needs_ray() -> None:
+    message = refusal(address="ray://head:10001")
+
+    assert message == "address: `pool: ray` must hold when an address is given."
+
+
+@pytest.mark.parametrize(
+    ("value", "space"),
+    [
+        ("auto", ("depth", "width")),
+        ("width,depth", ("depth", "width")),
+        (["width"], ("width",)),
+        ("depth, depth", ("depth",)),
+    ],
+)
+def test_spaces_are_kept_in_one_order(value: object, space: tuple[str, ...]) -> None:
+    assert from_mapping(LEAST | {"space": value}).space == space
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90.0), ("30m", 1800.0), ("1.5h", 5400.0), ("10", 10.0), (45, 45.0), ("2 h", 7200.0)],
+)
+def test_a_duration_is_read(value: object, seconds: float) -> None:
+    assert parse_seconds(value) == seconds
+
+
+def test_dashes_and_underscores_are_one() -> None:
+    spec = from_mapping({"model": "m", "target-speedup": "2x", "max-tokens": "1_000"})
+
+    assert (spec.target_speedup, spec.max_tokens) == (2.0, 1000)
+
+
+def test_a_spec_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "autocompress.yaml"
+    file.write_text("model: tiny\ntarget-speedup: 1.5x\nspace: [depth]\n", "utf-8")
+
+    spec = from_mapping(read_yaml(file))
+
+    assert spec == SearchSpec(model="tiny", target_speedup=1.5, space=("depth",))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"model: [", " is not YAML: while parsing "),
+        (b"model: \xff", " is not YAML: "),
+        (b"", " must hold a mapping of names to values."),
+        (b"- model", " must hold a mapping of names to values."),
+        (b"1: model", " must hold a mapping of names to values."),
+    ],
+    ids=["open list", "not UTF-8", "empty", "list", "number as a name"],
+)
+def test_a_bad_spec_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_bytes(content)
+
+    with pytest.raises(SpecError, match=re.escape(f"{file}{reason}")) as caught:
+        read_yaml(file)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_spec_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.yaml: No such file or directory\.$"):
+        read_yaml(tmp_path / "none.yaml")
