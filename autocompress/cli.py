@@ -1,12 +1,13 @@
 """The command line: flags and files in, one line for every failure out."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AutocompressError as error:
         print(f"autocompress: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("autocompress: interrupted; go on with `autocompress resume`.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"autocompress: interrupted{stop}.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader went away (`| head`); Python must not complain once more while it ends.
@@ -179,7 +180,8 @@ def _search(parsed: argparse.Namespace) -> None:
     name = parsed.study or _name(spec)
     output = parsed.output or DEFAULT_OUTPUT / name
     observer = _observer(parsed.json)
-    report = studies.start(spec, parsed.storage, name, output, observer)
+    with _resumable(name, parsed.storage):
+        report = studies.start(spec, parsed.storage, name, output, observer)
     observer.end()
     _conclude(report.to_json(), output, parsed.json)
 
@@ -189,7 +191,8 @@ def _resume(parsed: argparse.Namespace) -> None:
 
     output = parsed.output or DEFAULT_OUTPUT / parsed.study
     observer = _observer(parsed.json)
-    report = studies.resume(parsed.storage, parsed.study, output, observer)
+    with _resumable(parsed.study, parsed.storage):
+        report = studies.resume(parsed.storage, parsed.study, output, observer)
     observer.end()
     _conclude(report.to_json(), output, parsed.json)
 
@@ -232,7 +235,7 @@ def _report(parsed: argparse.Namespace) -> None:
         )
     report = Report.from_json(row.report)
     if parsed.output is None:
-        print(to_markdown(report))
+        print(to_markdown(report), end="")
     else:
         write_report(report, parsed.output)
 
@@ -246,6 +249,18 @@ def _studies(parsed: argparse.Namespace) -> None:
             f"{row.name:<40} {row.state:<9} {row.created_at:<26} {row.n_trials:>6} trials  "
             f"{row.spec.get('model')} {target}x"
         )
+
+
+@contextlib.contextmanager
+def _resumable(study: str, storage: str) -> Iterator[None]:
+    """Let an interruption say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from autocompress.store.database import masked
+
+        where = "" if storage == DEFAULT_STORAGE else f" --storage {masked(storage)}"
+        raise KeyboardInterrupt(f"; go on with `autocompress resume {study}{where}`") from None
 
 
 def _name(spec: SearchSpec) -> str:

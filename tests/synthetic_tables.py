@@ -34,7 +34,8 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
         entries = moves.random_candidate(constraint, useful_entries(cost), rng)
         share = cost.of(entries) / cost.dense
         spent = Spent(dense.prefill * share, dense.decode * share)
-        samples.append(Sample(entries, spent, spent))
+        kept = tuple(choice.kept for choice in space.choices(space.genotype(entries)))
+        samples.append(Sample(kept, spent, spent))
     return LatencyTable(
         "torch", "0", "arithmetic", 1, workload, profile, tuple(samples), (1.0, 1.0, 1.0)
     )

@@ -54,7 +54,7 @@ class LatencyTable:
         cost = self.cost(space)
         dense = cost.dense
         held_out = self.samples[2::3]
-        predicted = [cost.of(sample.entries) for sample in held_out]
+        predicted = [cost.of(entries_of(space, sample)) for sample in held_out]
         measured = [_mean(sample, self.workload) for sample in held_out]
         errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
         twice = [
@@ -97,7 +97,7 @@ class LatencyTable:
                 for row in self.profile.rows
             ],
             "samples": [
-                {"entries": list(s.entries), "spent": _pair(s.spent), "again": _pair(s.again)}
+                {"kept": list(s.kept), "spent": _pair(s.spent), "again": _pair(s.again)}
                 for s in self.samples
             ],
             "scales": list(self.scales),
@@ -138,10 +138,12 @@ def fit(
     rows = []
     fitted = [s for i, s in enumerate(samples) if i % 3 != 2]
     # The dense model is known best: it counts as often as all other configurations together.
-    dense = Sample((0,) * len(space.sites), profile.dense, profile.dense)
+    dense = Sample(tuple(site.units for site in space.sites), profile.dense, profile.dense)
     for sample, weight in [*((s, 1.0) for s in fitted), (dense, math.sqrt(len(fitted)))]:
         parts = [plain.fixed, 0.0, 0.0]
-        for site, costs, entry in zip(space.sites, plain.sites, sample.entries, strict=True):
+        for site, costs, entry in zip(
+            space.sites, plain.sites, entries_of(space, sample), strict=True
+        ):
             parts[1 if site.kind is SiteKind.ATTENTION else 2] += costs[entry]
         time = _mean(sample, workload)
         rows.append([weight * part / time for part in parts] + [weight])
@@ -173,13 +175,33 @@ def read_table(values: Mapping[str, Json], space: SearchSpace) -> LatencyTable:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(f"Not a latency table: {error}.") from error
-    if any(len(sample.entries) != len(space.sites) for sample in table.samples):
+    if len(table.samples) < 3:
+        raise SpecError("`3 or more samples` must hold, but the latency table has fewer.")
+    if any(len(sample.kept) != len(space.sites) for sample in table.samples):
         raise SpecError(
             f"The latency table is of another model: `{len(space.sites)} sites` must hold, but "
-            f"its samples have {len(table.samples[0].entries)}."
+            f"its samples have {len(table.samples[0].kept)}."
         )
-    table.cost(space)
+    table.check(space)
     return table
+
+
+def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
+    """Return the menu entries of a measured configuration.
+
+    Raises:
+        SpecError: If the space lacks one of its choices.
+    """
+    entries = []
+    for site, menu, kept in zip(space.sites, space.menus, sample.kept, strict=True):
+        found = [i for i, entry in enumerate(menu) if entry.choice.kept == kept]
+        if not found:
+            raise SpecError(
+                f"The latency table is of another space: layer {site.layer} {site.kind} cannot "
+                f"keep {kept} of {site.units} units."
+            )
+        entries.append(found[0])
+    return tuple(entries)
 
 
 def _cost(
@@ -245,8 +267,11 @@ def _row(value: Json) -> Row:
 
 def _sample(value: Json) -> Sample:
     row = _mapping(value)
-    entries = tuple(int(str(entry)) for entry in _list(row["entries"]))
-    return Sample(entries, _spent(row["spent"]), _spent(row["again"]))
+    kept = tuple(int(str(units)) for units in _list(row["kept"]))
+    sample = Sample(kept, _spent(row["spent"]), _spent(row["again"]))
+    if min(sample.spent.prefill, sample.again.prefill) <= 0:
+        raise ValueError("a sample must take more than 0 ms")
+    return sample
 
 
 def _three(value: Json) -> tuple[float, float, float]:

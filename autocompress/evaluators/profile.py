@@ -60,7 +60,7 @@ class Profile:
 class Sample:
     """One whole configuration, measured twice: `again` is independent of `spent`."""
 
-    entries: tuple[int, ...]
+    kept: tuple[int, ...]
     spent: Spent
     again: Spent
 
@@ -111,7 +111,7 @@ class Profiler:
         plans = [space.choices(space.genotype(entries)) for entries in candidates]
         measured = self._ratios(plans, 2 * rounds, seed, progress)
         result = []
-        for entries, pairs in zip(candidates, measured.pairs, strict=True):
+        for plan, pairs in zip(plans, measured.pairs, strict=True):
             halves = [
                 Spent(
                     measured.dense.prefill * statistics.median(p.prefill for p in part),
@@ -119,7 +119,7 @@ class Profiler:
                 )
                 for part in (pairs[0::2], pairs[1::2])
             ]
-            result.append(Sample(entries, halves[0], halves[1]))
+            result.append(Sample(tuple(c.kept for c in plan), halves[0], halves[1]))
         return result
 
     def _ratios(
@@ -129,10 +129,10 @@ class Profiler:
         dense_runs: list[Spent] = []
         pairs: list[list[Spent]] = [[] for _ in plans]
         self._time_dense()
+        before = self._time_dense()
         done = 0
         for _ in range(rounds):
             for index in rng.permutation(len(plans)):
-                before = self._time_dense()
                 own = self._time(plans[index])
                 after = self._time_dense()
                 beside = Spent(
@@ -142,6 +142,7 @@ class Profiler:
                 pairs[index].append(
                     Spent(own.prefill / beside.prefill, own.decode / beside.decode)
                 )
+                before = after
                 done += 1
                 progress(done, rounds * len(plans))
         dense = Spent(

@@ -79,19 +79,23 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"Cannot load {folder}: {_one_line(error)}") from error
     # `output_loading_info` makes a pair of it, which the declared type leaves out.
     model, problems = cast("tuple[PreTrainedModel, Mapping[str, set[object]]]", loaded)
-    missing = [
-        name
-        for kind in ("missing_keys", "mismatched_keys")
-        for name in sorted(map(str, problems[kind]))
-    ]
+    # Absent tensors come by name, those of another shape as (name, theirs, ours).
+    missing = sorted(map(str, problems["missing_keys"]))
+    misshapen = sorted(map(str, problems["mismatched_keys"]))
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} tensors of its config, such as {missing[0]}."
+        )
+    if misshapen:
+        raise ModelError(
+            f"{len(misshapen)} tensors of {folder} have another shape than its config gives them, "
+            f"such as {misshapen[0]}."
         )
     model.eval()
     model.requires_grad_(False)

@@ -30,10 +30,12 @@ def read_documents(path: str | None) -> list[str]:
         return sample_text.read_documents()
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise TextError(f"Cannot read calibration text {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise TextError(f"Calibration text {path} is not UTF-8: {error.reason}.") from error
+    except OSError as error:
+        raise TextError(f"Cannot read calibration text {path}: {error.strerror}.") from error
+    except (RuntimeError, ValueError) as error:  # an unknown `~user`, a NUL in the path
+        raise TextError(f"Cannot read calibration text {path!r}: {error}.") from error
     if not text.strip():
         raise TextError(f"Calibration text {path} is empty.")
     return _json_documents(path, text) if path.endswith(".jsonl") else _plain_documents(text)
@@ -42,9 +44,10 @@ def read_documents(path: str | None) -> list[str]:
 def split_documents(documents: Sequence[str]) -> dict[Split, list[str]]:
     """Deal the documents out, each to the split that lacks most of its share of characters.
 
-    The order is that of their digests: it depends on the documents alone.
+    The order is that of their digests: it depends on the documents alone. Equal documents count
+    once, or two splits would hold the same text.
     """
-    ordered = sorted(documents, key=lambda text: hashlib.blake2b(text.encode()).digest())
+    ordered = sorted(set(documents), key=lambda text: hashlib.blake2b(text.encode()).digest())
     dealt: dict[Split, list[str]] = {split: [] for split in Split}
     sizes = dict.fromkeys(Split, 0)
     for document in ordered:
@@ -103,7 +106,7 @@ def fingerprint(sequences: Mapping[Split, np.ndarray]) -> str:
 
 def _json_documents(path: str, text: str) -> list[str]:
     documents = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -112,6 +115,8 @@ def _json_documents(path: str, text: str) -> list[str]:
             raise TextError(f"{path}:{number} is not JSON with a field `text`.") from error
         if not isinstance(document, str):
             raise TextError(f"{path}:{number}: `text` must hold text.")
+        if not document.isascii() and any("\ud800" <= letter <= "\udfff" for letter in document):
+            raise TextError(f"{path}:{number}: `text` holds half a character (a lone surrogate).")
         documents.append(document)
     return documents
 

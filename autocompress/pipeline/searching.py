@@ -17,9 +17,9 @@ from autocompress.spaces.cost import Constraint
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
-# The first constraint asks for this much more than the target: what the interval of an end-to-end
-# measurement is wide on a quiet machine. A miss is corrected from the measurement all the same.
-MARGIN = 1.015
+# The first constraint asks for this much more than the target: about what the interval of an
+# end-to-end measurement is wide on a quiet machine. A miss is corrected from the measurement.
+MARGIN = 1.02
 MOST_CORRECTIONS = 4
 FINALISTS = 6
 SELECTION_SEQUENCES = 96
@@ -68,7 +68,7 @@ def search(
     spec, space = prepared.spec, prepared.space
     cost = table.cost(space)
     started = time.monotonic()
-    target_used = min(spec.target_speedup * (1.0 if prepared.imported else MARGIN), fastest)
+    target_used = min(spec.target_speedup * MARGIN, fastest)
     corrections: list[Correction] = []
     history: tuple[Progress, ...] = ()
     extra: tuple[Genotype, ...] = ()

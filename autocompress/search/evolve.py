@@ -21,6 +21,8 @@ from autocompress.spaces.cost import Constraint, useful_entries
 from autocompress.spaces.moves import Entries
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
+TOURNAMENT = 4
+
 Stopper = Callable[[int], str | None]
 """Asked before each generation with its number; a reason ends the search."""
 
@@ -113,6 +115,7 @@ class EvolveStrategy:
         self._draw = 0
         self._scale = 1.0
         self._finalists: list[Genotype] = []
+        self._losses: list[list[float]] = []
         self.parents: Parents | None = None
         self.stopped_because = ""
         self._steps = self._run()
@@ -128,10 +131,14 @@ class EvolveStrategy:
         self._asked = next(self._steps, None)
 
     def standing(self) -> Standing:
-        """Return where the search stands; the loss is that of the parent on the present draw."""
-        loss = (
-            float("inf") if self._parent is None else self._ledger.loss(self._parent, self._draw)
-        )
+        """Return where the search stands.
+
+        Losses on different draws do not compare, so the parent's is expressed on the first draw:
+        scaled by what the same parent lost on the old draw and on the new one.
+        """
+        loss = float("inf")
+        if self._parent is not None:
+            loss = self._scale * self._ledger.loss(self._parent, self._draw)
         return Standing(self._generation, self._ledger.tokens, loss, self._parent)
 
     def finalists(self, n: int) -> list[Genotype]:
@@ -155,7 +162,8 @@ class EvolveStrategy:
             self._generation = generation
             if draw != self._draw:
                 before = self._ledger.loss(self._parent, self._draw)
-                self._scale *= before / self._ledger.loss(self._parent, draw)
+                after = self._ledger.loss(self._parent, draw)
+                self._scale *= before / after if after > 0 else 1.0
                 self._draw = draw
             if best[0] != self._parent:
                 last_better = generation
@@ -184,7 +192,8 @@ class EvolveStrategy:
         }
         n = min(self._settings.single_sequences, self._available)
         yield from self._measure(list(genotypes.values()), Fidelity(Split.SEARCH, 0, 0, n))
-        losses = [[0.0] * len(menu) for menu in menus]
+        self._ledger.best(genotypes.values(), 0, n, 1)  # raises if every one of them failed
+        losses = self._losses = [[0.0] * len(menu) for menu in menus]
         for (site, entry), genotype in genotypes.items():
             losses[site][entry] = self._ledger.loss(genotype, 0)
         solution = knapsack.solve(
@@ -192,6 +201,9 @@ class EvolveStrategy:
         )
         rng = self._rng(0)
         if solution is None:
+            # The knapsack rounds costs up: it misses a limit that only the least candidate meets.
+            solution = tuple(entries[-1] for entries in self._allowed)
+        if self.constraint.violation_of(solution) > 0:
             raise UnreachableTarget("No candidate of the space meets the constraint.")
         filled = moves.fill(solution, self.constraint, self._allowed, rng)
         uniform = moves.evenly_spaced(self.constraint) or moves.evenly_narrow(self.constraint)
@@ -216,10 +228,16 @@ class EvolveStrategy:
         rng = self._rng(generation)
         start: Entries = self._space.entries(parent)
         found: dict[Genotype, None] = {}
-        for _ in range(20 * self._settings.offspring):
+        for attempt in range(20 * self._settings.offspring):
             if len(found) == self._settings.offspring:
                 break
-            mutant = self._space.genotype(moves.mutate(start, self.constraint, self._allowed, rng))
+            # Half of the offspring win a small tournament on the additive losses: likely mutants
+            # without giving up on those whose worth lies in how their sites interact.
+            rivals = [
+                moves.mutate(start, self.constraint, self._allowed, rng)
+                for _ in range(TOURNAMENT if attempt % 2 else 1)
+            ]
+            mutant = self._space.genotype(min(rivals, key=self._additive_loss))
             if mutant != parent and self._ledger.measurement(mutant, draw) is None:
                 found[mutant] = None
         return list(found)
@@ -237,7 +255,8 @@ class EvolveStrategy:
                 yield from self._measure(pool, Fidelity(Split.SEARCH, draw, read, end - read))
                 read = end
             last = rung is self._settings.rungs[-1]
-            pool = self._ledger.best(pool, draw, max(rung.survivors, keep if last else 1))
+            n = max(rung.survivors, keep if last else 1)
+            pool = self._ledger.best(pool, draw, read, n)
             if parent is not None and parent not in pool and not last:
                 pool.append(parent)
         return pool
@@ -248,6 +267,10 @@ class EvolveStrategy:
         missing = tuple(g for g in dict.fromkeys(genotypes) if not self._ledger.has(g, fidelity))
         if missing:
             yield Batch(missing, fidelity)
+
+    def _additive_loss(self, entries: Sequence[int]) -> float:
+        """Return the sum of the single changes' losses."""
+        return sum(losses[entry] for losses, entry in zip(self._losses, entries, strict=True))
 
     def _rng(self, generation: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._phase, generation])

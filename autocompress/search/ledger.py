@@ -15,21 +15,15 @@ class Ledger:
         self._known: dict[tuple[Genotype, int], dict[int, Measurement | None]] = {}
         self._ends: dict[tuple[Genotype, int], dict[int, int]] = {}
         self.tokens = 0
+        self.last_error = ""
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of one batch.
-
-        Raises:
-            EvaluationError: If every candidate of the batch failed.
-        """
-        if trials and all(trial.measurement is None for trial in trials):
-            raise EvaluationError(
-                f"All {len(trials)} candidates of a rung failed; the first: {trials[0].error}"
-            )
+        """Take the trials of one batch."""
         for trial in trials:
             key = (trial.genotype, trial.fidelity.draw)
             self._known.setdefault(key, {})[trial.fidelity.first] = trial.measurement
             self._ends.setdefault(key, {})[trial.fidelity.first] = trial.fidelity.end
+            self.last_error = trial.error or self.last_error
             self.tokens += trial.fidelity.sequences * self._context
 
     def has(self, genotype: Genotype, fidelity: Fidelity) -> bool:
@@ -37,19 +31,37 @@ class Ledger:
         ends = self._ends.get((genotype, fidelity.draw), {})
         return ends.get(fidelity.first) == fidelity.end
 
-    def measurement(self, genotype: Genotype, draw: int) -> Measurement | None:
-        """Return all that was measured of a candidate on a draw; None if nothing, or it failed."""
+    def measurement(
+        self, genotype: Genotype, draw: int, end: int | None = None
+    ) -> Measurement | None:
+        """Return what was measured of a candidate on a draw; None if nothing, or it failed.
+
+        Args:
+            end: Readings from this sequence on are left out.
+        """
         parts = self._known.get((genotype, draw), {})
-        found = [parts[first] for first in sorted(parts)]
+        found = [parts[first] for first in sorted(parts) if end is None or first < end]
         whole = [part for part in found if part is not None]
         return join(whole) if whole and len(whole) == len(found) else None
 
-    def loss(self, genotype: Genotype, draw: int) -> float:
-        """Return the loss over all that was read of a draw; infinite for a failed candidate."""
-        measurement = self.measurement(genotype, draw)
+    def loss(self, genotype: Genotype, draw: int, end: int | None = None) -> float:
+        """Return the loss over what was read of a draw; infinite for a failed candidate."""
+        measurement = self.measurement(genotype, draw, end)
         return math.inf if measurement is None else measurement.loss
 
-    def best(self, genotypes: Iterable[Genotype], draw: int, n: int) -> list[Genotype]:
-        """Return the n candidates of least loss on a draw, best first; ties go by genotype."""
-        ranked = sorted(genotypes, key=lambda g: (self.loss(g, draw), g.levels))
-        return [g for g in ranked[:n] if math.isfinite(self.loss(g, draw))]
+    def best(self, genotypes: Iterable[Genotype], draw: int, end: int, n: int) -> list[Genotype]:
+        """Return the n candidates of least loss before a sequence, best first, ties by genotype.
+
+        Failed candidates are left out.
+
+        Raises:
+            EvaluationError: If all of them failed.
+        """
+        losses = {genotype: self.loss(genotype, draw, end) for genotype in genotypes}
+        ranked = sorted(losses, key=lambda g: (losses[g], g.levels))
+        alive = [g for g in ranked[:n] if math.isfinite(losses[g])]
+        if not alive:
+            raise EvaluationError(
+                f"All {len(losses)} candidates of a rung failed; the last: {self.last_error}"
+            )
+        return alive

@@ -67,11 +67,13 @@ def useful_entries(cost: AdditiveCost, least_saving: float = 0.0) -> tuple[tuple
         for entry in range(1, len(costs)):
             if costs[entry] < costs[picked[-1]] - least_saving:
                 picked.append(entry)
-        useful.append(tuple(picked))
+        # The cheapest stays whatever it saves: what is reachable must not depend on this sieve.
+        cheapest = min(range(len(costs)), key=lambda entry: (costs[entry], entry))
+        useful.append(tuple(dict.fromkeys([*picked, max(cheapest, picked[-1])])))
     return tuple(useful)
 
 
 def least_left(cost: AdditiveCost) -> float:
     """Return the lowest cost of a candidate that still has a site: nothing is no model."""
-    cheapest = min(min((c for c in costs if c > min(costs)), default=0.0) for costs in cost.sites)
-    return cost.least + cheapest
+    more = (c - min(costs) for costs in cost.sites for c in costs if c > min(costs))
+    return cost.least + min(more, default=0.0)

@@ -21,25 +21,21 @@ def repair(
     constraint: Constraint,
     allowed: Allowed,
     rng: np.random.Generator,
-    frozen: frozenset[int] = frozenset(),
 ) -> Entries:
-    """Compress random sites until the candidate is feasible, then give slack back.
+    """Compress random sites to random deeper levels until it is feasible; give slack back.
 
     Args:
         allowed: For each site the entries that may be taken, most units kept first; the first must
             cost the most and the last the least.
-        frozen: Sites that are touched only if the others do not suffice.
     """
     current = list(entries)
     while constraint.violation_of(current) > 0:
-        open_sites = [i for i, a in enumerate(allowed) if a.index(current[i]) < len(a) - 1]
-        preferred = [i for i in open_sites if i not in frozen] or open_sites
-        if not preferred:
+        site = _payer(current, allowed, rng, frozenset())
+        if site is None:
             break
-        site = preferred[rng.integers(len(preferred))]
-        position = allowed[site].index(current[site])
-        current[site] = allowed[site][int(rng.integers(position + 1, len(allowed[site])))]
-    return fill(current, constraint, allowed, rng, frozen)
+        deeper = _deeper(current[site], allowed[site])
+        current[site] = deeper[rng.integers(len(deeper))]
+    return fill(current, constraint, allowed, rng)
 
 
 def fill(
@@ -47,14 +43,18 @@ def fill(
     constraint: Constraint,
     allowed: Allowed,
     rng: np.random.Generator,
-    frozen: frozenset[int] = frozenset(),
+    last: frozenset[int] = frozenset(),
 ) -> Entries:
-    """Give every site, in random order, the least compressed entry that still fits."""
+    """Give every site, in random order, the least compressed entry that still fits.
+
+    Args:
+        last: Sites whose turn comes after all others'.
+    """
     current = list(entries)
     order = rng.permutation(len(current))
-    for site in sorted(order, key=lambda site: site in frozen):
+    for site in sorted(order, key=lambda site: site in last):
         for entry in allowed[site]:
-            if entry == current[site]:
+            if entry >= current[site]:
                 break
             trial = [*current[:site], entry, *current[site + 1 :]]
             if constraint.violation_of(trial) <= 0:
@@ -66,21 +66,37 @@ def fill(
 def mutate(
     entries: Sequence[int], constraint: Constraint, allowed: Allowed, rng: np.random.Generator
 ) -> Entries:
-    """Switch levels: give one site back and let another pay, `min(U1, U2)` times, U on 1..3.
+    """Move compression from some sites to others, `min(U1, U2)` times, U uniform on 1..3.
 
-    EvoPress (arXiv:2410.14649) switches between equal shares of a parameter count; under a latency
-    budget the shares differ, so the candidate is repaired.
+    Half of the moves exchange the entries of two sites of a kind: a drop goes to another layer,
+    the cost stays. The others switch levels: a site is given back some levels and random others
+    pay one level at a time. EvoPress (arXiv:2410.14649) switches between equal shares of a
+    parameter count; under a latency budget the shares differ, so the candidate is repaired.
     """
     current = list(entries)
-    switched: set[int] = set()
+    given: set[int] = set()
     for _ in range(min(rng.integers(1, 4), rng.integers(1, 4))):
-        given = [i for i, a in enumerate(allowed) if a.index(current[i]) > 0 and i not in switched]
-        if given:
-            site = given[rng.integers(len(given))]
-            position = allowed[site].index(current[site])
-            current[site] = allowed[site][int(rng.integers(position))]
-            switched.add(int(site))
-    return repair(current, constraint, allowed, rng, frozenset(switched))
+        site = _given_back(current, allowed, rng, given)
+        if site is None:
+            break
+        partners = [
+            other
+            for other, own in enumerate(constraint.space.sites)
+            if own.kind is constraint.space.sites[site].kind and current[other] < current[site]
+        ]
+        if partners and rng.random() < 0.5:
+            other = partners[rng.integers(len(partners))]
+            current[site], current[other] = current[other], current[site]
+        else:
+            lighter = [entry for entry in allowed[site] if entry < current[site]]
+            current[site] = lighter[rng.integers(len(lighter))]
+        given.add(site)
+    while constraint.violation_of(current) > 0:
+        site = _payer(current, allowed, rng, frozenset(given))
+        if site is None:
+            break
+        current[site] = _deeper(current[site], allowed[site])[0]
+    return fill(current, constraint, allowed, rng, last=frozenset(range(len(current))) - given)
 
 
 def random_candidate(
@@ -88,6 +104,27 @@ def random_candidate(
 ) -> Entries:
     """Compress random sites of the dense model, by random levels, until it is feasible."""
     return repair((0,) * len(allowed), constraint, allowed, rng)
+
+
+def _deeper(entry: int, allowed: Sequence[int]) -> list[int]:
+    return [other for other in allowed if other > entry]
+
+
+def _payer(
+    entries: Sequence[int], allowed: Allowed, rng: np.random.Generator, spared: frozenset[int]
+) -> int | None:
+    """Return a random site that can be compressed further; a spared one only if no other can."""
+    able = [i for i, entry in enumerate(entries) if entry < allowed[i][-1]]
+    preferred = [i for i in able if i not in spared] or able
+    return preferred[rng.integers(len(preferred))] if preferred else None
+
+
+def _given_back(
+    entries: Sequence[int], allowed: Allowed, rng: np.random.Generator, done: set[int]
+) -> int | None:
+    """Return a random site that can be compressed less and was not yet."""
+    able = [i for i, entry in enumerate(entries) if entry > allowed[i][0] and i not in done]
+    return able[rng.integers(len(able))] if able else None
 
 
 def evenly_spaced(constraint: Constraint) -> Entries | None:

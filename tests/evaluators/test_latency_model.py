@@ -61,7 +61,8 @@ def samples_of(space: SearchSpace, scales: tuple[float, ...], n: int = 24) -> li
     for _ in range(n):
         entries = tuple(int(rng.integers(len(menu))) for menu in space.menus)
         took = total(space, entries, scales)
-        found.append(Sample(entries, took, took))
+        kept = tuple(menu[e].choice.kept for menu, e in zip(space.menus, entries, strict=True))
+        found.append(Sample(kept, took, took))
     return found
 
 
@@ -92,7 +93,7 @@ def test_exact_samples_give_the_scales_that_made_them(
 def test_held_out_samples_are_not_read() -> None:
     samples = samples_of(SPACE, (1.0, 1.0, 1.0))
     wrong = [
-        Sample(s.entries, Spent(1e6, 1e6), Spent(1e6, 1e6)) if i % 3 == 2 else s
+        Sample(s.kept, Spent(1e6, 1e6), Spent(1e6, 1e6)) if i % 3 == 2 else s
         for i, s in enumerate(samples)
     ]
     profile = profile_of(SPACE, (1.0, 1.0, 1.0))
@@ -124,7 +125,7 @@ def test_exact_samples_leave_no_error() -> None:
 def test_the_check_reads_the_held_out_third_only() -> None:
     table = table_of(SPACE)
     samples = [
-        Sample(s.entries, Spent(2 * s.spent.prefill, 2 * s.spent.decode), s.again)
+        Sample(s.kept, Spent(2 * s.spent.prefill, 2 * s.spent.decode), s.again)
         if i % 3 == 2
         else s
         for i, s in enumerate(table.samples)

@@ -294,9 +294,7 @@ def test_a_candidate_that_fails_never_survives() -> None:
 
 
 def test_a_rung_where_all_fail_is_an_error() -> None:
-    with pytest.raises(
-        EvaluationError, match=r"All 15 candidates of a rung failed; the first: it"
-    ):
+    with pytest.raises(EvaluationError, match=r"All 15 candidates of a rung failed; the last: it"):
         run(strategy_at(2.0), lambda genotype, fidelity: None)
 
 

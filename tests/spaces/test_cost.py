@@ -74,11 +74,11 @@ def test_useful_entries_save_more_and_more(problem: Problem, least_saving: float
         assert all(later < earlier for earlier, later in itertools.pairwise(picked))
 
 
-@given(problems())
-def test_without_a_least_saving_the_cheapest_entry_is_useful(problem: Problem) -> None:
+@given(problems(), st.floats(0.0, 3.0))
+def test_the_cheapest_entry_is_always_useful(problem: Problem, least_saving: float) -> None:
     cost = problem.constraint.cost
 
-    for costs, useful in zip(cost.sites, useful_entries(cost), strict=True):
+    for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
         assert costs[useful[-1]] == min(costs)
 
 
