@@ -277,3 +277,16 @@ def test_isotonic_leaves_what_never_falls(values: list[float]) -> None:
 def test_isotonic_shares_a_fall_out() -> None:
     assert isotonic([0.0, 3.0, 1.0, 5.0]) == [0.0, 2.0, 2.0, 5.0]
     assert isotonic([0.0, -3.0, 1.0]) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_a_table_is_refused_by_a_space_that_lacks_its_choices(depth: bool) -> None:
+    part = make_space(4, 2, 256, depth=depth, width=not depth, ffn_step=64)
+
+    with pytest.raises(SpecError, match="of another space"):
+        read_table(table_of(SPACE).to_json(), part)
+
+
+def test_a_table_without_samples_is_refused() -> None:
+    with pytest.raises(SpecError, match="samples"):
+        read_table({**table_of(SPACE).to_json(), "samples": []}, SPACE)

@@ -189,3 +189,25 @@ def test_the_built_in_sample_is_python_and_no_tests() -> None:
     files = module_files(HELD_OUT_FOR_VALIDATION)
     assert {file.suffix for file in files} == {".py"}
     assert not any("test" in part for file in files for part in file.parts[-2:])
+
+
+def test_equal_documents_land_in_one_split() -> None:
+    dealt = split_documents(["same"] * 6)
+
+    assert sum(len(texts) for texts in dealt.values()) == 1
+
+
+def test_json_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    text = "one\u2028line\u0085still"
+    file = tmp_path / "text.jsonl"
+    file.write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    assert read_documents(str(file)) == [text]
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "\\ud800"}\n', encoding="utf-8")
+
+    with pytest.raises(TextError, match="surrogate"):
+        read_documents(str(file))

@@ -1,6 +1,7 @@
 """Evolution on a space small enough to count out, where it must find the optimum."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -20,6 +21,7 @@ from tests.search.synthetic import (
     measure,
     optimum,
     run,
+    trial_of,
 )
 
 SETTINGS = EvolveSettings(
@@ -355,3 +357,24 @@ def test_asking_twice_is_asking_once() -> None:
 
     assert strategy.ask() == strategy.ask()
     assert strategy.standing() == Standing(0, 0, math.inf, None)
+
+
+def test_a_loss_of_nothing_does_not_end_the_search() -> None:
+    def objective(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        return Measurement((0.0,) * fidelity.sequences, (1.0,) * fidelity.sequences, 15)
+
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, generations=4, epoch=2))
+    run(strategy, objective)
+
+    assert strategy.standing().loss == 0.0
+
+
+def test_the_loss_never_rises_when_the_draw_changes() -> None:
+    strategy = strategy_at(2.0, dataclasses.replace(SETTINGS, epoch=1))
+    losses = []
+    while (batch := strategy.ask()) is not None:
+        strategy.tell([trial_of(genotype, batch, measure) for genotype in batch.candidates])
+        losses.append(strategy.standing().loss)
+
+    # Rounding of the scales may lift a loss by its last digits.
+    assert all(later <= first * (1 + 1e-9) for first, later in itertools.pairwise(losses))
