@@ -31,6 +31,7 @@ class Setting:
     tokens: int
     context: int
     target: float
+    workload: str
 
     @property
     def storage(self) -> str:
@@ -44,6 +45,7 @@ class Setting:
             f"--latency-table={self.table}",
             f"--max-tokens={self.tokens}",
             f"--context={self.context}",
+            f"--workload={self.workload}",
             self.storage,
             f"--study={study}",
             f"--output={self.folder / study}",
@@ -98,9 +100,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--table", type=Path, help="latency table; measured if absent")
-    parser.add_argument("--tokens", type=int, default=300_000)
-    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=120_000)
+    parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--target", type=float, default=2.0)
+    parser.add_argument("--workload", default="1x16+8")
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -111,7 +114,8 @@ def main() -> None:
         table = arguments.table
         if table is None:
             table = folder / "table.json"
-            finish(["profile", str(arguments.model), f"--output={table}"])
+            workload = f"--workload={arguments.workload}"
+            finish(["profile", str(arguments.model), workload, f"--output={table}"])
         setting = Setting(
             arguments.model.resolve(),
             table.resolve(),
@@ -119,6 +123,7 @@ def main() -> None:
             arguments.tokens,
             arguments.context,
             arguments.target,
+            arguments.workload,
         )
         seconds = finish(setting.search("undisturbed"))
         expected = outcome(setting, "undisturbed")
