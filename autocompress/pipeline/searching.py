@@ -149,12 +149,13 @@ def _evolve(
 
     def after_batch() -> None:
         standing = strategy.standing()
-        if standing.best is None or (history and standing.generation == history[-1].generation):
+        generation = before.generation + standing.generation
+        if standing.best is None or (history and generation == history[-1].generation):
             return
         now = Progress(
             before.tokens + standing.tokens,
             time.monotonic() - started,
-            before.generation + standing.generation,
+            generation,
             standing.loss,
         )
         history.append(now)
