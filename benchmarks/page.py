@@ -139,8 +139,9 @@ def main() -> None:
         f"# What was measured\n\n{INTRODUCTION}",
         main_job(read("main-job.json")),
         f"## Against the baselines\n\n{COMPARISON}\n\n" + quality(read("quality.json")),
-        resumes(read("resume.json")),
     ]
+    if (RESULTS / "resume.json").is_file():
+        parts.append(resumes(read("resume.json")))
     page = ROOT / "docs" / "measured.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

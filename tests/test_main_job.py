@@ -15,6 +15,9 @@ import yaml
 
 from autocompress.store.study_store import list_studies, open_study
 
+# Whole searches: on a busy machine each may take minutes.
+pytestmark = pytest.mark.timeout(600)
+
 FIELDS = {
     "study", "model", "engine", "hardware", "workload", "target", "met", "verdict", "speedup",
     "latency_model", "loss", "baselines", "bytes", "bits", "parameters", "search", "gate",
@@ -50,7 +53,7 @@ class Job:
 
     def run(self, verb: str, study: str, *more: str) -> tuple[str, str]:
         process = self.start(verb, study, *more)
-        output, errors = process.communicate(timeout=100)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         return output, errors
 
