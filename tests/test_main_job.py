@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
 
 # Whole searches: on a busy machine each may take minutes.
@@ -228,4 +229,4 @@ def test_profile_writes_a_table_that_a_search_imports(
 
     assert values["workload"] == "1x8+4"
     assert {row["kind"] for row in values["rows"]} == {"attention", "mlp"}
-    assert len(values["samples"]) == 24
+    assert len(values["samples"]) == SAMPLES
