@@ -36,6 +36,8 @@ SPEC_FLAGS = (
     "pool",
     "address",
     "context",
+    "teacher_tokens",
+    "shards",
     "seed",
 )
 Values = Mapping[str, bool | int | float | str | None]
@@ -135,6 +137,12 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", help="local or ray")
     parser.add_argument("--address", help="a running Ray cluster; with --pool ray")
     parser.add_argument("--context", metavar="256", help="tokens of a calibration sequence")
+    parser.add_argument(
+        "--teacher-tokens", metavar="512", help="likeliest tokens kept of each dense prediction"
+    )
+    parser.add_argument(
+        "--shards", metavar="16", help="parts of a batch; raise it for more than 8 workers"
+    )
     parser.add_argument("--seed", help="of everything random")
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code that the model's folder brings"

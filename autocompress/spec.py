@@ -46,7 +46,9 @@ class SearchSpec:
 
     A study is a function of this, its latency rows and its recorded events. Units:
     `budget_seconds` of wall time for the search loop, `max_tokens` summed over candidates;
-    `context` is the length of a calibration sequence in tokens.
+    `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
+    model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
+    decides what shares its computation, and how many workers can help.
     """
 
     model: str
@@ -66,6 +68,8 @@ class SearchSpec:
     pool: str = "local"
     address: str | None = None
     context: int = 256
+    teacher_tokens: int = 512
+    shards: int = 16
     seed: int = 0
     trust_remote_code: bool = False
 
@@ -223,6 +227,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "pool": _one_of(POOLS),
     "address": _text,
     "context": _whole(16, 1_000_000),
+    "teacher_tokens": _whole(1, 10**9),
+    "shards": _whole(1, 65_536),
     "seed": _whole(0, 2**32 - 1),
     "trust_remote_code": _flag,
 }

@@ -9,7 +9,7 @@ from autocompress.evaluators.latency_model import LatencyTable
 from autocompress.evaluators.profile import Profile, Row, Sample, Spent
 from autocompress.spaces import moves
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import Constraint, useful_entries
+from autocompress.spaces.cost import under, useful_entries
 from autocompress.spec import Workload
 
 
@@ -30,7 +30,7 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
     rng = np.random.default_rng(0)
     samples = []
     for speedup in (1.2, 1.4, 1.6, 1.8, 2.0, 2.2):
-        constraint = Constraint(space, cost, cost.dense / speedup)
+        constraint = under(space, cost, cost.dense / speedup)
         entries = moves.random_candidate(constraint, useful_entries(cost), rng)
         share = cost.of(entries) / cost.dense
         spent = Spent(dense.prefill * share, dense.decode * share)

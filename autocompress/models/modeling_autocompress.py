@@ -54,6 +54,12 @@ class SkippingLayer(Protocol):
     mlp: Mlp | None
     post_attention_layernorm: nn.Module | None
 
+    def add_attention(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
+        """Return the residual stream, (B, T, hidden), after the attention."""
+
+    def add_mlp(self, hidden_states: Tensor) -> Tensor:
+        """Return the residual stream, (B, T, hidden), after the MLP."""
+
 
 def _skipping(base: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass of a decoder layer that runs only the sub-blocks it still has."""
@@ -69,22 +75,30 @@ def _skipping(base: type[nn.Module]) -> type[nn.Module]:
             position_embeddings: tuple[Tensor, Tensor] | None = None,
             **kwargs: object,
         ) -> Tensor:
-            if self.self_attn is not None:
-                attended, _ = self.self_attn(
-                    hidden_states=self.input_layernorm(hidden_states),
-                    attention_mask=attention_mask,
-                    position_ids=position_ids,
-                    past_key_values=past_key_values,
-                    use_cache=use_cache,
-                    position_embeddings=position_embeddings,
-                    **kwargs,
-                )
-                hidden_states = hidden_states + attended
-            if self.mlp is not None:
-                hidden_states = hidden_states + self.mlp(
-                    self.post_attention_layernorm(hidden_states)
-                )
-            return hidden_states
+            hidden_states = self.add_attention(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+            return self.add_mlp(hidden_states)
+
+        def add_attention(self, hidden_states: Tensor, **kwargs: object) -> Tensor:
+            if self.self_attn is None:
+                return hidden_states
+            normed = self.input_layernorm(hidden_states)
+            attended, _ = self.self_attn(hidden_states=normed, **kwargs)
+            added: Tensor = hidden_states + attended
+            return added
+
+        def add_mlp(self, hidden_states: Tensor) -> Tensor:
+            if self.mlp is None:
+                return hidden_states
+            added: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+            return added
 
     Layer.__name__ = Layer.__qualname__ = f"Skipping{base.__name__}"
     return Layer

@@ -3,6 +3,7 @@
 Dense tensors are kept once and shared: a choice costs only the tensors that differ.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
@@ -15,6 +16,7 @@ from autocompress.models.architecture import Architecture, read_architecture
 from autocompress.models.modeling_autocompress import (
     Attention,
     Mlp,
+    SkippingLayer,
     let_layers_skip,
     number_caches,
 )
@@ -45,54 +47,110 @@ class ShapedModel:
     """A causal LM whose sites can be set to any choice, again and again.
 
     Owns the model: its layers are turned into ones whose sub-blocks may be absent.
+
+    Args:
+        cache_bytes: Of narrowed tensors kept on the model's device; the least recently used go.
     """
 
-    def __init__(self, model: PreTrainedModel, space: SearchSpace, levels: LevelSource) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        space: SearchSpace,
+        levels: LevelSource,
+        cache_bytes: int = 2**30,
+    ) -> None:
         self.model = model
         self.space = space
         self.architecture: Architecture = read_architecture(model.config)
         self._levels = levels
-        self._layers = let_layers_skip(model.model.layers)
-        self._parts = [_Parts(cast("_DenseLayer", layer)) for layer in self._layers]
-        self._now = tuple(Choice(site.units, site.units) for site in space.sites)
+        self.layers: list[SkippingLayer] = let_layers_skip(model.model.layers)
+        self._parts = [_Parts(cast("_DenseLayer", layer)) for layer in self.layers]
+        self._now = [Choice(site.units, site.units) for site in space.sites]
+        self._cache = _TensorCache(cache_bytes)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
         """What the sites are set to now."""
-        return self._now
+        return tuple(self._now)
 
     def apply(self, choices: Sequence[Choice]) -> None:
         """Set every site; only the sites that change are touched."""
-        for site, old, new in zip(self.space.sites, self._now, choices, strict=True):
-            if old != new:
-                self._set(site, new)
-        self._now = tuple(choices)
-        number_caches(self._layers)
+        for index, choice in enumerate(choices):
+            self.set(index, choice)
+        number_caches(self.layers)
 
     def apply_dense(self) -> None:
         """Set every site back to the dense model's own tensors."""
         self.apply([Choice(site.units, site.units) for site in self.space.sites])
 
-    def _set(self, site: Site, choice: Choice) -> None:
-        layer, parts = self._layers[site.layer], self._parts[site.layer]
+    def set(self, index: int, choice: Choice) -> None:
+        """Set one site of the space; a KV cache needs `apply` before it counts right again."""
+        if self._now[index] == choice:
+            return
+        site = self.space.sites[index]
+        layer, parts = self.layers[site.layer], self._parts[site.layer]
         if site.kind is SiteKind.ATTENTION:
             layer.self_attn = None if choice.is_dropped else parts.attention
             layer.input_layernorm = None if choice.is_dropped else parts.attention_norm
-            inputs, output = parts.attention_inputs, parts.attention_output
+            linears = [*parts.attention_inputs, parts.attention_output]
         else:
             layer.mlp = None if choice.is_dropped else parts.mlp
             layer.post_attention_layernorm = None if choice.is_dropped else parts.mlp_norm
-            inputs, output = parts.mlp_inputs, parts.mlp_output
-        if choice.is_dropped:
-            return
+            linears = [*parts.mlp_inputs, parts.mlp_output]
         if choice.is_dense:
-            for part in (*inputs, output):
-                part.restore()
-            return
+            for linear in linears:
+                linear.restore()
+        elif not choice.is_dropped:
+            for linear, tensors in zip(linears, self._narrowed(index, choice), strict=True):
+                linear.put(tensors)
+        self._now[index] = choice
+
+    def _narrowed(self, index: int, choice: Choice) -> "_Narrowed":
+        """Return the tensors of a width: of the input projections, then of the output's."""
+        known = self._cache.get(index, choice)
+        if known is not None:
+            return known
+        site = self.space.sites[index]
+        parts = self._parts[site.layer]
+        is_attention = site.kind is SiteKind.ATTENTION
+        inputs = parts.attention_inputs if is_attention else parts.mlp_inputs
+        output = parts.attention_output if is_attention else parts.mlp_output
         level = self._levels.level(site, choice)
-        for part in inputs:
-            part.keep_rows(level.kept, part.rows // choice.total)
-        output.set_weight(level.output)
+        made = (
+            *(part.rows_of(level.kept, part.rows // choice.total) for part in inputs),
+            output.with_weight(level.output),
+        )
+        self._cache.add(index, choice, made)
+        return made
+
+
+_Tensors = tuple[nn.Parameter, nn.Parameter | None]
+_Narrowed = tuple[_Tensors, ...]
+
+
+class _TensorCache:
+    """Narrowed tensors by site and choice, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[int, Choice], _Narrowed] = OrderedDict()
+
+    def get(self, index: int, choice: Choice) -> _Narrowed | None:
+        key = (index, choice)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def add(self, index: int, choice: Choice, tensors: _Narrowed) -> None:
+        self._kept[index, choice] = tensors
+        self._bytes += _bytes(tensors)
+        while self._bytes > self._limit and len(self._kept) > 1:
+            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+
+
+def _bytes(tensors: _Narrowed) -> int:
+    return sum(t.numel() * t.element_size() for pair in tensors for t in pair if t is not None)
 
 
 class _LinearPart:
@@ -100,7 +158,7 @@ class _LinearPart:
 
     def __init__(self, linear: nn.Linear) -> None:
         self._linear = linear
-        self._weight = linear.weight
+        self._weight: nn.Parameter = cast(nn.Parameter, linear.weight)
         self._bias: nn.Parameter | None = linear.bias
 
     @property
@@ -110,28 +168,28 @@ class _LinearPart:
 
     def restore(self) -> None:
         """Put the dense tensors back."""
-        self._put(self._weight, self._bias)
+        self.put((self._weight, self._bias))
 
-    def keep_rows(self, units: Tensor, size: int) -> None:
-        """Keep the output rows of some units of `size` rows each."""
+    def put(self, tensors: _Tensors) -> None:
+        """Let the layer compute with these tensors."""
+        weight, bias = tensors
+        self._linear.weight = weight
+        self._linear.register_parameter("bias", bias)
+        self._linear.out_features, self._linear.in_features = weight.shape
+
+    def rows_of(self, units: Tensor, size: int) -> _Tensors:
+        """Return the dense tensors' output rows of some units of `size` rows each."""
         offsets = torch.arange(size, device=units.device)
         rows = (units[:, None] * size + offsets).flatten().to(self._weight.device)
-        bias = None if self._bias is None else self._bias[rows]
-        self._put(self._weight[rows], bias)
+        bias = None if self._bias is None else _parameter(self._bias[rows])
+        return _parameter(self._weight[rows]), bias
 
-    def set_weight(self, weight: Tensor) -> None:
-        """Replace the weight by a compensated one; the bias stays."""
-        self._put(weight.to(self._weight), self._bias)
-
-    def _put(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._linear.weight = _parameter(weight)
-        self._linear.register_parameter("bias", None if bias is None else _parameter(bias))
-        self._linear.out_features, self._linear.in_features = weight.shape
+    def with_weight(self, weight: Tensor) -> _Tensors:
+        """Return a compensated weight with the dense bias."""
+        return _parameter(weight.to(self._weight)), self._bias
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
-    if isinstance(tensor, nn.Parameter):
-        return tensor
     return nn.Parameter(tensor, requires_grad=False)
 
 

@@ -18,7 +18,7 @@ from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces import moves
-from autocompress.spaces.cost import AdditiveCost, Constraint, useful_entries
+from autocompress.spaces.cost import AdditiveCost, under, useful_entries
 from autocompress.spec import Workload
 
 PROFILE_ROUNDS = 7
@@ -71,9 +71,7 @@ def measure_table(
     # Every third is held out: both parts spread evenly over the whole range.
     speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
     candidates = [
-        moves.random_candidate(
-            Constraint(space, cost, cost.dense / speedup), useful_entries(cost), rng
-        )
+        moves.random_candidate(under(space, cost, cost.dense / speedup), useful_entries(cost), rng)
         for speedup in speedups
     ]
     observer.stage("latency check on whole configurations")

@@ -12,16 +12,22 @@ from transformers import PreTrainedTokenizerBase
 
 from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture
 from autocompress.operators.database import address
 from autocompress.operators.structured_obs import StructuredObs
+from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace, make_space
 from autocompress.spec import SearchSpec
 from autocompress.trial import Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
 REPORT_SEQUENCES = 256
+# Through a site at a time; shorter readings than the least waste even one core.
+CPU_TOKENS = 2048
+GPU_TOKENS = 32768
+TOKENS_AT_LEAST = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class Prepared:
     sequences: Mapping[Split, np.ndarray]
     device: torch.device
     imported: LatencyTable | None
+
+    @property
+    def cut(self) -> Cut:
+        """How batches are cut into shards."""
+        return Cut(self.spec.shards, max(1, TOKENS_AT_LEAST // self.spec.context))
 
     def session_plan(self, weights: str) -> SessionPlan:
         """Return what workers need; `weights` is the model's fingerprint."""
@@ -62,6 +73,10 @@ class Prepared:
             sequences=self.sequences,
             levels=cache_folder() / "levels" / name,
             seed=self.spec.seed,
+            limits=EvaluatorLimits(
+                teacher_tokens=self.spec.teacher_tokens,
+                tokens_at_once=GPU_TOKENS if self.device.type == "cuda" else CPU_TOKENS,
+            ),
         )
 
 

@@ -13,7 +13,7 @@ from autocompress.pipeline.prepared import Prepared
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Parents
-from autocompress.spaces.cost import Constraint
+from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
@@ -36,15 +36,12 @@ class Found:
 
     Args:
         speedup: Measured end to end.
-        target_used: The speedup that the last constraint stood for.
         parents: The baselines under the last constraint.
         history: Of the last evolution; losses under another constraint do not compare.
     """
 
     winner: Genotype
     speedup: MeasuredSpeedup
-    target_used: float
-    constraint: Constraint
     parents: Parents
     corrections: tuple[Correction, ...]
     history: tuple[Progress, ...]
@@ -76,7 +73,6 @@ def search(
     phase = 0
     while True:
         limit = constraint_for(cost, target_used, fastest, spec.space)
-        constraint = Constraint(space, cost, limit)
         left = None if spec.max_tokens is None else max(0, spec.max_tokens - spent.tokens)
         settings = EvolveSettings(max_tokens=left)
         if phase:
@@ -85,7 +81,7 @@ def search(
             )
         strategy = EvolveStrategy(
             space,
-            constraint,
+            under(space, cost, limit),
             settings,
             phase=phase,
             seed=spec.seed,
@@ -95,7 +91,7 @@ def search(
             extra=extra,
         )
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
-        history = _evolve(strategy, driver, observer, spent, settings, started)
+        history = _evolve(strategy, cost, driver, observer, spent, settings, started)
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
@@ -120,8 +116,6 @@ def search(
             return Found(
                 winner,
                 speedup,
-                target_used,
-                constraint,
                 parents,
                 tuple(corrections),
                 history,
@@ -138,6 +132,7 @@ def search(
 
 def _evolve(
     strategy: EvolveStrategy,
+    cost: AdditiveCost,
     driver: SearchDriver,
     observer: Observer,
     before: Progress,
@@ -159,7 +154,6 @@ def _evolve(
             standing.loss,
         )
         history.append(now)
-        cost = strategy.constraint.cost
         predicted = cost.dense / cost.of(strategy.constraint.space.entries(standing.best))
         observer.tell(
             "generation",

@@ -140,7 +140,7 @@ def _run(
                 engine, prepared.folder, artifact.folder, spec.workload, spec.seed
             )
 
-        driver = SearchDriver(pool, store, observer.advance)
+        driver = SearchDriver(pool, store, observer.advance, prepared.cut)
         found = search(prepared, table, fastest, driver, store, measure, observer)
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)

@@ -9,10 +9,18 @@ from autocompress.trial import Fidelity, Genotype, Trial
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Candidates to be measured on the same text, in an order that `tell` keeps."""
+    """Candidates to be measured on the same text, in an order that `tell` keeps.
+
+    Args:
+        fidelity: From the first sequence of a draw on; what is known of it is not read again.
+    """
 
     candidates: tuple[Genotype, ...]
     fidelity: Fidelity
+
+    def __post_init__(self) -> None:
+        if self.fidelity.first:
+            raise ValueError(f"a batch reads from the first sequence on, but got {self.fidelity}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,45 +1,57 @@
 """The loop between a strategy and its workers: what is measured is recorded, and never twice."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 from autocompress.search.base import Batch, Strategy
+from autocompress.search.memo import Memo
+from autocompress.search.shards import Cut, cut
 from autocompress.store.base import Record, StudyStore
-from autocompress.trial import Fidelity, Genotype, Trial, join
-from autocompress.workers.base import Shard, WorkerPool
+from autocompress.trial import Fidelity, Genotype, Split, Trial
+from autocompress.workers.base import Measured, Shard, WorkerPool
 
-SHARD_SEQUENCES = 32
-
-Measured = Callable[[int, int], None]
+Told = Callable[[int, int], None]
 """Told after every shard: shards done and shards of the batch."""
+
+_Text = tuple[Genotype, Split, int]
+"""A candidate on a draw of a split."""
 
 
 class SearchDriver:
     """Measures batches on a pool, through the store's memo.
 
-    Only the driver writes to the store; each shard is recorded when it arrives. A shard that
-    failed in an earlier run of the study is tried again.
+    Which shards a batch is cut into depends on the batches before it alone, never on what an
+    earlier run left in the store: a resumed search asks for the same shards and finds them there.
+    Only the driver writes to the store; each shard is recorded when it arrives. What failed in an
+    earlier run of the study is tried again.
     """
 
-    def __init__(self, pool: WorkerPool, store: StudyStore, on_shard: Measured) -> None:
+    def __init__(
+        self, pool: WorkerPool, store: StudyStore, on_shard: Told, how: Cut | None = None
+    ) -> None:
         self._pool = pool
+        self._how = how or Cut()
         self._store = store
         self._on_shard = on_shard
-        self._memo: dict[Shard, Record] = {
-            Shard(*key): record
-            for key, record in store.measurements().items()
-            if record.error is None
-        }
+        self._memo = Memo(
+            (genotype, fidelity, record.measurement)
+            for (genotype, fidelity), record in store.measurements().items()
+            if record.measurement is not None
+        )
+        # How far each candidate has been asked for in this run, and why it failed.
+        self._asked: dict[_Text, int] = defaultdict(int)
+        self._failed: dict[_Text, str] = {}
 
     @property
     def n_trials(self) -> int:
         """Different candidates measured so far, in this run and before."""
-        return len({shard.genotype for shard in self._memo})
+        return self._memo.n_candidates
 
     @property
     def sequences(self) -> int:
         """Sequences read, summed over candidates and all splits; times the context, tokens."""
-        return sum(shard.fidelity.sequences for shard in self._memo)
+        return self._memo.sequences
 
     def run(self, strategy: Strategy, on_batch: Callable[[], None]) -> None:
         """Ask and tell until the strategy is done."""
@@ -48,56 +60,82 @@ class SearchDriver:
             on_batch()
 
     def measure(self, batch: Batch) -> list[Trial]:
-        """Measure a batch and return its trials in order."""
-        cut = [
-            [Shard(genotype, part) for part in cut_fidelity(batch.fidelity)]
-            for genotype in batch.candidates
-        ]
-        everything = list(dict.fromkeys(shard for shards in cut for shard in shards))
-        records = {shard: self._memo[shard] for shard in everything if shard in self._memo}
-        missing = [shard for shard in everything if shard not in records]
-        done = len(records)
-        before = time.monotonic()
-        for index, result in self._pool.measure(missing):
-            now = time.monotonic()
-            shard = missing[index]
-            failed = isinstance(result, Exception)
-            record = Record(
-                shard.genotype,
-                shard.fidelity,
-                None if isinstance(result, Exception) else result,
-                str(result) if failed else None,
-                now - before,
-            )
-            before = now
-            self._store.record([record])
-            records[shard] = record
-            if not failed:
-                self._memo[shard] = record
+        """Measure what is not known of a batch and return its trials in order."""
+        shards = self._cut(batch)
+        missing = [shard for shard in shards if not self._is_known(shard)]
+        done = len(shards) - len(missing)
+        spoiled: list[Shard] = []
+        for shard, result, seconds in self._measured(missing):
+            if isinstance(result, Exception) and len(shard.genotypes) > 1:
+                spoiled.append(shard)
+                continue
+            self._take(shard, result, seconds)
             done += 1
-            self._on_shard(done, len(everything))
+            self._on_shard(done, len(shards))
+        # One candidate can spoil its siblings' shard: each of them is then measured by itself.
+        alone = [Shard((genotype,), s.fidelity) for s in spoiled for genotype in s.genotypes]
+        for shard, result, seconds in self._measured([s for s in alone if not self._is_known(s)]):
+            self._take(shard, result, seconds)
+        if spoiled:
+            self._on_shard(len(shards), len(shards))
+        return [self._trial(genotype, batch.fidelity) for genotype in batch.candidates]
+
+    def _cut(self, batch: Batch) -> list[Shard]:
+        """Return the shards of what earlier batches have not asked for."""
+        split, draw, end = batch.fidelity.split, batch.fidelity.draw, batch.fidelity.end
+        unread: dict[int, list[Genotype]] = defaultdict(list)
+        for genotype in dict.fromkeys(batch.candidates):
+            text = (genotype, split, draw)
+            if text not in self._failed and self._asked[text] < end:
+                unread[self._asked[text]].append(genotype)
+                self._asked[text] = end
         return [
-            _trial(genotype, batch.fidelity, shards, records)
-            for genotype, shards in zip(batch.candidates, cut, strict=True)
+            shard
+            for first, genotypes in sorted(unread.items())
+            for shard in cut(genotypes, Fidelity(split, draw, first, end - first), self._how)
         ]
 
+    def _is_known(self, shard: Shard) -> bool:
+        return all(self._memo.covers(genotype, shard.fidelity) for genotype in shard.genotypes)
 
-def cut_fidelity(fidelity: Fidelity) -> list[Fidelity]:
-    """Cut a reading into shards of at most 32 sequences, the same for any number of workers."""
-    return [
-        Fidelity(fidelity.split, fidelity.draw, first, min(SHARD_SEQUENCES, fidelity.end - first))
-        for first in range(fidelity.first, fidelity.end, SHARD_SEQUENCES)
-    ]
+    def _measured(
+        self, shards: Sequence[Shard]
+    ) -> Iterator[tuple[Shard, Measured | Exception, float]]:
+        """Yield (shard, what came of it, seconds since the one before it came), as they come."""
+        before = time.monotonic()
+        for index, result in self._pool.measure(shards):
+            now = time.monotonic()
+            yield shards[index], result, now - before
+            before = now
 
+    def _take(self, shard: Shard, result: Measured | Exception, seconds: float) -> None:
+        """Record what came of a shard: all its candidates in one transaction."""
+        records = []
+        for index, genotype in enumerate(shard.genotypes):
+            if self._memo.covers(genotype, shard.fidelity):
+                continue  # A sibling's failure had the shard measured once more.
+            measurement, error = None, None
+            if isinstance(result, Exception):
+                error = str(result)
+            elif result[index].is_finite:
+                measurement = result[index]
+            else:
+                error = (
+                    f"The loss of {genotype.key} is not finite in the model's number format; "
+                    "try --dtype float32."
+                )
+            share = seconds / len(shard.genotypes)
+            records.append(Record(genotype, shard.fidelity, measurement, error, share))
+        self._store.record(records)
+        for record in records:
+            if record.measurement is not None:
+                self._memo.add(record.genotype, record.fidelity, record.measurement)
+            else:
+                text = (record.genotype, record.fidelity.split, record.fidelity.draw)
+                self._failed[text] = str(record.error)
 
-def _trial(
-    genotype: Genotype,
-    fidelity: Fidelity,
-    shards: Sequence[Shard],
-    records: Mapping[Shard, Record],
-) -> Trial:
-    found = [records[shard] for shard in shards]
-    errors = [record.error for record in found if record.error is not None]
-    if errors:
-        return Trial(genotype, fidelity, None, errors[0])
-    return Trial(genotype, fidelity, join([r.measurement for r in found if r.measurement]))
+    def _trial(self, genotype: Genotype, fidelity: Fidelity) -> Trial:
+        failure = self._failed.get((genotype, fidelity.split, fidelity.draw))
+        if failure is not None:
+            return Trial(genotype, fidelity, None, failure)
+        return Trial(genotype, fidelity, self._memo.measurement(genotype, fidelity))

@@ -17,11 +17,12 @@ from autocompress.search.base import Batch, Standing
 from autocompress.search.ledger import Ledger
 from autocompress.spaces import knapsack, moves
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import Constraint, useful_entries
+from autocompress.spaces.cost import Constraint
 from autocompress.spaces.moves import Entries
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
 TOURNAMENT = 4
+LEAST_SHARE = 0.01
 
 Stopper = Callable[[int], str | None]
 """Asked before each generation with its number; a reason ends the search."""
@@ -108,7 +109,7 @@ class EvolveStrategy:
         self._available = available
         self._stop = stop
         self._extra = tuple(extra)
-        self._allowed = useful_entries(constraint.cost, 0.01 * _largest_site(constraint))
+        self._allowed = constraint.useful_entries(LEAST_SHARE)
         self._ledger = Ledger(context)
         self._generation = 0
         self._parent: Genotype | None = None
@@ -196,9 +197,7 @@ class EvolveStrategy:
         losses = self._losses = [[0.0] * len(menu) for menu in menus]
         for (site, entry), genotype in genotypes.items():
             losses[site][entry] = self._ledger.loss(genotype, 0)
-        solution = knapsack.solve(
-            losses, self.constraint.cost, self.constraint.limit, self._allowed
-        )
+        solution = knapsack.solve_under(losses, self.constraint, self._allowed)
         rng = self._rng(0)
         if solution is None:
             # The knapsack rounds costs up: it misses a limit that only the least candidate meets.
@@ -252,7 +251,7 @@ class EvolveStrategy:
         for rung in self._settings.rungs:
             end = min(rung.sequences, self._available)
             if end > read:
-                yield from self._measure(pool, Fidelity(Split.SEARCH, draw, read, end - read))
+                yield from self._measure(pool, Fidelity(Split.SEARCH, draw, 0, end))
                 read = end
             last = rung is self._settings.rungs[-1]
             n = max(rung.survivors, keep if last else 1)
@@ -264,7 +263,11 @@ class EvolveStrategy:
     def _measure(
         self, genotypes: Sequence[Genotype], fidelity: Fidelity
     ) -> Generator[Batch, None, None]:
-        missing = tuple(g for g in dict.fromkeys(genotypes) if not self._ledger.has(g, fidelity))
+        missing = tuple(
+            genotype
+            for genotype in dict.fromkeys(genotypes)
+            if self._ledger.read(genotype, fidelity.draw) < fidelity.end
+        )
         if missing:
             yield Batch(missing, fidelity)
 
@@ -274,8 +277,3 @@ class EvolveStrategy:
 
     def _rng(self, generation: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._phase, generation])
-
-
-def _largest_site(constraint: Constraint) -> float:
-    """Return what the most expensive dense site costs."""
-    return max(costs[0] for costs in constraint.cost.sites)

@@ -1,35 +1,36 @@
-"""What a strategy knows of its candidates: joined measurements, by draw, and the tokens spent."""
+"""What a strategy knows of its candidates: the longest reading of each, by draw."""
 
 import math
 from collections.abc import Iterable, Sequence
 
 from autocompress.errors import EvaluationError
-from autocompress.trial import Fidelity, Genotype, Measurement, Trial, join
+from autocompress.trial import Genotype, Measurement, Trial
 
 
 class Ledger:
-    """Measurements of one search, joined over the consecutive readings of a draw."""
+    """Trials of one search, and the tokens they were scored on."""
 
     def __init__(self, context: int) -> None:
         self._context = context
-        self._known: dict[tuple[Genotype, int], dict[int, Measurement | None]] = {}
-        self._ends: dict[tuple[Genotype, int], dict[int, int]] = {}
+        self._known: dict[tuple[Genotype, int], Trial] = {}
         self.tokens = 0
         self.last_error = ""
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of one batch."""
+        """Take the trials of one batch; what a longer reading repeats was read once."""
         for trial in trials:
             key = (trial.genotype, trial.fidelity.draw)
-            self._known.setdefault(key, {})[trial.fidelity.first] = trial.measurement
-            self._ends.setdefault(key, {})[trial.fidelity.first] = trial.fidelity.end
+            before = self._known.get(key)
+            read = 0 if before is None else before.fidelity.end
+            self.tokens += max(0, trial.fidelity.end - read) * self._context
+            if trial.fidelity.end > read:
+                self._known[key] = trial
             self.last_error = trial.error or self.last_error
-            self.tokens += trial.fidelity.sequences * self._context
 
-    def has(self, genotype: Genotype, fidelity: Fidelity) -> bool:
-        """Whether a candidate has been measured at exactly this reading."""
-        ends = self._ends.get((genotype, fidelity.draw), {})
-        return ends.get(fidelity.first) == fidelity.end
+    def read(self, genotype: Genotype, draw: int) -> int:
+        """Return how many sequences of a draw a candidate was asked on."""
+        trial = self._known.get((genotype, draw))
+        return 0 if trial is None else trial.fidelity.end
 
     def measurement(
         self, genotype: Genotype, draw: int, end: int | None = None
@@ -37,12 +38,13 @@ class Ledger:
         """Return what was measured of a candidate on a draw; None if nothing, or it failed.
 
         Args:
-            end: Readings from this sequence on are left out.
+            end: Sequences from this one on are left out.
         """
-        parts = self._known.get((genotype, draw), {})
-        found = [parts[first] for first in sorted(parts) if end is None or first < end]
-        whole = [part for part in found if part is not None]
-        return join(whole) if whole and len(whole) == len(found) else None
+        trial = self._known.get((genotype, draw))
+        whole = None if trial is None else trial.measurement
+        if whole is None or end is None:
+            return whole
+        return Measurement(whole.kl[:end], whole.nll[:end], whole.tokens)
 
     def loss(self, genotype: Genotype, draw: int, end: int | None = None) -> float:
         """Return the loss over what was read of a draw; infinite for a failed candidate."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.trial import Genotype
 
 
@@ -37,20 +37,63 @@ class AdditiveCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that a candidate may cost."""
+
+    cost: AdditiveCost
+    most: float
+
+    def violation_of(self, entries: Sequence[int]) -> float:
+        """Return by how much of the limit a candidate exceeds it; met at <= 0."""
+        return self.cost.of(entries) / self.most - 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
-    """An upper limit on a cost."""
+    """Upper limits on costs, all of which a candidate must meet."""
 
     space: SearchSpace
-    cost: AdditiveCost
-    limit: float
+    limits: tuple[Limit, ...]
 
     def violation(self, genotype: Genotype) -> float:
-        """Return by how much of the limit a candidate exceeds it; feasible at <= 0."""
+        """Return the worst violation of any limit; feasible at <= 0."""
         return self.violation_of(self.space.entries(genotype))
 
     def violation_of(self, entries: Sequence[int]) -> float:
         """Return the violation of a candidate given as menu entries."""
-        return self.cost.of(entries) / self.limit - 1.0
+        return max(limit.violation_of(entries) for limit in self.limits)
+
+    def useful_entries(self, least_share: float = 0.0) -> tuple[tuple[int, ...], ...]:
+        """Return for each site the entries that save something under some limit.
+
+        Args:
+            least_share: What an entry must save over the one before it, as a share of the most
+                expensive dense site.
+        """
+        useful = [
+            useful_entries(limit.cost, least_share * max(costs[0] for costs in limit.cost.sites))
+            for limit in self.limits
+        ]
+        return tuple(tuple(sorted(set().union(*own))) for own in zip(*useful, strict=True))
+
+
+def under(space: SearchSpace, cost: AdditiveCost, most: float) -> Constraint:
+    """Return the constraint of a single limit."""
+    return Constraint(space, (Limit(cost, most),))
+
+
+def drops_of_each_kind(space: SearchSpace, n: int) -> Constraint:
+    """Ask that n sites of every kind are dropped: EvoPress's own constraint in depth."""
+    limits = []
+    for kind in SiteKind:
+        sites = tuple(
+            tuple(float(site.kind is kind and not entry.choice.is_dropped) for entry in menu)
+            for site, menu in zip(space.sites, space.menus, strict=True)
+        )
+        # The fixed part keeps a limit from being 0, of which nothing is a share.
+        cost = AdditiveCost(1.0, sites)
+        limits.append(Limit(cost, cost.dense - n))
+    return Constraint(space, tuple(limits))
 
 
 def useful_entries(cost: AdditiveCost, least_saving: float = 0.0) -> tuple[tuple[int, ...], ...]:

@@ -5,9 +5,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.cost import AdditiveCost, Constraint
 
 BUCKETS = 10_000
+
+
+def solve_under(
+    losses: Sequence[Sequence[float]], constraint: Constraint, allowed: Sequence[Sequence[int]]
+) -> tuple[int, ...] | None:
+    """Return the entries with the least summed loss under all limits, or None if none fits.
+
+    Raises:
+        ValueError: If two limits count the same site: they could not be solved one by one.
+    """
+    solution = [0] * len(losses)
+    counted: set[int] = set()
+    for limit in constraint.limits:
+        own = {i for i, costs in enumerate(limit.cost.sites) if len(set(costs)) > 1}
+        if own & counted:
+            raise ValueError("the limits of a knapsack must count different sites")
+        counted |= own
+        narrowed = [entries if i in own else (0,) for i, entries in enumerate(allowed)]
+        part = solve(losses, limit.cost, limit.most, narrowed)
+        if part is None:
+            return None
+        for i in own:
+            solution[i] = part[i]
+    return tuple(solution)
 
 
 def solve(

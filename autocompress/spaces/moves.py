@@ -30,7 +30,7 @@ def repair(
     """
     current = list(entries)
     while constraint.violation_of(current) > 0:
-        site = _payer(current, allowed, rng, frozenset())
+        site = _payer(current, constraint, allowed, rng, frozenset())
         if site is None:
             break
         deeper = _deeper(current[site], allowed[site])
@@ -92,7 +92,7 @@ def mutate(
             current[site] = lighter[rng.integers(len(lighter))]
         given.add(site)
     while constraint.violation_of(current) > 0:
-        site = _payer(current, allowed, rng, frozenset(given))
+        site = _payer(current, constraint, allowed, rng, frozenset(given))
         if site is None:
             break
         current[site] = _deeper(current[site], allowed[site])[0]
@@ -111,10 +111,23 @@ def _deeper(entry: int, allowed: Sequence[int]) -> list[int]:
 
 
 def _payer(
-    entries: Sequence[int], allowed: Allowed, rng: np.random.Generator, spared: frozenset[int]
+    entries: Sequence[int],
+    constraint: Constraint,
+    allowed: Allowed,
+    rng: np.random.Generator,
+    spared: frozenset[int],
 ) -> int | None:
-    """Return a random site that can be compressed further; a spared one only if no other can."""
-    able = [i for i, entry in enumerate(entries) if entry < allowed[i][-1]]
+    """Return a random site that can be compressed further; a spared one only if no other can.
+
+    Only sites that a violated limit counts can help to meet it.
+    """
+    violated = [limit.cost.sites for limit in constraint.limits if limit.violation_of(entries) > 0]
+    able = [
+        i
+        for i, entry in enumerate(entries)
+        if entry < allowed[i][-1]
+        and any(costs[i][entry] > costs[i][allowed[i][-1]] for costs in violated)
+    ]
     preferred = [i for i in able if i not in spared] or able
     return preferred[rng.integers(len(preferred))] if preferred else None
 

@@ -9,10 +9,14 @@ from autocompress.trial import Fidelity, Genotype, Measurement
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work, of record and of re-run: one candidate on a fixed run of sequences."""
+    """The unit of work and of re-run: siblings on a fixed run of sequences."""
 
-    genotype: Genotype
+    genotypes: tuple[Genotype, ...]
     fidelity: Fidelity
+
+
+Measured = tuple[Measurement, ...]
+"""What a worker returns of a shard: a measurement for each candidate, in the shard's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,8 @@ class Session(Protocol):
     def build(self, job: BuildJob) -> int:
         """Build the missing levels into the level database; return how many were built."""
 
-    def measure(self, shard: Shard) -> Measurement:
-        """Measure one shard.
+    def measure(self, shard: Shard) -> Measured:
+        """Measure one shard; return its candidates' measurements in order.
 
         A pure function of the shard: the same in every worker, whatever was measured before.
         """
@@ -54,8 +58,8 @@ class WorkerPool(Protocol):
     def build(self, jobs: Sequence[BuildJob]) -> Iterator[tuple[int, int | Exception]]:
         """Yield (index of the job, levels built or the exception), as jobs finish."""
 
-    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
-        """Yield (index of the shard, measurement or the exception), as shards finish."""
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
+        """Yield (index of the shard, its measurements or the exception), as shards finish."""
 
     def close(self) -> None:
         """End all workers; may be called twice."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from autocompress.errors import AutocompressError, EvaluationError
-from autocompress.trial import Measurement
-from autocompress.workers.base import BuildJob, Session, SessionFactory, Shard
+from autocompress.workers.base import BuildJob, Measured, Session, SessionFactory, Shard
 
 MAX_DEATHS = 2
 """Workers that one job may cost: one can be bad luck, two are taken for the job's own doing."""
@@ -25,7 +24,7 @@ class OpenJob:
 
 Job = OpenJob | BuildJob | Shard
 
-Answer = None | int | Measurement | Exception
+Answer = None | int | Measured | Exception
 """What a worker says: for `OpenJob` None, or in place of any result the exception."""
 
 
@@ -189,8 +188,9 @@ class Dispatcher(Generic[WorkerT]):
 def _poison(job: Job, death: Death) -> EvaluationError:
     """Return what is said of a job that has cost its last worker."""
     match job:
-        case Shard(genotype=genotype):
-            what = f"Candidate {genotype.key} could not be measured"
+        case Shard(genotypes=genotypes):
+            keys = ", ".join(genotype.key for genotype in genotypes)
+            what = f"Candidate {keys} could not be measured"
         case BuildJob(layers=layers):
             what = f"The levels of layers {', '.join(map(str, layers))} could not be built"
         case _:

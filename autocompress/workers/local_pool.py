@@ -13,8 +13,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import cast
 
-from autocompress.trial import Measurement
-from autocompress.workers.base import BuildJob, SessionFactory, Shard
+from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
 from autocompress.workers.dispatch import ONE_THREAD, Answer, Death, Dispatcher, Job, Responder
 
 Pipe = connection.Connection
@@ -39,9 +38,9 @@ class LocalPool:
         """Yield (index of the job, levels built or the exception), as jobs finish."""
         return cast(Iterator[tuple[int, int | Exception]], self._dispatcher.run(jobs))
 
-    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
-        """Yield (index of the shard, measurement or the exception), as shards finish."""
-        return cast(Iterator[tuple[int, Measurement | Exception]], self._dispatcher.run(shards))
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
+        """Yield (index of the shard, its measurements or the exception), as shards finish."""
+        return cast(Iterator[tuple[int, Measured | Exception]], self._dispatcher.run(shards))
 
     def close(self) -> None:
         """End all workers; may be called twice."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import autocompress
 from autocompress.errors import EngineError
-from autocompress.trial import Measurement
-from autocompress.workers.base import BuildJob, SessionFactory, Shard
+from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
 from autocompress.workers.dispatch import ONE_THREAD, Answer, Death, Dispatcher, Job, Responder
 
 if TYPE_CHECKING:
@@ -59,9 +58,9 @@ class RayPool:
         """Yield (index of the job, levels built or the exception), as jobs finish."""
         return cast(Iterator[tuple[int, int | Exception]], self._dispatcher.run(jobs))
 
-    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
-        """Yield (index of the shard, measurement or the exception), as shards finish."""
-        return cast(Iterator[tuple[int, Measurement | Exception]], self._dispatcher.run(shards))
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
+        """Yield (index of the shard, its measurements or the exception), as shards finish."""
+        return cast(Iterator[tuple[int, Measured | Exception]], self._dispatcher.run(shards))
 
     def close(self) -> None:
         """End all workers, and Ray if this pool started or joined it; may be called twice."""

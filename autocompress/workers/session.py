@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autocompress.errors import EvaluationError
-from autocompress.evaluators.divergence import DivergenceEvaluator
+from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
 from autocompress.models.loading import load_model
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import Group, Operator
@@ -16,8 +15,8 @@ from autocompress.operators.database import LevelDatabase, settings_of
 from autocompress.operators.statistics import gather
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.spaces.base import SearchSpace, SiteKind
-from autocompress.trial import Measurement, Split
-from autocompress.workers.base import BuildJob, Shard
+from autocompress.trial import Split
+from autocompress.workers.base import BuildJob, Measured, Shard
 
 CALIBRATION_SEQUENCES = 128
 
@@ -39,6 +38,7 @@ class SessionPlan:
     sequences: Mapping[Split, np.ndarray]
     levels: Path
     seed: int
+    limits: EvaluatorLimits
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -63,7 +63,7 @@ class ModelSession:
         self._text = torch.from_numpy(plan.sequences[Split.SEARCH]).long()
         model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code)
         self._shaped = ShapedModel(model, plan.space, self._database)
-        self._evaluator = DivergenceEvaluator(self._shaped, plan.sequences, plan.seed)
+        self._evaluator = PopulationEvaluator(self._shaped, plan.sequences, plan.seed, plan.limits)
         self._device = device
 
     def build(self, job: BuildJob) -> int:
@@ -96,16 +96,6 @@ class ModelSession:
             built += len(levels)
         return built
 
-    def measure(self, shard: Shard) -> Measurement:
-        """Measure one shard.
-
-        Raises:
-            EvaluationError: If a loss is not finite.
-        """
-        (measurement,) = self._evaluator.measure([shard.genotype], shard.fidelity)
-        if not measurement.is_finite:
-            raise EvaluationError(
-                f"The loss of {shard.genotype.key} is not finite in the model's number format; "
-                "try --dtype float32."
-            )
-        return measurement
+    def measure(self, shard: Shard) -> Measured:
+        """Measure one shard; a loss may be no finite number."""
+        return tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from autocompress.errors import EvaluationError
 from autocompress.search.base import Batch, Strategy
 from autocompress.spaces.base import make_space
-from autocompress.spaces.cost import AdditiveCost, Constraint
+from autocompress.spaces.cost import AdditiveCost, Constraint, under
 from autocompress.trial import Fidelity, Genotype, Measurement, Trial
-from autocompress.workers.base import BuildJob, Shard
+from autocompress.workers.base import BuildJob, Measured, Shard
 
 SPACE = make_space(3, 2, 192, depth=True, width=True, ffn_step=64, ffn_levels=2)
 # Attention goes from two groups to one to none, an MLP from 192 columns to 128, 64 and 0.
@@ -22,7 +22,7 @@ Objective = Callable[[Genotype, Fidelity], Measurement | None]
 
 def constraint_at(speedup: float) -> Constraint:
     """Return the limit that a speedup stands for."""
-    return Constraint(SPACE, COST, COST.dense / speedup)
+    return under(SPACE, COST, COST.dense / speedup)
 
 
 def loss_of(genotype: Genotype) -> float:
@@ -78,9 +78,13 @@ class SynchronousPool:
 
     Args:
         fails: Whether a shard fails.
+        nonsense: A candidate whose losses are no numbers.
+        patience: Shards measured before Ctrl-C.
     """
 
     fails: Callable[[Shard], bool] = lambda shard: False
+    nonsense: Genotype | None = None
+    patience: int = 10**9
     asked: list[Shard] = field(default_factory=list)
 
     @property
@@ -92,14 +96,22 @@ class SynchronousPool:
         """Build nothing."""
         yield from ((index, 0) for index, _ in enumerate(jobs))
 
-    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measurement | Exception]]:
+    def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
         """Measure by formula."""
         for index, shard in reversed(list(enumerate(shards))):
+            if len(self.asked) == self.patience:
+                raise KeyboardInterrupt
             self.asked.append(shard)
             if self.fails(shard):
-                yield index, EvaluationError(f"shard at {shard.fidelity.first} broke")
+                yield index, EvaluationError("the shard broke")
             else:
-                yield index, measure(shard.genotype, shard.fidelity)
+                yield index, tuple(self._measured(g, shard.fidelity) for g in shard.genotypes)
+
+    def _measured(self, genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        known = measure(genotype, fidelity)
+        if genotype != self.nonsense:
+            return known
+        return Measurement((math.nan,) * len(known.kl), known.nll, known.tokens)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -1,6 +1,8 @@
 """The driver over a real store: everything is recorded, nothing is measured twice."""
 
-from collections.abc import Iterator
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.search.base import Batch
-from autocompress.search.driver import SHARD_SEQUENCES, SearchDriver, cut_fidelity
+from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Rung
+from autocompress.search.shards import Cut, cut
 from autocompress.store.base import StudyStore
 from autocompress.store.study_store import create_study, open_study
-from autocompress.trial import Fidelity, Genotype, Split
+from autocompress.trial import Fidelity, Genotype, Split, Trial
 from autocompress.workers.base import Shard
 from tests.search.synthetic import SPACE, SynchronousPool, constraint_at, measure, run
 
-LONG = Fidelity(Split.SEARCH, 2, 8, 70)
+LONG = Fidelity(Split.SEARCH, 2, 0, 70)
 CANDIDATES = (
     SPACE.dense,
     SPACE.genotype((0, 1, 0, 0, 0, 0)),
@@ -61,20 +64,55 @@ def strategy() -> EvolveStrategy:
     )
 
 
+def measure_all(driver: SearchDriver, batches: Sequence[Batch]) -> list[list[Trial]]:
+    return [driver.measure(batch) for batch in batches]
+
+
 def breaks_at_40(shard: Shard) -> bool:
-    return shard.genotype == CANDIDATES[1] and shard.fidelity.first == 40
+    return CANDIDATES[1] in shard.genotypes and shard.fidelity.first <= 40 < shard.fidelity.end
 
 
-@given(st.integers(0, 500), st.integers(1, 500))
-def test_shards_cover_a_reading_once(first: int, sequences: int) -> None:
-    fidelity = Fidelity(Split.REPORT, 3, first, sequences)
+POPULATIONS = st.lists(
+    st.tuples(*(st.integers(0, len(menu) - 1) for menu in SPACE.menus)).map(SPACE.genotype),
+    min_size=1,
+    max_size=60,
+)
+CUTS = st.builds(Cut, st.integers(1, 40), st.integers(1, 4))
 
-    shards = cut_fidelity(fidelity)
 
-    assert all(1 <= shard.sequences <= SHARD_SEQUENCES == 32 for shard in shards)
-    assert all((shard.split, shard.draw) == (Split.REPORT, 3) for shard in shards)
-    covered = [position for shard in shards for position in range(shard.first, shard.end)]
-    assert covered == list(range(first, fidelity.end))
+@given(POPULATIONS, st.integers(0, 50), st.integers(1, 50), CUTS)
+def test_shards_cover_a_reading_once(
+    population: list[Genotype], first: int, sequences: int, how: Cut
+) -> None:
+    shards = cut(population, Fidelity(Split.REPORT, 3, first, sequences), how)
+
+    assert all((s.fidelity.split, s.fidelity.draw) == (Split.REPORT, 3) for s in shards)
+    covered = [
+        (genotype, position)
+        for shard in shards
+        for genotype in shard.genotypes
+        for position in range(shard.fidelity.first, shard.fidelity.end)
+    ]
+    assert len(covered) == len(set(covered)) == len(set(population)) * sequences
+    assert {position for _, position in covered} == set(range(first, first + sequences))
+
+
+@given(POPULATIONS, st.integers(1, 50), CUTS)
+def test_siblings_stay_together(population: list[Genotype], sequences: int, how: Cut) -> None:
+    shards = cut(population, Fidelity(Split.REPORT, 3, 0, sequences), how)
+
+    at_first = [shard.genotypes for shard in shards if shard.fidelity.first == 0]
+    dealt = [genotype for genotypes in at_first for genotype in genotypes]
+    assert dealt == sorted(set(population), key=lambda genotype: genotype.levels)
+
+
+@given(POPULATIONS, st.integers(8, 50))
+def test_a_large_batch_is_cut_into_about_as_many_shards_as_asked(
+    population: list[Genotype], sequences: int
+) -> None:
+    shards = cut(population, Fidelity(Split.REPORT, 3, 0, sequences), Cut(8))
+
+    assert 8 <= len(shards) <= 24
 
 
 def test_trials_are_joined_in_the_order_asked(pool: SynchronousPool, store: StudyStore) -> None:
@@ -93,9 +131,8 @@ def test_every_shard_is_recorded(pool: SynchronousPool, store: StudyStore) -> No
     driver.measure(Batch(CANDIDATES, LONG))
 
     recorded = store.measurements()
-    assert set(recorded) == {(shard.genotype, shard.fidelity) for shard in pool.asked}
-    assert len(recorded) == len(pool.asked) == 3 * 3
-    assert {shard.fidelity.sequences for shard in pool.asked} == {32, 6}
+    assert set(recorded) == {(g, shard.fidelity) for shard in pool.asked for g in shard.genotypes}
+    assert len(recorded) == 3 * len(pool.asked) == 3 * 18
     for (genotype, fidelity), record in recorded.items():
         assert record.measurement == measure(genotype, fidelity)
     assert all(record.seconds >= 0 for record in recorded.values())
@@ -111,7 +148,7 @@ def test_a_shard_is_recorded_when_it_arrives(pool: SynchronousPool, store: Study
 
     SearchDriver(pool, store, on_shard).measure(Batch(CANDIDATES, LONG))
 
-    assert seen == [(n, 9, n) for n in range(1, 10)]
+    assert seen == [(n, 18, 3 * n) for n in range(1, 19)]
 
 
 def test_nothing_is_measured_twice(pool: SynchronousPool, store: StudyStore) -> None:
@@ -123,7 +160,7 @@ def test_nothing_is_measured_twice(pool: SynchronousPool, store: StudyStore) -> 
 
     assert second[:2] == first
     assert second[3] == second[2]
-    assert {shard.genotype for shard in pool.asked[n_asked:]} == {CANDIDATES[2]}
+    assert {shard.genotypes for shard in pool.asked[n_asked:]} == {(CANDIDATES[2],)}
     assert len(set(pool.asked)) == len(pool.asked)
 
 
@@ -170,17 +207,30 @@ def test_a_finished_search_is_replayed_from_the_store(
     assert second.standing() == first.standing()
 
 
-def test_a_shard_that_fails_fails_its_trial_alone(store: StudyStore) -> None:
+def test_a_candidate_that_fails_fails_alone(store: StudyStore) -> None:
     pool = SynchronousPool(breaks_at_40)
 
     driver = driver_of(pool, store)
     trials = driver.measure(Batch(CANDIDATES, LONG))
 
-    assert [trial.error for trial in trials] == [None, "shard at 40 broke", None]
+    assert [trial.error for trial in trials] == [None, "the shard broke", None]
+    assert trials[0].measurement == measure(CANDIDATES[0], LONG)
     assert trials[1].measurement is None
     assert trials[1].loss == float("inf")
-    failed = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 32)]
-    assert (failed.measurement, failed.error) == (None, "shard at 40 broke")
+    failed = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 4)]
+    assert (failed.measurement, failed.error) == (None, "the shard broke")
+
+
+def test_what_failed_is_not_asked_for_again(store: StudyStore) -> None:
+    pool = SynchronousPool(breaks_at_40)
+    driver = driver_of(pool, store)
+    driver.measure(Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 0, 48)))
+    n_asked = len(pool.asked)
+
+    trials = driver.measure(Batch(CANDIDATES, LONG))
+
+    assert [trial.error for trial in trials] == [None, "the shard broke", None]
+    assert not any(CANDIDATES[1] in shard.genotypes for shard in pool.asked[n_asked:])
 
 
 def test_a_new_driver_tries_only_what_failed_again(store: StudyStore) -> None:
@@ -189,23 +239,82 @@ def test_a_new_driver_tries_only_what_failed_again(store: StudyStore) -> None:
 
     trials = driver_of(healed, store).measure(Batch(CANDIDATES, LONG))
 
-    assert healed.asked == [Shard(CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 32))]
+    (again,) = healed.asked
+    assert again.fidelity == Fidelity(Split.SEARCH, 2, 40, 4)
     assert trials[1].measurement == measure(CANDIDATES[1], LONG)
-    record = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 32)]
+    record = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 4)]
     assert record.error is None
 
 
-def test_a_shorter_reading_that_shares_shards_is_not_measured(
-    pool: SynchronousPool, store: StudyStore
-) -> None:
+@given(st.integers(0, 60))
+def test_a_driver_killed_anywhere_asks_for_the_same_shards(n_done: int) -> None:
+    batches = [
+        Batch(CANDIDATES[:1], LONG),
+        Batch(CANDIDATES, LONG),
+        Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 0, 100)),
+    ]
+    whole, cut_short, resumed = SynchronousPool(), SynchronousPool(), SynchronousPool()
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = create_study(f"sqlite:///{folder}/a.db", "study", {})
+        expected = measure_all(driver_of(whole, undisturbed), batches)
+        undisturbed.close()
+        killed = create_study(f"sqlite:///{folder}/b.db", "study", {})
+        cut_short.patience = n_done
+        with contextlib.suppress(KeyboardInterrupt):
+            measure_all(driver_of(cut_short, killed), batches)
+        found = measure_all(driver_of(resumed, killed), batches)
+        recorded = set(killed.measurements())
+        killed.close()
+
+    assert found == expected
+    assert sorted(cut_short.asked + resumed.asked, key=repr) == sorted(whole.asked, key=repr)
+    assert recorded == {(g, shard.fidelity) for shard in whole.asked for g in shard.genotypes}
+
+
+def test_a_longer_reading_reads_on(pool: SynchronousPool, store: StudyStore) -> None:
+    driver = driver_of(pool, store)
+    driver.measure(Batch(CANDIDATES[:2], Fidelity(Split.SEARCH, 2, 0, 8)))
+    n_asked = len(pool.asked)
+
+    trials = driver.measure(Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 0, 12)))
+
+    read = {
+        (genotype, position)
+        for shard in pool.asked[n_asked:]
+        for genotype in shard.genotypes
+        for position in range(shard.fidelity.first, shard.fidelity.end)
+    }
+    assert read == {(g, n) for g in CANDIDATES[:2] for n in range(8, 12)} | {
+        (CANDIDATES[2], n) for n in range(12)
+    }
+    assert [t.measurement for t in trials] == [
+        measure(g, Fidelity(Split.SEARCH, 2, 0, 12)) for g in CANDIDATES
+    ]
+
+
+def test_a_shorter_reading_is_not_measured(pool: SynchronousPool, store: StudyStore) -> None:
     driver = driver_of(pool, store)
     driver.measure(Batch(CANDIDATES, LONG))
     n_asked = len(pool.asked)
 
-    (trial,) = driver.measure(Batch(CANDIDATES[:1], Fidelity(Split.SEARCH, 2, 8, 64)))
+    (trial,) = driver.measure(Batch(CANDIDATES[:1], Fidelity(Split.SEARCH, 2, 0, 64)))
 
     assert len(pool.asked) == n_asked
-    assert trial.measurement == measure(CANDIDATES[0], Fidelity(Split.SEARCH, 2, 8, 64))
+    assert trial.measurement == measure(CANDIDATES[0], Fidelity(Split.SEARCH, 2, 0, 64))
+
+
+def test_a_batch_reads_from_the_first_sequence_on() -> None:
+    with pytest.raises(ValueError, match="from the first sequence on"):
+        Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 8, 8))
+
+
+def test_a_loss_that_is_no_number_fails_its_candidate(store: StudyStore) -> None:
+    pool = SynchronousPool(nonsense=CANDIDATES[1])
+
+    trials = driver_of(pool, store).measure(Batch(CANDIDATES, LONG))
+
+    assert [trial.measurement is None for trial in trials] == [False, True, False]
+    assert str(trials[1].error).endswith("try --dtype float32.")
 
 
 def test_an_empty_batch_has_no_trials(pool: SynchronousPool, store: StudyStore) -> None:

@@ -10,7 +10,7 @@ from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.search.base import Standing
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Rung, Stopper
 from autocompress.spaces.base import SearchSpace, make_space
-from autocompress.spaces.cost import AdditiveCost, Constraint
+from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from tests.search.synthetic import (
     COST,
@@ -138,13 +138,6 @@ def test_nothing_is_asked_twice(speedup: float) -> None:
 
     asked = [(genotype, batch.fidelity) for batch in batches for genotype in batch.candidates]
     assert len(set(asked)) == len(asked)
-    read = [
-        (genotype, batch.fidelity.draw, position)
-        for batch in batches
-        for genotype in batch.candidates
-        for position in range(batch.fidelity.first, batch.fidelity.end)
-    ]
-    assert len(set(read)) == len(read)
 
 
 def test_only_the_search_text_is_read_and_no_more_than_there_is() -> None:
@@ -165,8 +158,7 @@ def test_draws_last_an_epoch() -> None:
 def test_rungs_read_on_with_the_survivors_and_the_parent() -> None:
     batches = run(strategy_at(2.0, dataclasses.replace(SETTINGS, generations=1)))
 
-    widths = [(batch.fidelity.first, batch.fidelity.end) for batch in batches[1:]]
-    assert widths[:3] == [(0, 4), (4, 8), (8, 16)]
+    assert [batch.fidelity.end for batch in batches[1:4]] == [4, 8, 16]
     assert len(batches[2].candidates) == 6
     assert len(batches[3].candidates) == 2
     assert set(batches[2].candidates) <= set(batches[1].candidates) | set(batches[0].candidates)
@@ -180,8 +172,8 @@ def test_the_parent_competes_at_every_rung() -> None:
     def misleading_at_first(genotype: Genotype, fidelity: Fidelity) -> Measurement:
         parents[fidelity] = strategy.standing().best
         # The first sequences speak for the worst candidates, the others outvote them.
-        sign = -1 if fidelity.first == 0 else 10
-        losses = (100 + sign * loss_of(genotype),) * fidelity.sequences
+        signs = [-1] * 4 + [10] * (fidelity.sequences - 4)
+        losses = tuple(100 + sign * loss_of(genotype) for sign in signs)
         return Measurement(losses, losses, CONTEXT - 1)
 
     batches = run(strategy, misleading_at_first)
@@ -211,8 +203,12 @@ def test_tokens_are_those_that_were_read() -> None:
 
     batches = run(strategy)
 
-    sequences = sum(len(b.candidates) * b.fidelity.sequences for b in batches)
-    assert strategy.standing().tokens == CONTEXT * sequences
+    longest: dict[tuple[Genotype, int], int] = {}
+    for batch in batches:
+        for genotype in batch.candidates:
+            key = (genotype, batch.fidelity.draw)
+            longest[key] = max(batch.fidelity.end, longest.get(key, 0))
+    assert strategy.standing().tokens == CONTEXT * sum(longest.values())
 
 
 @pytest.mark.parametrize("limit", [1, 4_000, 8_000])
@@ -304,7 +300,7 @@ def test_a_rung_where_all_fail_is_an_error() -> None:
 def test_a_limit_that_nothing_meets_is_unreachable(excess: float) -> None:
     strategy = EvolveStrategy(
         SPACE,
-        Constraint(SPACE, COST, excess * COST.least),
+        under(SPACE, COST, excess * COST.least),
         SETTINGS,
         phase=0,
         seed=0,
@@ -320,7 +316,7 @@ def test_a_limit_that_nothing_meets_is_unreachable(excess: float) -> None:
 def uniform_of(space: SearchSpace, cost: AdditiveCost, speedup: float) -> Genotype | None:
     strategy = EvolveStrategy(
         space,
-        Constraint(space, cost, cost.dense / speedup),
+        under(space, cost, cost.dense / speedup),
         dataclasses.replace(SETTINGS, generations=1),
         phase=0,
         seed=0,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from autocompress.spaces.base import SearchSpace, make_space
-from autocompress.spaces.cost import AdditiveCost, Constraint, useful_entries
+from autocompress.spaces.cost import AdditiveCost, Constraint, under, useful_entries
 from autocompress.spaces.moves import Entries
 from autocompress.trial import Genotype
 
@@ -23,6 +23,16 @@ class Problem:
     def space(self) -> SearchSpace:
         """The constraint's space."""
         return self.constraint.space
+
+    @property
+    def cost(self) -> AdditiveCost:
+        """The cost that is limited."""
+        return self.constraint.limits[0].cost
+
+    @property
+    def limit(self) -> float:
+        """The most that a candidate may cost."""
+        return self.constraint.limits[0].most
 
     def is_in_space(self, entries: Sequence[int]) -> bool:
         """Whether every site has an entry that may be taken."""
@@ -71,7 +81,7 @@ def problems(draw: st.DrawFn, most_layers: int = 6) -> Problem:
     cost = draw(costs_of(space))
     share = draw(st.floats(0.0, 1.05))
     limit = max(cost.least, cost.least + share * (cost.dense - cost.least))
-    return Problem(Constraint(space, cost, limit), useful_entries(cost))
+    return Problem(under(space, cost, limit), useful_entries(cost))
 
 
 @st.composite

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.spaces.base import make_space
-from autocompress.spaces.cost import AdditiveCost, Constraint, least_left, useful_entries
+from autocompress.spaces.cost import (
+    AdditiveCost,
+    drops_of_each_kind,
+    least_left,
+    under,
+    useful_entries,
+)
 from autocompress.spaces.moves import Entries
 from tests.spaces.problems import Problem, candidates, everything, problems
 
@@ -20,7 +26,7 @@ CASES = problems().flatmap(lambda p: st.tuples(st.just(p), candidates(p)))
 @given(CASES)
 def test_cost_is_additive_over_sites(case: tuple[Problem, Entries]) -> None:
     problem, entries = case
-    cost = problem.constraint.cost
+    cost = problem.cost
     dense = [0] * len(entries)
 
     alone = [
@@ -33,7 +39,7 @@ def test_cost_is_additive_over_sites(case: tuple[Problem, Entries]) -> None:
 
 @given(problems(most_layers=2))
 def test_the_least_cost_is_that_of_some_candidate(problem: Problem) -> None:
-    cost = problem.constraint.cost
+    cost = problem.cost
 
     costs = [cost.of(entries) for entries in everything(problem.allowed)]
 
@@ -44,12 +50,11 @@ def test_the_least_cost_is_that_of_some_candidate(problem: Problem) -> None:
 @given(CASES)
 def test_a_candidate_is_feasible_up_to_the_limit(case: tuple[Problem, Entries]) -> None:
     problem, entries = case
-    constraint = problem.constraint
-    cost = constraint.cost.of(entries)
+    cost = problem.cost.of(entries)
 
-    assert Constraint(problem.space, constraint.cost, cost).violation_of(entries) == 0
-    assert Constraint(problem.space, constraint.cost, 2 * cost).violation_of(entries) == -0.5
-    assert Constraint(problem.space, constraint.cost, cost / 2).violation_of(entries) == 1
+    assert under(problem.space, problem.cost, cost).violation_of(entries) == 0
+    assert under(problem.space, problem.cost, 2 * cost).violation_of(entries) == -0.5
+    assert under(problem.space, problem.cost, cost / 2).violation_of(entries) == 1
 
 
 @given(CASES)
@@ -64,7 +69,7 @@ def test_a_genotype_violates_as_its_entries_do(case: tuple[Problem, Entries]) ->
 
 @given(problems(), st.floats(0.0, 3.0))
 def test_useful_entries_save_more_and_more(problem: Problem, least_saving: float) -> None:
-    cost = problem.constraint.cost
+    cost = problem.cost
 
     for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
         picked = [costs[entry] for entry in useful]
@@ -76,7 +81,7 @@ def test_useful_entries_save_more_and_more(problem: Problem, least_saving: float
 
 @given(problems(), st.floats(0.0, 3.0))
 def test_the_cheapest_entry_is_always_useful(problem: Problem, least_saving: float) -> None:
-    cost = problem.constraint.cost
+    cost = problem.cost
 
     for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
         assert costs[useful[-1]] == min(costs)
@@ -96,3 +101,15 @@ def test_the_least_of_what_is_left_has_one_site() -> None:
 
     assert least_left(cost) == min(cost.of(entries) for entries in left) == 5.0
     assert len(space.sites) == len(cost.sites)
+
+
+def test_drops_of_each_kind_are_counted_apart() -> None:
+    space = make_space(4, 1, 128, depth=True, width=False)
+    constraint = drops_of_each_kind(space, 2)
+
+    feasible = {e for e in everything([range(2)] * 8) if constraint.violation_of(e) <= 0}
+
+    assert feasible == {
+        e for e in everything([range(2)] * 8) if sum(e[0::2]) >= 2 and sum(e[1::2]) >= 2
+    }
+    assert constraint.useful_entries() == ((0, 1),) * 8

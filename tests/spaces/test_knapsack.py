@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.cost import AdditiveCost
-from autocompress.spaces.knapsack import BUCKETS, solve
+from autocompress.spaces.base import make_space
+from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, drops_of_each_kind, under
+from autocompress.spaces.knapsack import BUCKETS, solve, solve_under
 from tests.spaces.problems import Problem, everything, problems
 
 # A cost that is a whole number of buckets but for rounding counts as that number.
@@ -18,7 +19,7 @@ ROUNDING = 1e-6
 def losses_for(draw: st.DrawFn, problem: Problem) -> list[list[float]]:
     """Return a loss for every entry; dense loses nothing."""
     amounts = st.floats(0.0, 10.0)
-    return [[0.0, *(draw(amounts) for _ in costs[1:])] for costs in problem.constraint.cost.sites]
+    return [[0.0, *(draw(amounts) for _ in costs[1:])] for costs in problem.cost.sites]
 
 
 CASES = problems(most_layers=2).flatmap(lambda p: st.tuples(st.just(p), losses_for(p)))
@@ -30,7 +31,7 @@ def best_within(problem: Problem, losses: list[list[float]], limit: float) -> fl
         (
             sum(row[entry] for row, entry in zip(losses, entries, strict=True))
             for entries in everything(problem.allowed)
-            if problem.constraint.cost.of(entries) <= limit
+            if problem.cost.of(entries) <= limit
         ),
         default=math.inf,
     )
@@ -41,7 +42,7 @@ def test_the_solution_equals_brute_force_within_a_bucket_a_site(
     case: tuple[Problem, list[list[float]]],
 ) -> None:
     problem, losses = case
-    cost, limit = problem.constraint.cost, problem.constraint.limit
+    cost, limit = problem.cost, problem.limit
     bucket = (limit - cost.fixed) / BUCKETS
 
     solution = solve(losses, cost, limit, problem.allowed)
@@ -61,7 +62,7 @@ def test_the_solution_meets_the_limit_and_stays_in_the_space(
     case: tuple[Problem, list[list[float]]],
 ) -> None:
     problem, losses = case
-    cost, limit = problem.constraint.cost, problem.constraint.limit
+    cost, limit = problem.cost, problem.limit
 
     solution = solve(losses, cost, limit, problem.allowed)
 
@@ -74,7 +75,7 @@ def test_a_limit_below_the_least_cost_has_no_solution(
     case: tuple[Problem, list[list[float]]],
 ) -> None:
     problem, losses = case
-    cost = problem.constraint.cost
+    cost = problem.cost
 
     assert solve(losses, cost, 0.99 * cost.least, problem.allowed) is None
 
@@ -113,3 +114,31 @@ def test_a_greedy_trap_is_solved_exactly(room: float) -> None:
     best = {12.01: (0, 0), 8.0: (0, 1), 4.0: (1, 1), 0.0: (2, 1)}
 
     assert solve(losses, cost, 1.0 + room) == best[room]
+
+
+def test_limits_on_different_sites_are_solved_together() -> None:
+    space = make_space(3, 1, 128, depth=True, width=False)
+    constraint = drops_of_each_kind(space, 1)
+    losses = [[0.0, loss] for loss in (3.0, 0.5, 1.0, 2.0, 2.0, 0.4)]
+
+    assert solve_under(losses, constraint, constraint.useful_entries()) == (0, 0, 1, 0, 0, 1)
+
+
+def test_a_single_limit_is_the_plain_knapsack() -> None:
+    space = make_space(2, 1, 128, depth=True, width=False)
+    cost = AdditiveCost(1.0, ((3.0, 0.0), (2.0, 0.0), (3.0, 0.0), (2.0, 0.0)))
+    losses = [[0.0, loss] for loss in (3.0, 0.5, 1.0, 2.0)]
+
+    expected = solve(losses, cost, 6.0)
+
+    assert solve_under(losses, under(space, cost, 6.0), [(0, 1)] * 4) == expected
+
+
+def test_limits_that_share_a_site_are_refused() -> None:
+    space = make_space(1, 1, 128, depth=True, width=False)
+    cost = AdditiveCost(1.0, ((3.0, 0.0), (2.0, 0.0)))
+
+    with pytest.raises(ValueError, match="must count different sites"):
+        solve_under(
+            [[0.0, 1.0]] * 2, Constraint(space, (Limit(cost, 4.0), Limit(cost, 5.0))), [(0, 1)] * 2
+        )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.spaces.base import make_space
-from autocompress.spaces.cost import AdditiveCost, Constraint, useful_entries
+from autocompress.spaces.cost import AdditiveCost, drops_of_each_kind, under, useful_entries
 from autocompress.spaces.moves import (
     Entries,
     evenly_narrow,
@@ -136,7 +136,7 @@ def test_evenly_spaced_drops_as_few_as_suffice(
 ) -> None:
     space = make_space(n_layers, 2, 128, depth=True, width=False)
     cost = AdditiveCost(0.5, ((attention, 0.0), (mlp, 0.0)) * n_layers)
-    constraint = Constraint(space, cost, cost.least + share * (cost.dense - cost.least))
+    constraint = under(space, cost, cost.least + share * (cost.dense - cost.least))
 
     found = evenly_spaced(constraint)
 
@@ -151,28 +151,28 @@ def test_evenly_spaced_drops_as_few_as_suffice(
         if abs(a - m) <= 1 and a + m < sum(by_kind)
     ]
     saved = [a * attention + m * mlp for a, m in cheaper_pairs]
-    assert all(cost.dense - s > constraint.limit - 1e-9 for s in saved)
+    assert all(cost.dense - s > constraint.limits[0].most - 1e-9 for s in saved)
 
 
 def test_evenly_spaced_gives_up_where_all_drops_do_not_suffice() -> None:
     space = make_space(3, 2, 128, depth=True, width=False)
     cost = AdditiveCost(5.0, ((1.0, 0.0),) * 6)
 
-    assert evenly_spaced(Constraint(space, cost, 4.9)) is None
+    assert evenly_spaced(under(space, cost, 4.9)) is None
 
 
 def test_evenly_spaced_has_nothing_to_drop_in_the_width_space() -> None:
     space = make_space(2, 2, 128, depth=False, width=True)
     cost = AdditiveCost(1.0, ((1.0, 0.0), (1.0, 0.0)) * 2)
 
-    assert evenly_spaced(Constraint(space, cost, 3.0)) is None
+    assert evenly_spaced(under(space, cost, 3.0)) is None
 
 
 @pytest.mark.parametrize("speedup", [1.0, 1.5, 2.0, 5.0])
 def test_evenly_narrow_narrows_all_sites_alike(speedup: float) -> None:
     space = make_space(3, 4, 256, depth=False, width=True, ffn_step=64)
     cost = AdditiveCost(1.0, ((3.0, 2.0, 1.0, 0.0),) * 6)
-    constraint = Constraint(space, cost, cost.dense / speedup)
+    constraint = under(space, cost, cost.dense / speedup)
 
     found = evenly_narrow(constraint)
 
@@ -187,16 +187,29 @@ def test_evenly_narrow_gives_up_where_the_narrowest_does_not_suffice() -> None:
     space = make_space(1, 2, 128, depth=False, width=True)
     cost = AdditiveCost(5.0, ((1.0, 0.0), (1.0, 0.0)))
 
-    assert evenly_narrow(Constraint(space, cost, 4.9)) is None
+    assert evenly_narrow(under(space, cost, 4.9)) is None
 
 
 def test_every_feasible_candidate_of_the_depth_space_can_be_drawn() -> None:
     space = make_space(2, 1, 128, depth=True, width=False)
     cost = AdditiveCost(1.0, ((1.0, 0.0),) * 4)
-    constraint = Constraint(space, cost, 3.0)
+    constraint = under(space, cost, 3.0)
     rng = np.random.default_rng(0)
 
     drawn = {random_candidate(constraint, useful_entries(cost), rng) for _ in range(300)}
 
     assert len(drawn) == 6
     assert {sum(entries) for entries in drawn} == {2}
+
+
+@given(st.integers(0, 5), SEEDS)
+def test_moves_keep_the_drops_of_each_kind(n: int, seed: int) -> None:
+    space = make_space(5, 1, 128, depth=True, width=False)
+    constraint = drops_of_each_kind(space, n)
+    allowed, rng = constraint.useful_entries(), np.random.default_rng(seed)
+
+    drawn = random_candidate(constraint, allowed, rng)
+    mutants = [mutate(drawn, constraint, allowed, rng) for _ in range(5)]
+
+    for entries in (drawn, *mutants):
+        assert (sum(entries[0::2]), sum(entries[1::2])) == (n, n)

@@ -13,7 +13,7 @@ import pytest
 
 from autocompress.errors import EngineError, EvaluationError, ModelError
 from autocompress.trial import Measurement
-from autocompress.workers.base import BuildJob, SessionFactory, WorkerPool
+from autocompress.workers.base import BuildJob, Measured, SessionFactory, WorkerPool
 from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.ray_pool import RayPool
 from tests.workers.toy_sessions import (
@@ -103,6 +103,11 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def answer_of(level: int) -> Measured:
+    """Return what a toy session answers with one thread."""
+    return (Measurement((float(level),), (0.0,), 1),)
+
+
 def worker_pids(pool: WorkerPool) -> set[int]:
     """Return the process ids of the workers that come to answer."""
     return {int(str(pid)) for _, pid in pool.build([BuildJob((i,)) for i in range(20)])}
@@ -116,7 +121,7 @@ def test_results_are_the_same_at_any_number_of_workers(
 
     answers = list(pool.measure([shard(level) for level in range(12)]))
 
-    expected = [(level, Measurement((float(level),), (0.0,), 1)) for level in range(12)]
+    expected = [(level, answer_of(level)) for level in range(12)]
     assert sorted(answers, key=lambda pair: pair[0]) == expected
     assert pool.n_workers == n_workers
 
@@ -134,8 +139,8 @@ def test_a_raising_job_yields_its_exception_and_the_rest_go_on(
 
     answers = dict(pool.measure([shard(1), shard(RAISES), shard(RAISES_UNPICKLABLE), shard(2)]))
 
-    assert isinstance(answers[0], Measurement)
-    assert isinstance(answers[3], Measurement)
+    assert isinstance(answers[0], tuple)
+    assert isinstance(answers[3], tuple)
     assert type(answers[1]) is ValueError
     assert str(answers[1]) == "the toy broke"
     assert "In the worker:\nTraceback" in answers[1].__notes__[0]
@@ -150,7 +155,7 @@ def test_a_job_whose_worker_dies_is_given_to_another(make_pool: MakePool, tmp_pa
 
     assert (tmp_path / "died").exists()
     assert sorted(index for index, _ in answers) == [0, 1, 2, 3]
-    assert dict(answers)[1] == Measurement((float(DIES_ONCE),), (0.0,), 1)
+    assert dict(answers)[1] == answer_of(DIES_ONCE)
 
 
 def test_a_job_that_kills_two_workers_fails_alone(
@@ -160,10 +165,10 @@ def test_a_job_that_kills_two_workers_fails_alone(
 
     answers = dict(pool.measure([shard(1), shard(DIES), shard(2), shard(3)]))
 
-    assert [index for index in range(4) if isinstance(answers[index], Measurement)] == [0, 2, 3]
+    assert [index for index in range(4) if isinstance(answers[index], tuple)] == [0, 2, 3]
     assert type(answers[1]) is EvaluationError
     how = {"local": "killed by SIGKILL (exit code -9)", "ray": "Ray says SYSTEM_ERROR"}[kind]
-    for part in (shard(DIES).genotype.key, how, "lower --workers"):
+    for part in (shard(DIES).genotypes[0].key, how, "lower --workers"):
         assert part in str(answers[1])
 
 
@@ -190,7 +195,7 @@ def test_a_run_left_early_does_not_disturb_the_next(make_pool: MakePool, tmp_pat
     with pytest.raises(EvaluationError, match="closed or reused in mid-run"):
         next(left)
 
-    losses = [answer.loss for _, answer in next_answers if isinstance(answer, Measurement)]
+    losses = [answer[0].loss for _, answer in next_answers if isinstance(answer, tuple)]
     assert sorted(losses) == [2.0, 3.0]
 
 
@@ -203,7 +208,7 @@ def test_the_death_of_an_idle_worker_is_counted_against_no_job(
 
     answers = list(pool.measure([shard(DIES_ONCE)]))
 
-    assert answers == [(0, Measurement((float(DIES_ONCE),), (0.0,), 1))]
+    assert answers == [(0, answer_of(DIES_ONCE))]
 
 
 def test_workers_live_from_run_to_run(make_pool: MakePool, tmp_path: Path) -> None:
@@ -247,7 +252,7 @@ def test_spawning_leaves_the_environment_as_it_was(
     answers = list(pool.measure([shard(1)]))
     pool.close()
 
-    assert answers == [(0, Measurement((1.0,), (0.0,), 1))]
+    assert answers == [(0, answer_of(1))]
     assert dict(os.environ) == before
     assert sys.modules["__main__"] is main
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autocompress.errors import ModelError
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
-from autocompress.workers.base import BuildJob, Session, Shard
+from autocompress.workers.base import BuildJob, Measured, Session, Shard
 
 RAISES, RAISES_UNPICKLABLE, DIES_ONCE, DIES, HANGS = range(200, 205)
 
@@ -23,7 +23,7 @@ class UnpicklableError(Exception):
 
 def shard(level: int) -> Shard:
     """Return a shard that a toy session answers as `level` says."""
-    return Shard(Genotype((level,)), Fidelity(Split.SEARCH, draw=0, first=0, sequences=1))
+    return Shard((Genotype((level,)),), Fidelity(Split.SEARCH, draw=0, first=0, sequences=1))
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ToySession:
         """Return the worker's process id, to tell workers apart."""
         return os.getpid()
 
-    def measure(self, shard: Shard) -> Measurement:
+    def measure(self, shard: Shard) -> Measured:
         """Return the level as the loss, and the worker's thread count as its tokens."""
-        (level,) = shard.genotype.levels
+        (level,) = shard.genotypes[0].levels
         if level == RAISES:
             raise ValueError("the toy broke")
         if level == RAISES_UNPICKLABLE:
@@ -50,7 +50,8 @@ class ToySession:
         if level == HANGS:
             (self.marks / f"{os.getpid()}.hangs").touch()
             threading.Event().wait()
-        return Measurement((float(level),), (0.0,), int(os.environ["OMP_NUM_THREADS"]))
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        return (Measurement((float(level),), (0.0,), threads),)
 
 
 @dataclass(frozen=True)

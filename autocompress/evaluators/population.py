@@ -1,0 +1,233 @@
+"""Measures a whole population in one walk over the sites: what candidates share is computed once.
+
+At each site candidates are grouped by (history so far, choice here). A group is computed once; a
+choice's weights are put in place once; groups that share a choice run as one batch. EvoPress
+(arXiv:2410.14649) runs candidates one by one; the losses are the same but for the order in which
+a matrix product adds, which may depend on how much runs at once.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.evaluators.teacher import Teacher, losses, summarize
+from autocompress.models.stepping import Stepper
+from autocompress.models.surgery import ShapedModel
+from autocompress.models.text import draw_order
+from autocompress.spaces.base import Choice
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorLimits:
+    """What an evaluator may hold at a time, whatever the population's size.
+
+    Args:
+        teacher_tokens: k: the likeliest tokens kept of each prediction of the dense model.
+        teacher_bytes: Of the dense model's predictions; the least recently used are made anew.
+        states_bytes: Of residual streams, before and after a site.
+        tokens_at_once: Tokens in one batch through a site, a sequence at least. On a CPU more are
+            slower, for their intermediates leave its caches; a GPU wants many times as many.
+        logits_at_once: Float32 logits computed at a time, a position's at least.
+    """
+
+    teacher_tokens: int = 512
+    teacher_bytes: int = 2**28
+    states_bytes: int = 2**28
+    tokens_at_once: int = 2048
+    logits_at_once: int = 2**24
+
+
+@dataclass(slots=True)
+class Work:
+    """Sub-blocks run on one sequence: really, and if each candidate were run by itself."""
+
+    computed: int = 0
+    alone: int = 0
+
+    @property
+    def saved(self) -> float:
+        """The share of sub-blocks that sharing saves."""
+        return 1 - self.computed / self.alone if self.alone else 0.0
+
+
+class PopulationEvaluator:
+    """Measures populations on the sequences of a draw.
+
+    A loss depends on the candidate, the sequence, and on what it shares its batches with: a call
+    gives the same numbers whatever was measured before it.
+
+    Args:
+        sequences: For each split, (sequences, T) token ids.
+        seed: Shuffles the draws.
+    """
+
+    def __init__(
+        self,
+        shaped: ShapedModel,
+        sequences: Mapping[Split, np.ndarray],
+        seed: int,
+        limits: EvaluatorLimits | None = None,
+    ) -> None:
+        self._shaped = shaped
+        self._stepper = Stepper(shaped)
+        self._sequences = sequences
+        self._seed = seed
+        self._limits = limits or EvaluatorLimits()
+        self._device = shaped.model.device
+        self._teachers: OrderedDict[tuple[Split, int], Teacher] = OrderedDict()
+        self.work = Work()
+
+    @torch.inference_mode()
+    def measure(self, genotypes: Sequence[Genotype], fidelity: Fidelity) -> list[Measurement]:
+        """Measure each candidate; KL and likelihood in nats a token over T - 1 positions."""
+        rows = self._rows(fidelity)
+        found = _Losses(len(genotypes), len(rows))
+        # Siblings in a row: where memory cuts the population, their common prefix stays whole.
+        order = sorted(range(len(genotypes)), key=lambda i: genotypes[i].levels)
+        choices = [self._shaped.space.choices(genotypes[i]) for i in order]
+        n_candidates, n_sequences = self._at_once(len(genotypes))
+        for first in range(0, len(rows), n_sequences):
+            some = rows[first : first + n_sequences]
+            teachers = [self._teacher(fidelity.split, int(row)) for row in some]
+            ids = self._ids(fidelity.split, some)  # (B, T)
+            for start in range(0, len(order), n_candidates):
+                part = choices[start : start + n_candidates]
+                for candidate, states in self._walk(ids, part):
+                    for offset, teacher in enumerate(teachers):
+                        kl, nll = self._losses(teacher, states[offset], ids[offset])
+                        found.put(order[start + candidate], first + offset, kl, nll)
+        return found.measurements(self._sequences[fidelity.split].shape[1] - 1)
+
+    def _walk(
+        self, ids: Tensor, population: Sequence[tuple[Choice, ...]]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield (candidate, its final residual stream (B, T, hidden))."""
+        states = [self._stepper.embed(ids)]
+        history = [0] * len(population)  # candidate -> index into `states`
+        for site in range(len(self._shaped.space.sites)):
+            groups: dict[Choice, dict[int, None]] = {}
+            for candidate, past in enumerate(history):
+                groups.setdefault(population[candidate][site], {})[past] = None
+            numbers: dict[tuple[int, Choice], int] = {}
+            following: list[Tensor] = []
+            for choice, pasts in groups.items():
+                after = self._run(site, choice, [states[past] for past in pasts])
+                for past, state in zip(pasts, after, strict=True):
+                    numbers[past, choice] = len(following)
+                    following.append(state)
+            for candidate, past in enumerate(history):
+                choice = population[candidate][site]
+                history[candidate] = numbers[past, choice]
+                self.work.alone += 0 if choice.is_dropped else len(ids)
+            states = following
+        for candidate, past in enumerate(history):
+            yield candidate, states[past]
+
+    def _run(self, site: int, choice: Choice, states: Sequence[Tensor]) -> list[Tensor]:
+        """Run one site, set to one choice, on some histories."""
+        if choice.is_dropped:
+            return list(states)
+        self._shaped.set(site, choice)
+        sequences, length, _ = states[0].shape
+        self.work.computed += sequences * len(states)
+        n = max(1, self._limits.tokens_at_once // (sequences * length))
+        after: list[Tensor] = []
+        for first in range(0, len(states), n):
+            some = states[first : first + n]
+            batch = torch.cat(list(some)) if len(some) > 1 else some[0]  # (n B, T, hidden)
+            parts = self._stepper.run(site, batch).split(sequences)
+            # Copies: a view would keep the whole batch alive for as long as one of its parts.
+            after += [part.clone() for part in parts] if len(some) > 1 else parts
+        return after
+
+    def _losses(self, teacher: Teacher, states: Tensor, ids: Tensor) -> tuple[float, float]:
+        """Return the mean KL and likelihood of one sequence; `states` is (T, hidden)."""
+        finished = self._stepper.finish(states[None, :-1])[0]  # (T - 1, hidden)
+        n = max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
+        kl, nll = 0.0, 0.0
+        for first in range(0, len(finished), n):
+            part = Teacher(
+                teacher.tokens[first : first + n],
+                teacher.log_probabilities[first : first + n],
+                None if teacher.rest is None else teacher.rest[first : first + n],
+            )
+            logits = self._stepper.logits(finished[first : first + n])
+            found = losses(part, logits, ids[first + 1 : first + 1 + n])
+            kl += float(found[0].sum())
+            nll += float(found[1].sum())
+        kl /= len(finished)
+        # Rounding may take the divergence of equal models a hair below zero.
+        return (max(kl, 0.0) if math.isfinite(kl) else kl), nll / len(finished)
+
+    def _teacher(self, split: Split, row: int) -> Teacher:
+        """Return the dense model's predictions on one sequence, run by itself."""
+        key = (split, row)
+        if key not in self._teachers:
+            ids = self._ids(split, np.asarray([row]))
+            dense = self._shaped.space.choices(self._shaped.space.dense)
+            work, self.work = self.work, Work()  # no candidate's
+            ((_, states),) = self._walk(ids, [dense])
+            self.work = work
+            finished = self._stepper.finish(states[0, :-1][None])[0]
+            self._teachers[key] = self._summary(finished)
+            held = sum(teacher.bytes for teacher in self._teachers.values())
+            while held > self._limits.teacher_bytes and len(self._teachers) > 1:
+                held -= self._teachers.popitem(last=False)[1].bytes
+        self._teachers.move_to_end(key)
+        return self._teachers[key]
+
+    def _summary(self, finished: Tensor) -> Teacher:
+        n = max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
+        k = self._limits.teacher_tokens
+        parts = [summarize(self._stepper.logits(part), k) for part in finished.split(n)]
+        rests = [part.rest for part in parts if part.rest is not None]
+        return Teacher(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.log_probabilities for part in parts]),
+            torch.cat(rests) if rests else None,
+        )
+
+    def _at_once(self, n_candidates: int) -> tuple[int, int]:
+        """Return how many candidates and how many sequences of theirs fit in memory."""
+        length = next(iter(self._sequences.values())).shape[1]
+        stream = length * self._shaped.architecture.hidden * self._shaped.model.dtype.itemsize
+        fitting = max(1, self._limits.states_bytes // (2 * stream))
+        candidates = min(n_candidates, fitting)
+        by_batch = max(1, self._limits.tokens_at_once // length)
+        return max(1, candidates), max(1, min(fitting // max(1, candidates), by_batch))
+
+    def _rows(self, fidelity: Fidelity) -> np.ndarray:
+        order = draw_order(
+            len(self._sequences[fidelity.split]), fidelity.split, fidelity.draw, self._seed
+        )
+        rows = order[fidelity.first : fidelity.end]
+        if len(rows) < fidelity.sequences:
+            raise ValueError(f"{fidelity} reads beyond the {len(order)} sequences of its split")
+        return rows
+
+    def _ids(self, split: Split, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(self._sequences[split][rows]).long().to(self._device)
+
+
+class _Losses:
+    """A table of losses, filled in any order."""
+
+    def __init__(self, candidates: int, sequences: int) -> None:
+        self._kl = np.full((candidates, sequences), np.nan)
+        self._nll = np.full((candidates, sequences), np.nan)
+
+    def put(self, candidate: int, sequence: int, kl: float, nll: float) -> None:
+        self._kl[candidate, sequence] = kl
+        self._nll[candidate, sequence] = nll
+
+    def measurements(self, tokens: int) -> list[Measurement]:
+        return [
+            Measurement(tuple(kl.tolist()), tuple(nll.tolist()), tokens)
+            for kl, nll in zip(self._kl, self._nll, strict=True)
+        ]

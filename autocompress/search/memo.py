@@ -1,0 +1,54 @@
+"""Everything measured of a study, sequence by sequence: nothing is measured twice."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
+
+
+@dataclass(slots=True)
+class _Text:
+    """One candidate on one draw: losses by position in the draw."""
+
+    losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    tokens: int = 0
+
+
+class Memo:
+    """Measurements by (genotype, split, draw, position in the draw)."""
+
+    def __init__(self, measured: Iterable[tuple[Genotype, Fidelity, Measurement]] = ()) -> None:
+        self._texts: dict[tuple[Genotype, Split, int], _Text] = {}
+        for genotype, fidelity, measurement in measured:
+            self.add(genotype, fidelity, measurement)
+
+    @property
+    def n_candidates(self) -> int:
+        """Different candidates of which something was measured."""
+        return len({genotype for genotype, _, _ in self._texts})
+
+    @property
+    def sequences(self) -> int:
+        """Sequences read, summed over candidates, splits and draws."""
+        return sum(len(text.losses) for text in self._texts.values())
+
+    def add(self, genotype: Genotype, fidelity: Fidelity, measurement: Measurement) -> None:
+        """Take what was measured at a reading."""
+        text = self._texts.setdefault((genotype, fidelity.split, fidelity.draw), _Text())
+        text.tokens = measurement.tokens
+        pairs = zip(measurement.kl, measurement.nll, strict=True)
+        text.losses.update(zip(range(fidelity.first, fidelity.end), pairs, strict=True))
+
+    def covers(self, genotype: Genotype, fidelity: Fidelity) -> bool:
+        """Whether every sequence of a reading is known."""
+        text = self._texts.get((genotype, fidelity.split, fidelity.draw))
+        return text is not None and all(
+            position in text.losses for position in range(fidelity.first, fidelity.end)
+        )
+
+    def measurement(self, genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        """Return what is known of a reading that is covered."""
+        text = self._texts[genotype, fidelity.split, fidelity.draw]
+        losses = [text.losses[position] for position in range(fidelity.first, fidelity.end)]
+        kl, nll = zip(*losses, strict=True)
+        return Measurement(kl, nll, text.tokens)

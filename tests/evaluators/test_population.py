@@ -1,0 +1,233 @@
+"""Losses against torch's own on full logits, for any population, whatever was measured before."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
+from autocompress.models.surgery import ShapedModel
+from autocompress.models.text import draw_order
+from autocompress.spaces.base import SiteKind
+from autocompress.trial import Fidelity, Genotype, Measurement, Split, join
+from tests.tiny_models import (
+    VOCABULARY,
+    PlainSlices,
+    TinyModels,
+    genotype_of,
+    logits_of,
+    one_change,
+    tiny_space,
+    token_ids,
+    with_changes,
+)
+
+SPACE = tiny_space()
+ATTENTION, MLP = SiteKind.ATTENTION, SiteKind.MLP
+CONTEXT = 16
+SEED = 4
+SEQUENCES = {
+    split: token_ids(n, CONTEXT, seed).numpy().astype(np.int32)
+    for seed, (split, n) in enumerate(zip(Split, (24, 12, 8), strict=True))
+}
+CANDIDATES = [
+    genotype_of(SPACE, one_change(SPACE, 1, MLP, 16)),
+    genotype_of(SPACE, one_change(SPACE, 0, ATTENTION, 0)),
+    genotype_of(
+        SPACE,
+        with_changes(SPACE, {(0, MLP): 0, (1, ATTENTION): 2, (2, ATTENTION): 0, (2, MLP): 8}),
+    ),
+]
+# The whole vocabulary: losses are those of full logits.
+WHOLE = EvaluatorLimits(teacher_tokens=VOCABULARY)
+FIRST = Fidelity(Split.SEARCH, 0, 0, 8)
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """An evaluator and the model that it shapes."""
+
+    shaped: ShapedModel
+    evaluator: PopulationEvaluator
+
+    def one(self, genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        """Measure one candidate."""
+        (measurement,) = self.evaluator.measure([genotype], fidelity)
+        return measurement
+
+
+def rig(
+    tiny_models: TinyModels,
+    family: str = "qwen2",
+    dtype: torch.dtype = torch.float32,
+    limits: EvaluatorLimits = WHOLE,
+) -> Rig:
+    """Return a fresh evaluator, as a new worker would have."""
+    model = tiny_models.load(family, dtype=dtype)
+    shaped = ShapedModel(model, SPACE, PlainSlices(model))
+    return Rig(shaped, PopulationEvaluator(shaped, SEQUENCES, SEED, limits))
+
+
+@both_dtypes
+def test_the_dense_model_by_itself_diverges_by_exactly_nothing(
+    tiny_models: TinyModels, family: str, dtype: torch.dtype
+) -> None:
+    own = rig(tiny_models, family, dtype)
+    alone = own.one(SPACE.dense, Fidelity(Split.SEARCH, 0, 0, 1))
+
+    own.one(CANDIDATES[2], FIRST)
+    after = own.one(SPACE.dense, Fidelity(Split.SEARCH, 0, 0, 1))
+
+    assert alone.kl == after.kl == (0.0,)
+
+
+@pytest.mark.parametrize("genotype", CANDIDATES, ids=["width", "drop", "mixed"])
+def test_losses_equal_those_of_full_logits(
+    tiny_models: TinyModels, family: str, genotype: Genotype
+) -> None:
+    own = rig(tiny_models, family)
+    rows = draw_order(24, Split.SEARCH, 0, SEED)[:8]
+    ids = torch.from_numpy(SEQUENCES[Split.SEARCH][rows]).long()
+    teacher = logits_of(tiny_models.load(family), ids)[:, :-1].double().log_softmax(-1)
+
+    measured = own.one(genotype, FIRST)
+
+    own.shaped.apply(SPACE.choices(genotype))
+    student = logits_of(own.shaped.model, ids)[:, :-1].double().log_softmax(-1)
+    kl = functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean(-1)
+    nll = functional.nll_loss(student.transpose(1, 2), ids[:, 1:], reduction="none").mean(-1)
+    # Single precision against double, of sums over 320 tokens.
+    assert measured.kl == pytest.approx(kl.tolist(), rel=1e-4, abs=1e-6)
+    assert measured.nll == pytest.approx(nll.tolist(), rel=1e-4)
+    assert measured.loss == pytest.approx(math.fsum(measured.kl) / 8)
+    assert measured.loss > 1e-4
+    assert measured.tokens == CONTEXT - 1
+
+
+POPULATIONS = st.lists(
+    st.tuples(*(st.integers(0, len(menu) - 1) for menu in SPACE.menus)).map(SPACE.genotype),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    POPULATIONS,
+    st.sampled_from(
+        [
+            WHOLE,
+            EvaluatorLimits(VOCABULARY, 1, 1, 1, 1),
+            EvaluatorLimits(VOCABULARY, 1, 20_000, 64),
+        ]
+    ),
+)
+def test_a_population_measures_as_its_candidates_do_alone(
+    tiny_models: TinyModels, population: list[Genotype], limits: EvaluatorLimits
+) -> None:
+    alone = rig(tiny_models)
+    expected = [alone.one(genotype, FIRST) for genotype in population]
+
+    together = rig(tiny_models, limits=limits).evaluator.measure(population, FIRST)
+
+    # What runs at once decides in which order a product adds: roundings of single precision.
+    for found, own in zip(together, expected, strict=True):
+        assert found.kl == pytest.approx(own.kl, rel=1e-3, abs=1e-6)
+        assert found.nll == pytest.approx(own.nll, rel=1e-4)
+        assert found.tokens == own.tokens
+
+
+def test_every_family_shares_its_prefixes(tiny_models: TinyModels, family: str) -> None:
+    own = rig(tiny_models, family)
+    expected = [rig(tiny_models, family).one(genotype, FIRST) for genotype in CANDIDATES]
+
+    together = own.evaluator.measure(CANDIDATES, FIRST)
+
+    for found, one in zip(together, expected, strict=True):
+        assert found.kl == pytest.approx(one.kl, rel=1e-3, abs=1e-6)
+
+
+def test_the_work_that_is_shared_is_counted(tiny_models: TinyModels) -> None:
+    own = rig(tiny_models)
+    # They part at the last of six sites; a dropped one costs nothing.
+    siblings = [genotype_of(SPACE, one_change(SPACE, 2, MLP, kept)) for kept in (48, 32, 16, 8, 0)]
+
+    own.evaluator.measure(siblings, FIRST)
+
+    assert own.evaluator.work.alone == 8 * (4 * 6 + 5)
+    assert own.evaluator.work.computed == 8 * (5 + 4)
+    assert own.evaluator.work.saved == pytest.approx(1 - 9 / 29)
+
+
+@both_dtypes
+def test_a_population_measures_the_same_whatever_was_measured_before(
+    tiny_models: TinyModels, dtype: torch.dtype
+) -> None:
+    expected = rig(tiny_models, dtype=dtype).evaluator.measure(CANDIDATES, FIRST)
+
+    busy = rig(tiny_models, dtype=dtype)
+    busy.evaluator.measure(CANDIDATES[:1], Fidelity(Split.SEARCH, 3, 0, 8))
+    busy.evaluator.measure(CANDIDATES[::-1], FIRST)
+
+    assert busy.evaluator.measure(CANDIDATES, FIRST) == expected
+
+
+def test_a_forgotten_teacher_is_made_anew(tiny_models: TinyModels) -> None:
+    forgetful = rig(tiny_models, limits=EvaluatorLimits(VOCABULARY, teacher_bytes=1))
+
+    found = [forgetful.evaluator.measure(CANDIDATES, FIRST) for _ in range(2)]
+
+    assert found[0] == found[1] == rig(tiny_models).evaluator.measure(CANDIDATES, FIRST)
+
+
+def test_fewer_teacher_tokens_bound_the_loss_from_below(tiny_models: TinyModels) -> None:
+    full = rig(tiny_models).evaluator.measure(CANDIDATES, FIRST)
+
+    some = rig(tiny_models, limits=EvaluatorLimits(32)).evaluator.measure(CANDIDATES, FIRST)
+
+    assert all(0 < a.loss < b.loss for a, b in zip(some, full, strict=True))
+    assert [a.nll for a in some] == [b.nll for b in full]
+
+
+def test_readings_join_to_the_longer_one(tiny_models: TinyModels) -> None:
+    first, second, both = (
+        Fidelity(Split.SEARCH, 1, 0, 8),
+        Fidelity(Split.SEARCH, 1, 8, 8),
+        Fidelity(Split.SEARCH, 1, 0, 16),
+    )
+    own = rig(tiny_models)
+
+    for genotype in CANDIDATES:
+        parts = [own.one(genotype, first), own.one(genotype, second)]
+        whole = own.one(genotype, both)
+
+        assert join(parts).kl == pytest.approx(whole.kl, rel=1e-3, abs=1e-6)
+
+
+def test_draws_read_the_same_sequences_in_another_order(tiny_models: TinyModels) -> None:
+    own = rig(tiny_models)
+
+    first, second = (own.one(CANDIDATES[0], Fidelity(Split.SEARCH, d, 0, 24)) for d in (0, 1))
+
+    assert first.kl != second.kl
+    # A batch of other sequences may round otherwise.
+    assert sorted(first.nll) == pytest.approx(sorted(second.nll), rel=1e-5)
+
+
+def test_splits_are_read_apart(tiny_models: TinyModels) -> None:
+    own = rig(tiny_models)
+
+    losses = {own.one(CANDIDATES[0], Fidelity(split, 0, 0, 8)).loss for split in Split}
+
+    assert len(losses) == 3
+
+
+def test_reading_beyond_the_text_is_an_error(tiny_models: TinyModels) -> None:
+    with pytest.raises(ValueError, match="reads beyond the 12 sequences of its split"):
+        rig(tiny_models).one(SPACE.dense, Fidelity(Split.SELECTION, 0, 8, 8))
