@@ -7,7 +7,6 @@ timed: it reads a request as JSON on standard input and answers on standard outp
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from autocompress.errors import AutocompressError, EngineError
+from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
+from autocompress.evaluators.subprocess_call import answer_call, call_module
 from autocompress.evaluators.timing import Timing, make_prompt, run
 from autocompress.models.loading import load_model
 from autocompress.spec import Workload
@@ -64,17 +64,14 @@ class TorchEngine:
             "dtype": self.dtype,
             "threads": self.threads,
         }
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "autocompress.evaluators.torch_engine"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            check=False,
+        rows = json.loads(
+            call_module(
+                "autocompress.evaluators.torch_engine",
+                request,
+                EngineError,
+                "The torch engine did not run the checkpoints",
+            )
         )
-        if done.returncode != 0:
-            cause = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-            raise EngineError(f"The torch engine did not run the checkpoints: {cause[0]}")
-        rows = json.loads(done.stdout.splitlines()[-1])
         return [
             Latency(tuple(row["prefill"]), tuple(row["decode"]), tuple(row["total"]))
             for row in rows
@@ -143,16 +140,5 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
-def main() -> int:
-    """Read a request, answer it; one line on standard error if it fails."""
-    try:
-        answer = serve(json.load(sys.stdin))
-    except AutocompressError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{json.dumps(answer)}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer_call(serve))

@@ -5,7 +5,6 @@ findings as JSON on standard output.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autocompress.errors import AutocompressError, GateError
+from autocompress.errors import GateError
+from autocompress.evaluators.subprocess_call import answer_call, call_module
 from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.export.checkpoint import Artifact, stored_tensor_bytes
 from autocompress.models.generation import generate
@@ -106,17 +106,11 @@ def check(artifact: Artifact, reference: Path, device: str) -> GateReport:
         GateError: If the process could not load or run it.
     """
     request = {"folder": str(artifact.folder), "reference": str(reference), "device": device}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "autocompress.export.gate"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
+    found = json.loads(
+        call_module(
+            "autocompress.export.gate", request, GateError, f"{artifact.folder} does not load"
+        )
     )
-    if done.returncode != 0:
-        cause = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise GateError(f"{artifact.folder} does not load: {cause[0]}")
-    found = json.loads(done.stdout.splitlines()[-1])
     findings = Findings(**{**found, "answer": tuple(found["answer"])})
     return GateReport(
         findings, findings.tensor_bytes == artifact.tensor_bytes, transformers.__version__
@@ -142,19 +136,15 @@ def examine(folder: Path, reference: Path, device: torch.device) -> Findings:
     )
 
 
-def main() -> int:
-    """Read a request, answer it; one line on standard error if it fails."""
-    request = json.load(sys.stdin)
-    try:
-        findings = examine(
-            Path(request["folder"]), Path(request["reference"]), torch.device(request["device"])
-        )
-    except AutocompressError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    sys.stdout.write(f"{json.dumps(asdict(findings))}\n")
-    return 0
+def serve(request: dict[str, object]) -> dict[str, object]:
+    """Answer one request: examine the checkpoint that it names."""
+    findings = examine(
+        Path(str(request["folder"])),
+        Path(str(request["reference"])),
+        torch.device(str(request["device"])),
+    )
+    return asdict(findings)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answer_call(serve))
