@@ -101,11 +101,16 @@ def check_output(output: Path) -> None:
     Raises:
         ExportError: If the folder cannot be made or written.
     """
-    existing = output
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = _nearest_existing(output)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ExportError(f"Cannot write {output}: {existing} is no folder that can be written.")
+
+
+def _nearest_existing(path: Path) -> Path:
+    """Return the path itself or the first above it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
 
 
 def _run(
@@ -184,9 +189,7 @@ def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
 @contextlib.contextmanager
 def _scratch(output: Path) -> Iterator[Path]:
     """Make a folder beside the output, on its disk, that is gone afterwards."""
-    existing = output
-    while not existing.exists():
-        existing = existing.parent
+    existing = _nearest_existing(output)
     with tempfile.TemporaryDirectory(prefix=".autocompress-", dir=existing) as folder:
         yield Path(folder)
 
