@@ -2,6 +2,6 @@
 
 import sys
 
-from autocompress.cli import main
+from autocompress.cli.commands import main
 
 sys.exit(main())

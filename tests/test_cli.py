@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autocompress import cli
+from autocompress.cli import commands
+from autocompress.cli.observers import Lines
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a command that must be refused; return its one line."""
-    status = cli.main(arguments)
+    status = commands.main(arguments)
     errors = capsys.readouterr().err
 
     assert status == 2
@@ -174,7 +175,7 @@ def test_unreachable_target_names_the_fastest_and_leaves_no_study(
     )
 
     assert "No candidate reaches 100x: the fastest" in line
-    assert cli.main(["studies"]) == 0
+    assert commands.main(["studies"]) == 0
     assert capsys.readouterr().out == ""
     assert [path.name for path in home.iterdir()] == [".autocompress"]
 
@@ -225,7 +226,7 @@ def test_study_name_that_is_taken_is_refused(
     from autocompress.store.study_store import create_study
 
     (home / ".autocompress").mkdir()
-    create_study(cli.DEFAULT_STORAGE, "mine", {}).close()
+    create_study(commands.DEFAULT_STORAGE, "mine", {}).close()
 
     line = refused(
         capsys,
@@ -243,14 +244,14 @@ def test_study_name_that_is_taken_is_refused(
 
 def test_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--help"])
+        commands.main(["--help"])
 
     assert ended.value.code == 0
     assert "search" in capsys.readouterr().out
 
 
 def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = cli._Lines(as_json=True)
+    lines = Lines(as_json=True)
 
     lines.stage("levels")
     lines.tell("measured", {"speedup": 2.0, "target": 2.0})

@@ -1,4 +1,4 @@
-"""The command line: flags and files in, one line for every failure out."""
+"""Reads flags and files, runs a command, and prints its failure as one line."""
 
 import argparse
 import contextlib
@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tqdm import tqdm
-
 import autocompress
+from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.spec import SearchSpec, from_mapping, read_yaml
 
@@ -40,7 +39,6 @@ SPEC_FLAGS = (
     "shards",
     "seed",
 )
-Values = Mapping[str, bool | int | float | str | None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -187,7 +185,7 @@ def _search(parsed: argparse.Namespace) -> None:
 
     name = parsed.study or _name(spec)
     output = parsed.output or DEFAULT_OUTPUT / name
-    observer = _observer(parsed.json)
+    observer = make_observer(parsed.json)
     with _resumable(name, parsed.storage):
         report = studies.start(spec, parsed.storage, name, output, observer)
     observer.end()
@@ -198,7 +196,7 @@ def _resume(parsed: argparse.Namespace) -> None:
     from autocompress.pipeline import study as studies
 
     output = parsed.output or DEFAULT_OUTPUT / parsed.study
-    observer = _observer(parsed.json)
+    observer = make_observer(parsed.json)
     with _resumable(parsed.study, parsed.storage):
         report = studies.resume(parsed.storage, parsed.study, output, observer)
     observer.end()
@@ -211,7 +209,7 @@ def _profile(parsed: argparse.Namespace) -> None:
         raise SpecError(f"Cannot write {parsed.output}: its folder does not exist.")
     from autocompress.pipeline import study as studies
 
-    observer = _observer(parsed.json)
+    observer = make_observer(parsed.json)
     prepared, table = studies.profile(spec, observer)
     observer.end()
     text = json.dumps(table.to_json(), indent=2, allow_nan=False)
@@ -289,106 +287,3 @@ def _conclude(report: Mapping[str, object], output: Path, as_json: bool) -> None
         print(f"{output / 'report.html'}  {output / 'model'}")
     if known.verdict is not Verdict.USABLE:
         print(f"autocompress: {text}", file=sys.stderr)
-
-
-class _Lines:
-    """Tells a search in plain lines, or as JSON Lines, at most one a second for mere progress."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        self._stage = ""
-        self._last = 0.0
-
-    def stage(self, name: str) -> None:
-        """Print that a stage begins."""
-        self._stage = name
-        self._print("stage", {"stage": name}, f"{name} ...")
-
-    def advance(self, done: int, total: int) -> None:
-        """Print how far the stage has come, every ten seconds."""
-        now = time.monotonic()
-        if now - self._last >= 10 or (done == total and self._as_json):
-            self._last = now
-            values: Values = {"stage": self._stage, "done": done, "total": total}
-            self._print("progress", values, f"{self._stage} {done}/{total}")
-
-    def tell(self, kind: str, values: Values) -> None:
-        """Print what happened."""
-        self._print(kind, values, _told(kind, values))
-
-    def end(self) -> None:
-        """Nothing is left open."""
-
-    def _print(self, kind: str, values: Values, text: str) -> None:
-        if self._as_json:
-            print(json.dumps({"event": kind, **values}), flush=True)
-        elif text:
-            print(text, flush=True)
-
-
-class _Bar:
-    """Draws a search as one progress bar a stage, on a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
-        self._name = ""
-        self._steady = False
-
-    def stage(self, name: str) -> None:
-        """Begin a new bar."""
-        self.end()
-        self._name = name
-        self._steady = name.startswith("search")
-        self._bar = tqdm(
-            desc=name,
-            total=0,
-            leave=True,
-            bar_format="{desc:<34} {bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
-        )
-
-    def advance(self, done: int, total: int) -> None:
-        """Move the bar; a search moves by generations, told by `tell`."""
-        if self._bar is not None and not self._steady:
-            self._bar.total = total
-            self._bar.n = done
-            self._bar.refresh()
-
-    def tell(self, kind: str, values: Values) -> None:
-        """Show the figures beside the bar, or print them above it."""
-        if kind == "generation" and self._bar is not None:
-            self._bar.n = int(values["generation"] or 0)
-            self._bar.total = max(int(values["generations"] or 0), self._bar.n)
-            self._bar.set_postfix_str(
-                f"KL {values['loss']:.4f}, predicted {values['predicted_speedup']:.2f}x, "
-                f"{values['tokens']:,} tokens"
-            )
-        elif text := _told(kind, values):
-            tqdm.write(text)
-
-    def end(self) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _told(kind: str, values: Values) -> str:
-    """Return an event in words."""
-    templates = {
-        "study": "study {study} of {model}",
-        "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
-        "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
-        "generation": "generation {generation}: KL {loss:.4f}, predicted "
-        "{predicted_speedup:.2f}x, {tokens:,} tokens, {seconds:.0f} s",
-        "measured": "measured {speedup:.3f}x end to end, target {target:g}x",
-        "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
-    }
-    return templates[kind].format(**values) if kind in templates else ""
-
-
-def _observer(as_json: bool) -> _Bar | _Lines:
-    return _Bar() if sys.stderr.isatty() and not as_json else _Lines(as_json)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

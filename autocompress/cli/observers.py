@@ -1,0 +1,111 @@
+"""Tells on the terminal how a search goes: in lines, as JSON Lines or as progress bars."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+from tqdm import tqdm
+
+Values = Mapping[str, bool | int | float | str | None]
+
+
+class Lines:
+    """Tells a search in plain lines, or as JSON Lines, at most one a second for mere progress."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._stage = ""
+        self._last = 0.0
+
+    def stage(self, name: str) -> None:
+        """Print that a stage begins."""
+        self._stage = name
+        self._print("stage", {"stage": name}, f"{name} ...")
+
+    def advance(self, done: int, total: int) -> None:
+        """Print how far the stage has come, every ten seconds."""
+        now = time.monotonic()
+        if now - self._last >= 10 or (done == total and self._as_json):
+            self._last = now
+            values: Values = {"stage": self._stage, "done": done, "total": total}
+            self._print("progress", values, f"{self._stage} {done}/{total}")
+
+    def tell(self, kind: str, values: Values) -> None:
+        """Print what happened."""
+        self._print(kind, values, _told(kind, values))
+
+    def end(self) -> None:
+        """Nothing is left open."""
+
+    def _print(self, kind: str, values: Values, text: str) -> None:
+        if self._as_json:
+            print(json.dumps({"event": kind, **values}), flush=True)
+        elif text:
+            print(text, flush=True)
+
+
+class Bar:
+    """Draws a search as one progress bar a stage, on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self._name = ""
+        self._steady = False
+
+    def stage(self, name: str) -> None:
+        """Begin a new bar."""
+        self.end()
+        self._name = name
+        self._steady = name.startswith("search")
+        self._bar = tqdm(
+            desc=name,
+            total=0,
+            leave=True,
+            bar_format="{desc:<34} {bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
+        )
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar; a search moves by generations, told by `tell`."""
+        if self._bar is not None and not self._steady:
+            self._bar.total = total
+            self._bar.n = done
+            self._bar.refresh()
+
+    def tell(self, kind: str, values: Values) -> None:
+        """Show the figures beside the bar, or print them above it."""
+        if kind == "generation" and self._bar is not None:
+            self._bar.n = int(values["generation"] or 0)
+            self._bar.total = max(int(values["generations"] or 0), self._bar.n)
+            self._bar.set_postfix_str(
+                f"KL {values['loss']:.4f}, predicted {values['predicted_speedup']:.2f}x, "
+                f"{values['tokens']:,} tokens"
+            )
+        elif text := _told(kind, values):
+            tqdm.write(text)
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def make_observer(as_json: bool) -> Bar | Lines:
+    """Return a bar for a terminal, lines for all else."""
+    return Bar() if sys.stderr.isatty() and not as_json else Lines(as_json)
+
+
+def _told(kind: str, values: Values) -> str:
+    """Return an event in words."""
+    templates = {
+        "study": "study {study} of {model}",
+        "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
+        "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
+        "generation": "generation {generation}: KL {loss:.4f}, predicted "
+        "{predicted_speedup:.2f}x, {tokens:,} tokens, {seconds:.0f} s",
+        "measured": "measured {speedup:.3f}x end to end, target {target:g}x",
+        "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
+    }
+    return templates[kind].format(**values) if kind in templates else ""
