@@ -8,12 +8,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import autocompress
 from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
+from autocompress.export.report import Report, Verdict
+from autocompress.pipeline.observer import Observer
 from autocompress.spec import SearchSpec, from_mapping, read_yaml
 
 DEFAULT_SPEC = Path("autocompress.yaml")
@@ -181,26 +184,28 @@ def _spec(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec
 def _search(parsed: argparse.Namespace) -> None:
     spec = _spec(parsed, {})
     # torch and transformers take seconds to import: bad flags are told before.
-    from autocompress.pipeline import study as studies
+    from autocompress.pipeline.study import start
 
-    name = parsed.study or _name(spec)
-    output = parsed.output or DEFAULT_OUTPUT / name
-    observer = make_observer(parsed.json)
-    with _resumable(name, parsed.storage):
-        report = studies.start(spec, parsed.storage, name, output, observer)
-    observer.end()
-    _conclude(report.to_json(), output, parsed.json)
+    study = parsed.study or _name(spec)
+    _run_study(partial(start, spec, parsed.storage, study), study, parsed)
 
 
 def _resume(parsed: argparse.Namespace) -> None:
-    from autocompress.pipeline import study as studies
+    from autocompress.pipeline.study import resume
 
-    output = parsed.output or DEFAULT_OUTPUT / parsed.study
+    _run_study(partial(resume, parsed.storage, parsed.study), parsed.study, parsed)
+
+
+def _run_study(
+    run: Callable[[Path, Observer], Report], study: str, parsed: argparse.Namespace
+) -> None:
+    """Run a study to its end, telling how it goes, and say what came of it."""
+    output = parsed.output or DEFAULT_OUTPUT / study
     observer = make_observer(parsed.json)
-    with _resumable(parsed.study, parsed.storage):
-        report = studies.resume(parsed.storage, parsed.study, output, observer)
+    with _resumable(study, parsed.storage):
+        report = run(output, observer)
     observer.end()
-    _conclude(report.to_json(), output, parsed.json)
+    _conclude(report, output, parsed.json)
 
 
 def _profile(parsed: argparse.Namespace) -> None:
@@ -229,7 +234,6 @@ def _profile(parsed: argparse.Namespace) -> None:
 
 def _report(parsed: argparse.Namespace) -> None:
     from autocompress.export.render import write_report
-    from autocompress.export.report import Report
     from autocompress.export.report_markdown import to_markdown
     from autocompress.store.study_store import open_study
 
@@ -274,16 +278,14 @@ def _name(spec: SearchSpec) -> str:
     return f"{Path(spec.model).name}-{spec.target_speedup:g}x-{stamp}"
 
 
-def _conclude(report: Mapping[str, object], output: Path, as_json: bool) -> None:
-    from autocompress.export.report import Report, Verdict
+def _conclude(report: Report, output: Path, as_json: bool) -> None:
     from autocompress.export.report_words import headline
 
-    known = Report.from_json(report)
-    text = headline(known)
+    text = headline(report)
     if as_json:
         print(json.dumps({"event": "report", "headline": text, "output": str(output)}))
     else:
         print(text)
         print(f"{output / 'report.html'}  {output / 'model'}")
-    if known.verdict is not Verdict.USABLE:
+    if report.verdict is not Verdict.USABLE:
         print(f"autocompress: {text}", file=sys.stderr)
