@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,10 @@ class Job:
         found = {key: record.measurement for key, record in store.measurements().items()}
         store.close()
         return dict(found)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +186,17 @@ def test_killed_search_resumes_to_the_same_winner_and_trials(
     assert job.winner(study) == job.winner("undisturbed")
     assert job.shards(study) == job.shards("undisturbed")
     assert before.items() <= job.shards(study).items()
+
+
+@pytest.mark.slow
+def test_finished_study_is_written_out_again(job: Job) -> None:
+    job.run("search", "again")
+    first = contents(job.folder / "again" / "model")
+    shutil.rmtree(job.folder / "again")
+
+    job.run("resume", "again")
+
+    assert contents(job.folder / "again" / "model") == first
 
 
 @pytest.mark.slow
