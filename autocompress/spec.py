@@ -14,7 +14,17 @@ from autocompress.errors import SpecError
 
 SPACES: Final = ("depth", "width")
 ENGINES: Final = ("torch",)
-STRATEGIES: Final = ("evolve",)
+STRATEGIES: Final = (
+    "evolve",
+    "evopress",
+    "additive",
+    "random",
+    "uniform",
+    "shortgpt",
+    "cosine",
+    "leave-one-out",
+    "brute-force",
+)
 POOLS: Final = ("local", "ray")
 DEVICES: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 DTYPES: Final = ("auto", "bfloat16", "float32")

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
-from autocompress.spec import SearchSpec, Workload, from_mapping, parse_seconds, read_yaml
+from autocompress.spec import (
+    STRATEGIES,
+    SearchSpec,
+    Workload,
+    from_mapping,
+    parse_seconds,
+    read_yaml,
+)
 
 LEAST = {"model": "folder", "target_speedup": 2}
 
@@ -147,7 +154,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("space", 3, "a list of spaces must hold, but got 3."),
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
         ("engine", "vllm", "unknown 'vllm'. Known: torch."),
-        ("strategy", "evolv", "did you mean 'evolve'? Known: evolve."),
+        ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
         ("workload", "1x2", "`BxP+G` with whole numbers from 1 must hold, but got '1x2'."),
         ("workload", "0x2+3", "`BxP+G` with whole numbers from 1 must hold, but got '0x2+3'."),
         ("budget_seconds", "0s", "a duration such as 30m must hold, but got '0s'."),

@@ -17,7 +17,7 @@ from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import SearchSpec, from_mapping, read_yaml
+from autocompress.spec import STRATEGIES, SearchSpec, from_mapping, read_yaml
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
@@ -131,7 +131,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
     parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
     parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
-    parser.add_argument("--strategy", help="how to search: evolve")
+    parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")
     parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
     parser.add_argument("--max-tokens", metavar="N", help="tokens for the search, all candidates")
     parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")

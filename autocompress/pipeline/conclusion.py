@@ -18,13 +18,13 @@ from autocompress.export.checkpoint import Artifact, files_bytes, layer_choices
 from autocompress.export.gate import GateReport
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
-from autocompress.pipeline.searching import Found
+from autocompress.pipeline.searching import Found, baseline
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.base import SiteKind
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
-RANDOM_SEQUENCES = 32
+BASELINES = ("uniform", "additive", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +57,13 @@ class Standings:
 def measure_standings(prepared: Prepared, found: Found, driver: SearchDriver) -> Standings:
     """Measure all that the report compares, on text that nothing before has read.
 
-    The random baseline is the best of all random first parents on 32 sequences of search text.
+    The baselines are strategies of their own, under the winner's constraint.
 
     Raises:
         EvaluationError: If one of them could not be measured.
     """
-    available = len(prepared.sequences[Split.SEARCH])
-    reading = Fidelity(Split.SEARCH, 0, 0, min(RANDOM_SEQUENCES, available))
-    tried = driver.measure(Batch(found.parents.random, reading))
-    best_random = min(tried, key=lambda trial: (trial.loss, trial.genotype.levels)).genotype
-    names = {"additive": found.parents.additive, "random": best_random}
-    if found.parents.uniform is not None:
-        names["uniform"] = found.parents.uniform
+    tried = {name: baseline(name, found.task, driver) for name in BASELINES}
+    names = {name: genotype for name, genotype in tried.items() if genotype is not None}
     wanted = tuple(dict.fromkeys([found.winner, prepared.space.dense, *names.values()]))
     n = min(REPORT_SEQUENCES, len(prepared.sequences[Split.REPORT]))
     trials = driver.measure(Batch(wanted, Fidelity(Split.REPORT, 0, 0, n)))

@@ -4,15 +4,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autocompress.errors import EvaluationError
+from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.evaluators.latency_model import LatencyTable
 from autocompress.export.report import Correction, Progress
 from autocompress.pipeline.latency import MeasuredSpeedup, constraint_for
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
-from autocompress.search.base import Batch
+from autocompress.pipeline.rules import rule_scores
+from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
-from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Parents
+from autocompress.search.evolve import EvolveSettings
+from autocompress.search.strategies import NEED_SCORES, make_strategy
+from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
@@ -24,8 +27,7 @@ MOST_CORRECTIONS = 4
 FINALISTS = 6
 SELECTION_SEQUENCES = 96
 # After a correction the search starts from a repaired winner: it needs fewer generations.
-GENERATIONS_AFTER = 12
-PATIENCE_AFTER = 4
+AFTER_A_CORRECTION = EvolveSettings(generations=12, patience=1)
 
 Measure = Callable[[Genotype], MeasuredSpeedup]
 
@@ -36,13 +38,13 @@ class Found:
 
     Args:
         speedup: Measured end to end.
-        parents: The baselines under the last constraint.
+        task: With the last constraint: what the baselines have to meet too.
         history: Of the last evolution; losses under another constraint do not compare.
     """
 
     winner: Genotype
     speedup: MeasuredSpeedup
-    parents: Parents
+    task: Task
     corrections: tuple[Correction, ...]
     history: tuple[Progress, ...]
     generations: int
@@ -66,32 +68,26 @@ def search(
     cost = table.cost(space)
     started = time.monotonic()
     target_used = min(spec.target_speedup * MARGIN, fastest)
+    scores = rule_scores(prepared) if spec.strategy in NEED_SCORES else None
     corrections: list[Correction] = []
-    history: tuple[Progress, ...] = ()
     extra: tuple[Genotype, ...] = ()
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)
     phase = 0
     while True:
-        limit = constraint_for(cost, target_used, fastest, spec.space)
-        left = None if spec.max_tokens is None else max(0, spec.max_tokens - spent.tokens)
-        settings = EvolveSettings(max_tokens=left)
-        if phase:
-            settings = EvolveSettings(
-                max_tokens=left, generations=GENERATIONS_AFTER, patience=PATIENCE_AFTER
-            )
-        strategy = EvolveStrategy(
-            space,
-            under(space, cost, limit),
-            settings,
-            phase=phase,
-            seed=spec.seed,
-            context=spec.context,
-            available=len(prepared.sequences[Split.SEARCH]),
-            stop=_stopper(store, phase, spec.budget_seconds if phase == 0 else None),
-            extra=extra,
+        task = Task(
+            under(space, cost, constraint_for(cost, target_used, fastest, spec.space)),
+            spec.seed,
+            spec.context,
+            len(prepared.sequences[Split.SEARCH]),
+            phase,
+            None if spec.max_tokens is None else max(0, spec.max_tokens - spent.tokens),
+            _stopper(store, phase, spec.budget_seconds if phase == 0 else None),
+            extra,
         )
+        settings = AFTER_A_CORRECTION if phase else EvolveSettings()
+        strategy = make_strategy(spec.strategy, task, settings, scores)
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
-        history = _evolve(strategy, cost, driver, observer, spent, settings, started)
+        history = _run(strategy, cost, space, driver, observer, spent, started)
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
@@ -99,10 +95,7 @@ def search(
             spent.generation + standing.generation,
             standing.loss,
         )
-        parents = strategy.parents
-        if parents is None:
-            raise EvaluationError("The search ended before it had a first parent.")
-        winner = _select(prepared, driver, strategy.finalists(FINALISTS), parents, observer)
+        winner = _select(prepared, driver, strategy, task, observer)
         observer.stage("end-to-end latency")
         speedup = _measured(store, phase, winner, measure)
         observer.tell("measured", {"speedup": speedup.median, "target": spec.target_speedup})
@@ -116,7 +109,7 @@ def search(
             return Found(
                 winner,
                 speedup,
-                parents,
+                task,
                 tuple(corrections),
                 history,
                 spent.generation,
@@ -130,16 +123,26 @@ def search(
         phase += 1
 
 
-def _evolve(
-    strategy: EvolveStrategy,
+def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
+    """Return what a simple strategy finds under a task's constraint; None if it finds nothing."""
+    try:
+        strategy = make_strategy(name, task, EvolveSettings())
+        driver.run(strategy, lambda: None)
+    except UnreachableTarget:
+        return None
+    return strategy.standing().best
+
+
+def _run(
+    strategy: Strategy,
     cost: AdditiveCost,
+    space: SearchSpace,
     driver: SearchDriver,
     observer: Observer,
     before: Progress,
-    settings: EvolveSettings,
     started: float,
 ) -> tuple[Progress, ...]:
-    """Run one evolution; return the best loss after each generation, from the first parent on."""
+    """Run one search; return the best loss after each generation, from the first parent on."""
     history: list[Progress] = []
 
     def after_batch() -> None:
@@ -154,12 +157,12 @@ def _evolve(
             standing.loss,
         )
         history.append(now)
-        predicted = cost.dense / cost.of(strategy.constraint.space.entries(standing.best))
+        predicted = cost.dense / cost.of(space.entries(standing.best))
         observer.tell(
             "generation",
             {
                 "generation": now.generation,
-                "generations": before.generation + settings.generations,
+                "generations": before.generation + standing.generations,
                 "loss": now.loss,
                 "predicted_speedup": predicted,
                 "tokens": now.tokens,
@@ -174,16 +177,22 @@ def _evolve(
 def _select(
     prepared: Prepared,
     driver: SearchDriver,
-    finalists: list[Genotype],
-    parents: Parents,
+    strategy: Strategy,
+    task: Task,
     observer: Observer,
 ) -> Genotype:
-    """Return the best of the finalists and the baselines on text that the search has not read."""
+    """Return the best finalist on text that the search has not read.
+
+    An evolution must not end below the simple candidates that it began with: they are finalists.
+    """
     observer.stage("selection of the winner")
-    named = [parents.additive, *([parents.uniform] if parents.uniform else [])]
-    candidates = tuple(dict.fromkeys([*finalists, *named]))
+    candidates = strategy.finalists(FINALISTS)
+    if prepared.spec.strategy == "evolve":
+        named = [baseline(name, task, driver) for name in ("additive", "uniform")]
+        candidates += [genotype for genotype in named if genotype is not None]
     n = min(SELECTION_SEQUENCES, len(prepared.sequences[Split.SELECTION]))
-    trials: list[Trial] = driver.measure(Batch(candidates, Fidelity(Split.SELECTION, 0, 0, n)))
+    reading = Fidelity(Split.SELECTION, 0, 0, n)
+    trials: list[Trial] = driver.measure(Batch(tuple(dict.fromkeys(candidates)), reading))
     best = min(trials, key=lambda trial: (trial.loss, trial.genotype.levels))
     if best.measurement is None:
         raise EvaluationError(f"All finalists failed; the first: {trials[0].error}")

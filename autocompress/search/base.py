@@ -1,10 +1,20 @@
 """The contract of a strategy: ask for what to measure next, tell what came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.cost import Constraint
 from autocompress.trial import Fidelity, Genotype, Trial
+
+LEAST_SHARE = 0.01
+"""An entry must save this share of the dearest site over the entry before it, or is left out."""
+
+Stopper = Callable[[int], str | None]
+"""Asked before each generation with its number; a reason ends the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +38,60 @@ class Standing:
     """Where a search stands, for people.
 
     Args:
+        generations: The most there can be; 0 where there are none.
         tokens: Summed over candidates, each read once.
         loss: Of the best candidate so far, KL in nats a token; infinite before the first.
         best: The best candidate so far.
     """
 
     generation: int
+    generations: int
     tokens: int
     loss: float
     best: Genotype | None
+
+
+def go_on(_generation: int) -> str | None:
+    """Never end a search."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What every strategy is given.
+
+    Args:
+        context: Tokens of a sequence.
+        available: Sequences of the search text.
+        phase: Counts the searches of a study: 0, then one more after each correction.
+        max_tokens: A generation that begins below them is finished.
+        stop: Asked before each generation.
+        extra: Candidates known from elsewhere, such as the winner before a correction; they may
+            violate the constraint.
+    """
+
+    constraint: Constraint
+    seed: int
+    context: int
+    available: int
+    phase: int = 0
+    max_tokens: int | None = None
+    stop: Stopper = go_on
+    extra: tuple[Genotype, ...] = ()
+
+    @property
+    def space(self) -> SearchSpace:
+        """Where candidates come from."""
+        return self.constraint.space
+
+    @property
+    def allowed(self) -> tuple[tuple[int, ...], ...]:
+        """The entries of each site that are worth taking."""
+        return self.constraint.useful_entries(LEAST_SHARE)
+
+    def rng(self, generation: int) -> np.random.Generator:
+        """Return the random numbers of a generation, whatever came before it."""
+        return np.random.default_rng([self.seed, self.phase, generation])
 
 
 class Strategy(Protocol):
@@ -50,3 +105,10 @@ class Strategy(Protocol):
 
     def standing(self) -> Standing:
         """Return where the search stands."""
+
+    def finalists(self, n: int) -> list[Genotype]:
+        """Return up to n different candidates worth a closer look, the best first."""
+
+    @property
+    def stopped_because(self) -> str:
+        """Why the search is over."""

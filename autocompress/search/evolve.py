@@ -1,39 +1,39 @@
-"""Level-switch evolution under one constraint, from the additive solution and others.
+"""Evolution under one constraint, its mutants screened by a surrogate before they are measured.
 
 EvoPress (arXiv:2410.14649), Algorithm 1, with these departures: the constraint is any additive
-cost, so offspring are repaired; the first parent is the best of the additive solution, an evenly
-spaced one and random ones; the parent competes at every rung; a draw of the text stays for an
-epoch of several generations, and a rung reads on where the one before it stopped, so nothing is
-read twice.
+cost, so offspring are repaired; the first parents are the additive solution and others; of
+hundreds of mutants of several parents a surrogate of the loss picks the few that are measured;
+the parent competes at every rung; a draw of the text stays for an epoch of several generations,
+and a rung reads on where the one before it stopped, so nothing is read twice; a paired test on
+each fresh draw ends a search that no longer improves.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from autocompress.errors import UnreachableTarget
-from autocompress.search.base import Batch, Standing
+from autocompress.search.base import Batch, Standing, Task
 from autocompress.search.ledger import Ledger
-from autocompress.spaces import knapsack, moves
-from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import Constraint
+from autocompress.search.single_changes import (
+    Losses,
+    additive_solution,
+    measure_single_changes,
+    random_candidates,
+    uniform_candidate,
+)
+from autocompress.search.steps import Conversation, Rung, Steps, read
+from autocompress.search.surrogate import Observation, Surrogate
+from autocompress.spaces import moves
 from autocompress.spaces.moves import Entries
-from autocompress.trial import Fidelity, Genotype, Split, Trial
+from autocompress.trial import Genotype, Measurement, Trial
 
-TOURNAMENT = 4
-LEAST_SHARE = 0.01
-
-Stopper = Callable[[int], str | None]
-"""Asked before each generation with its number; a reason ends the search."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """How many candidates go on, and how far into the draw they have been read by then."""
-
-    sequences: int
-    survivors: int
+LEAST_KL = 1e-9
+LEAST_VARIANCE = 1e-8
+USUAL_VARIANCE = 0.04
+"""Of the log loss on one sequence, taken as long as there is nothing to estimate it from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,94 +42,51 @@ class EvolveSettings:
 
     Args:
         rungs: Cheapest first; sequences must grow and survivors must not.
+        mutants: Looked at by the surrogate in each generation.
+        elites: Candidates of the best estimates that are parents of mutants.
         epoch: Generations that share a draw.
-        patience: Generations without a better parent that end the search.
+        patience: Epochs without an improvement on a fresh draw that end the search.
         single_sequences: Sequences read for each single change.
+        prefix_weight: What computing a whole candidate anew may cost in log loss, against one
+            that shares all its sites but the last with a sibling.
     """
 
-    offspring: int = 24
-    rungs: tuple[Rung, ...] = (Rung(8, 6), Rung(32, 2), Rung(96, 1))
-    random_parents: int = 32
-    single_sequences: int = 8
+    offspring: int = 16
+    rungs: tuple[Rung, ...] = (Rung(4, 4), Rung(16, 2), Rung(64, 1))
+    mutants: int = 400
+    elites: int = 6
+    random_parents: int = 12
+    single_sequences: int = 4
     generations: int = 60
-    epoch: int = 10
-    patience: int = 12
-    max_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Parents:
-    """Where a search starts: the baselines it has to beat.
-
-    Args:
-        random: Random candidates in the order drawn.
-        extra: Candidates known from elsewhere, such as the winner before a correction.
-    """
-
-    additive: Genotype
-    uniform: Genotype | None
-    random: tuple[Genotype, ...]
-    extra: tuple[Genotype, ...] = ()
-
-    def all(self) -> tuple[Genotype, ...]:
-        """Return every first parent once."""
-        named = [self.additive, *([self.uniform] if self.uniform else [])]
-        return tuple(dict.fromkeys([*named, *self.extra, *self.random]))
+    epoch: int = 6
+    patience: int = 2
+    prefix_weight: float = 0.01
 
 
 class EvolveStrategy:
-    """One evolution under one constraint.
+    """One evolution under one constraint."""
 
-    Args:
-        phase: Counts the evolutions of a study: 0, then one more after each correction.
-        context: Tokens of a sequence.
-        available: Sequences of the search text.
-        stop: Asked before each generation.
-        extra: More first parents; repaired to the constraint.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        constraint: Constraint,
-        settings: EvolveSettings,
-        *,
-        phase: int,
-        seed: int,
-        context: int,
-        available: int,
-        stop: Stopper,
-        extra: Sequence[Genotype] = (),
-    ) -> None:
-        self._space = space
-        self.constraint = constraint
+    def __init__(self, task: Task, settings: EvolveSettings) -> None:
+        self._task = task
         self._settings = settings
-        self._phase = phase
-        self._seed = seed
-        self._available = available
-        self._stop = stop
-        self._extra = tuple(extra)
-        self._allowed = constraint.useful_entries(LEAST_SHARE)
-        self._ledger = Ledger(context)
+        self._allowed = task.allowed
+        self._ledger = Ledger(task.context)
+        self._losses: Losses = []
         self._generation = 0
-        self._parent: Genotype | None = None
         self._draw = 0
+        self._parent: Genotype | None = None
         self._scale = 1.0
-        self._finalists: list[Genotype] = []
-        self._losses: list[list[float]] = []
-        self.parents: Parents | None = None
-        self.stopped_because = ""
-        self._steps = self._run()
-        self._asked = next(self._steps, None)
+        self._seen: dict[Genotype, None] = {}
+        self._stopped_because = ""
+        self._talk = Conversation(self._run(), self._ledger)
 
     def ask(self) -> Batch | None:
         """Return the next batch, or None when the search is over."""
-        return self._asked
+        return self._talk.ask()
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Take the trials of the batch just asked and go on to the next."""
-        self._ledger.add(trials)
-        self._asked = next(self._steps, None)
+        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands.
@@ -137,143 +94,243 @@ class EvolveStrategy:
         Losses on different draws do not compare, so the parent's is expressed on the first draw:
         scaled by what the same parent lost on the old draw and on the new one.
         """
-        loss = float("inf")
+        loss = math.inf
         if self._parent is not None:
             loss = self._scale * self._ledger.loss(self._parent, self._draw)
-        return Standing(self._generation, self._ledger.tokens, loss, self._parent)
+        return Standing(
+            self._generation,
+            self._settings.generations,
+            self._ledger.tokens,
+            loss,
+            self._parent,
+        )
+
+    @property
+    def stopped_because(self) -> str:
+        """Why the search is over."""
+        return self._stopped_because
 
     def finalists(self, n: int) -> list[Genotype]:
-        """Return the n last different parents and runners-up, the present parent first."""
-        return list(dict.fromkeys(reversed(self._finalists)))[:n]
+        """Return the present parent, then the candidates of the best estimates."""
+        if self._parent is None:
+            return []
+        ranked = self._ranked(self._surrogate(), self._alive())
+        return list(dict.fromkeys([self._parent, *ranked]))[:n]
 
-    def _run(self) -> Generator[Batch, None, None]:
-        parents = yield from self._first_parents()
-        self.parents = parents
-        best = yield from self._select(parents.all(), keep=2, draw=0)
-        self._parent = best[0]
-        self._finalists += reversed(best)
-        last_better = 0
-        for generation in range(1, self._settings.generations + 1):
-            self.stopped_because = self._reason(generation, last_better)
-            if self.stopped_because:
+    def _run(self) -> Steps:
+        task, settings = self._task, self._settings
+        self._losses = yield from measure_single_changes(
+            task, self._ledger, settings.single_sequences
+        )
+        parents = self._first_parents()
+        self._see(parents)
+        yield from self._select(parents)
+        epochs_without, before = 0, self._parent
+        for generation in range(1, settings.generations + 1):
+            self._stopped_because = self._reason(generation, epochs_without)
+            if self._stopped_because:
                 return
-            draw = (generation - 1) // self._settings.epoch
-            offspring = self._offspring(generation, draw)
-            best = yield from self._select((self._parent, *offspring), keep=2, draw=draw)
+            if generation > 1 and (generation - 1) % settings.epoch == 0:
+                yield from self._turn(before)
+                epochs_without = 0 if self._improved(before) else epochs_without + 1
+                before = self._parent
+                self._stopped_because = self._reason(generation, epochs_without)
+                if self._stopped_because:
+                    return
+            offspring = self._offspring(generation)
+            self._see(offspring)
+            yield from self._select(offspring)
             self._generation = generation
-            if draw != self._draw:
-                before = self._ledger.loss(self._parent, self._draw)
-                after = self._ledger.loss(self._parent, draw)
-                self._scale *= before / after if after > 0 else 1.0
-                self._draw = draw
-            if best[0] != self._parent:
-                last_better = generation
-            self._parent = best[0]
-            self._finalists += reversed(best)
-        self.stopped_because = f"all {self._settings.generations} generations done"
+        self._stopped_because = f"all {settings.generations} generations done"
 
-    def _reason(self, generation: int, last_better: int) -> str:
-        limit = self._settings.max_tokens
+    def _first_parents(self) -> list[Genotype]:
+        task = self._task
+        rng = task.rng(0)
+        known = [
+            task.space.genotype(
+                moves.repair(task.space.entries(g), task.constraint, self._allowed, rng)
+            )
+            for g in task.extra
+        ]
+        even = uniform_candidate(task)
+        return [
+            *known,
+            additive_solution(task, self._losses),
+            *([even] if even else []),
+            *random_candidates(task, self._settings.random_parents),
+        ]
+
+    def _turn(self, before: Genotype | None) -> Steps:
+        """Go to a fresh draw: read the parent there, and the parent of the epoch before."""
+        parent = self._parent
+        if parent is None:
+            return
+        draw = self._draw + 1
+        both = [parent] if before is None else [parent, before]
+        yield from read(both, draw, self._end(self._settings.rungs[-1]), self._ledger)
+        old, new = self._ledger.loss(parent, self._draw), self._ledger.loss(parent, draw)
+        self._scale *= old / new if new > 0 and math.isfinite(new) else 1.0
+        self._draw = draw
+
+    def _improved(self, before: Genotype | None) -> bool:
+        """Whether the parent beats the one before on the fresh draw, in a paired test.
+
+        One-sided t-test over sequences at 5 %.
+        """
+        if self._parent is None or before is None or self._parent == before:
+            return False
+        ours = self._ledger.measurement(self._parent, self._draw)
+        theirs = self._ledger.measurement(before, self._draw)
+        if ours is None or theirs is None:
+            return ours is not None
+        difference = np.asarray(theirs.kl) - np.asarray(ours.kl)
+        if not difference.std():
+            return bool(difference.mean() > 0)
+        return bool(stats.ttest_1samp(difference, 0.0, alternative="greater").pvalue < 0.05)
+
+    def _reason(self, generation: int, epochs_without: int) -> str:
+        limit = self._task.max_tokens
         if limit is not None and self._ledger.tokens >= limit:
             return f"{limit:,} tokens spent"
-        if generation - last_better > self._settings.patience:
-            return f"no better candidate in {self._settings.patience} generations"
-        return self._stop(generation) or ""
+        if epochs_without >= self._settings.patience:
+            return (
+                f"a paired test on a fresh draw found no improvement, {epochs_without} times "
+                f"in a row, {self._settings.epoch} generations each"
+            )
+        return self._task.stop(generation) or ""
 
-    def _first_parents(self) -> Generator[Batch, None, Parents]:
-        """Measure every single change, and solve the knapsack over their losses."""
-        menus = self._space.menus
-        dense = [0] * len(menus)
-        changes = [
-            (site, entry) for site, allowed in enumerate(self._allowed) for entry in allowed[1:]
-        ]
-        genotypes = {
-            change: self._space.genotype([*dense[: change[0]], change[1], *dense[change[0] + 1 :]])
-            for change in changes
-        }
-        n = min(self._settings.single_sequences, self._available)
-        yield from self._measure(list(genotypes.values()), Fidelity(Split.SEARCH, 0, 0, n))
-        self._ledger.best(genotypes.values(), 0, n, 1)  # raises if every one of them failed
-        losses = self._losses = [[0.0] * len(menu) for menu in menus]
-        for (site, entry), genotype in genotypes.items():
-            losses[site][entry] = self._ledger.loss(genotype, 0)
-        solution = knapsack.solve_under(losses, self.constraint, self._allowed)
-        rng = self._rng(0)
-        if solution is None:
-            # The knapsack rounds costs up: it misses a limit that only the least candidate meets.
-            solution = tuple(entries[-1] for entries in self._allowed)
-        if self.constraint.violation_of(solution) > 0:
-            raise UnreachableTarget("No candidate of the space meets the constraint.")
-        filled = moves.fill(solution, self.constraint, self._allowed, rng)
-        uniform = moves.evenly_spaced(self.constraint) or moves.evenly_narrow(self.constraint)
-        random = [
-            moves.random_candidate(self.constraint, self._allowed, rng)
-            for _ in range(self._settings.random_parents)
-        ]
-        extra = [
-            moves.repair(self._space.entries(g), self.constraint, self._allowed, rng)
-            for g in self._extra
-        ]
-        return Parents(
-            self._space.genotype(filled),
-            None if uniform is None else self._space.genotype(uniform),
-            tuple(map(self._space.genotype, random)),
-            tuple(map(self._space.genotype, extra)),
-        )
-
-    def _offspring(self, generation: int, draw: int) -> list[Genotype]:
-        """Return distinct mutants of the parent that have not been measured on this draw."""
-        parent = self._parent or self._space.dense
-        rng = self._rng(generation)
-        start: Entries = self._space.entries(parent)
-        found: dict[Genotype, None] = {}
-        for attempt in range(20 * self._settings.offspring):
-            if len(found) == self._settings.offspring:
-                break
-            # Half of the offspring win a small tournament on the additive losses: likely mutants
-            # without giving up on those whose worth lies in how their sites interact.
-            rivals = [
-                moves.mutate(start, self.constraint, self._allowed, rng)
-                for _ in range(TOURNAMENT if attempt % 2 else 1)
-            ]
-            mutant = self._space.genotype(min(rivals, key=self._additive_loss))
-            if mutant != parent and self._ledger.measurement(mutant, draw) is None:
-                found[mutant] = None
-        return list(found)
-
-    def _select(
-        self, candidates: Sequence[Genotype], keep: int, draw: int
-    ) -> Generator[Batch, None, list[Genotype]]:
-        """Run candidates through the rungs; the first of them, the parent, is in every rung."""
-        parent = candidates[0] if self._parent is not None else None
-        pool = list(candidates)
-        read = 0
+    def _select(self, newcomers: Sequence[Genotype]) -> Steps:
+        """Run newcomers and the parent through the rungs; the best estimate is the next parent."""
+        pool = list(newcomers)
+        if self._parent is not None and self._parent not in pool:
+            pool.append(self._parent)
+        read_so_far = 0
         for rung in self._settings.rungs:
-            end = min(rung.sequences, self._available)
-            if end > read:
-                yield from self._measure(pool, Fidelity(Split.SEARCH, draw, 0, end))
-                read = end
-            last = rung is self._settings.rungs[-1]
-            n = max(rung.survivors, keep if last else 1)
-            pool = self._ledger.best(pool, draw, read, n)
-            if parent is not None and parent not in pool and not last:
-                pool.append(parent)
-        return pool
+            end = self._end(rung)
+            if end > read_so_far:
+                yield from read(pool, self._draw, end, self._ledger)
+                read_so_far = end
+            # Raises if all of them failed.
+            alive = self._ledger.best(pool, self._draw, end, len(pool))
+            ranked = self._ranked(self._surrogate(), alive)
+            pool = ranked[: rung.survivors]
+            if self._parent is not None and rung is not self._settings.rungs[-1]:
+                pool = list(dict.fromkeys([*pool, self._parent]))
+        self._parent = pool[0]
 
-    def _measure(
-        self, genotypes: Sequence[Genotype], fidelity: Fidelity
-    ) -> Generator[Batch, None, None]:
-        missing = tuple(
+    def _offspring(self, generation: int) -> list[Genotype]:
+        """Return the mutants that the surrogate would have measured.
+
+        Half of them have the best expected loss; the others are each the best under one draw of
+        the surrogate's weights (Thompson sampling): what it is unsure of is tried too. Mutants
+        that share a long prefix with one already picked cost little, and are preferred a little.
+        """
+        rng = self._task.rng(generation)
+        surrogate = self._surrogate()
+        mutants = self._mutants(surrogate, rng)
+        if not mutants:
+            return []
+        entries = np.asarray(list(mutants))
+        half = self._settings.offspring // 2
+        rows = [surrogate.mean(entries)] * (self._settings.offspring - half)
+        rows += list(surrogate.sample(entries, half, rng))
+        parent = self._task.space.entries(self._parent) if self._parent else tuple(entries[0])
+        picked: list[int] = []
+        shared = _shared(entries, np.asarray(parent))
+        for losses in rows:
+            cost = self._settings.prefix_weight * (1 - shared)
+            order = np.asarray(losses) + cost
+            order[picked] = np.inf
+            best = int(np.argmin(order))
+            if not np.isfinite(order[best]):
+                break
+            picked.append(best)
+            shared = np.maximum(shared, _shared(entries, entries[best]))
+        return [self._task.space.genotype(tuple(map(int, entries[i]))) for i in picked]
+
+    def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Entries, None]:
+        """Return candidates that were never measured: mutants and crossings of the elites."""
+        task, space = self._task, self._task.space
+        elites = [space.entries(g) for g in self._ranked(surrogate, self._alive())]
+        elites = elites[: self._settings.elites]
+        if self._parent is not None:
+            elites = list(dict.fromkeys([space.entries(self._parent), *elites]))
+        known = {space.entries(genotype) for genotype in self._seen}
+        found: dict[Entries, None] = {}
+        for attempt in range(self._settings.mutants):
+            start = elites[int(len(elites) * rng.random() ** 2)]
+            if attempt % 5 == 4 and len(elites) > 1:
+                other = elites[int(rng.integers(len(elites)))]
+                mutant = moves.cross(start, other, task.constraint, self._allowed, rng)
+            else:
+                mutant = moves.mutate(start, task.constraint, self._allowed, rng)
+            if mutant not in known:
+                found[mutant] = None
+        return found
+
+    def _surrogate(self) -> Surrogate:
+        readings: dict[tuple[int, int], dict[Entries, Measurement]] = {}
+        for genotype in self._seen:
+            for draw in range(self._draw + 1):
+                measured = self._ledger.measurement(genotype, draw)
+                if measured is not None:
+                    entries = self._task.space.entries(genotype)
+                    readings.setdefault((draw, len(measured.kl)), {})[entries] = measured
+        variance = _sequence_variance([list(reading.values()) for reading in readings.values()])
+        observations = [
+            Observation(
+                entries,
+                reading,
+                math.log(max(measured.loss, LEAST_KL)),
+                variance / len(measured.kl),
+            )
+            for reading, own in readings.items()
+            for entries, measured in own.items()
+        ]
+        return Surrogate(self._task.space, self._losses, observations)
+
+    def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
+        """Return candidates by estimate, the best first."""
+        if not genotypes:
+            return []
+        entries = np.asarray([self._task.space.entries(g) for g in genotypes])
+        estimates = surrogate.estimate(entries)
+        order = sorted(range(len(genotypes)), key=lambda i: (estimates[i], genotypes[i].levels))
+        return [genotypes[i] for i in order]
+
+    def _alive(self) -> list[Genotype]:
+        """Return every candidate that was measured and never failed."""
+        return [
             genotype
-            for genotype in dict.fromkeys(genotypes)
-            if self._ledger.read(genotype, fidelity.draw) < fidelity.end
-        )
-        if missing:
-            yield Batch(missing, fidelity)
+            for genotype in self._seen
+            if any(self._ledger.measurement(genotype, d) for d in range(self._draw + 1))
+        ]
 
-    def _additive_loss(self, entries: Sequence[int]) -> float:
-        """Return the sum of the single changes' losses."""
-        return sum(losses[entry] for losses, entry in zip(self._losses, entries, strict=True))
+    def _see(self, genotypes: Sequence[Genotype]) -> None:
+        self._seen |= dict.fromkeys(genotypes)
 
-    def _rng(self, generation: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, self._phase, generation])
+    def _end(self, rung: Rung) -> int:
+        return min(rung.sequences, self._task.available)
+
+
+def _shared(entries: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return how much of each candidate another shares: of its sites, from the first one on."""
+    equal = np.cumprod(entries == other, axis=1)
+    return np.asarray(equal.sum(axis=1) / entries.shape[1])
+
+
+def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
+    """Return how much the log loss on one sequence varies, beside candidate and sequence.
+
+    The interaction variance of a two-way layout, pooled over readings of several candidates.
+    """
+    squares, freedom = 0.0, 0
+    for reading in readings:
+        table = np.log(np.maximum([measured.kl for measured in reading], LEAST_KL))
+        rows, columns = table.shape
+        if rows > 1 and columns > 1:
+            table = table - table.mean(axis=1, keepdims=True)
+            table = table - table.mean(axis=0, keepdims=True)
+            squares += float((table**2).sum())
+            freedom += (rows - 1) * (columns - 1)
+    return max(squares / freedom, LEAST_VARIANCE) if freedom else USUAL_VARIANCE

@@ -184,3 +184,16 @@ def evenly_narrow(constraint: Constraint) -> Entries | None:
         if constraint.violation_of(entries) <= 0:
             return tuple(entries)
     return None
+
+
+def cross(
+    first: Sequence[int],
+    second: Sequence[int],
+    constraint: Constraint,
+    allowed: Allowed,
+    rng: np.random.Generator,
+) -> Entries:
+    """Take each site from one of two candidates at random, and repair."""
+    from_first = rng.random(len(first)) < 0.5
+    mixed = [a if own else b for a, b, own in zip(first, second, from_first, strict=True)]
+    return repair(mixed, constraint, allowed, rng)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.base import Batch
+from autocompress.search.base import Batch, Task
 from autocompress.search.driver import SearchDriver
-from autocompress.search.evolve import EvolveSettings, EvolveStrategy, Rung
+from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.shards import Cut, cut
+from autocompress.search.steps import Rung
 from autocompress.store.base import StudyStore
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Fidelity, Genotype, Split, Trial
@@ -52,16 +53,7 @@ def driver_of(pool: SynchronousPool, store: StudyStore) -> SearchDriver:
 
 
 def strategy() -> EvolveStrategy:
-    return EvolveStrategy(
-        SPACE,
-        constraint_at(2.0),
-        SETTINGS,
-        phase=0,
-        seed=0,
-        context=16,
-        available=64,
-        stop=lambda generation: None,
-    )
+    return EvolveStrategy(Task(constraint_at(2.0), 0, 16, 64), SETTINGS)
 
 
 def measure_all(driver: SearchDriver, batches: Sequence[Batch]) -> list[list[Trial]]:

@@ -1,0 +1,166 @@
+"""EvoPress as published (arXiv:2410.14649, Algorithm 1 and the defaults of its depth search).
+
+Kept as it is, to be compared with: random initialisation, mutants by level switches between two
+sites of a kind, a fresh draw of the text at every stage of every generation, the parent in the
+stages that keep as few as the last one, a fixed number of generations.
+"""
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.errors import UnreachableTarget
+from autocompress.search.base import Batch, Standing, Task
+from autocompress.search.ledger import Ledger
+from autocompress.search.steps import Conversation, Steps, read
+from autocompress.spaces import moves
+from autocompress.spaces.base import SiteKind
+from autocompress.spaces.moves import Entries
+from autocompress.trial import Genotype, Trial
+
+ATTEMPTS = 1000
+"""Mutants tried for one that is feasible and new, before a generation does with fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """So many tokens for every candidate, and so many that go on."""
+
+    tokens: int
+    survivors: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvoPressSettings:
+    """The depth search's defaults.
+
+    Args:
+        generations: By default k (n - k) / 1.5 for k of n sub-blocks of a kind dropped, as the
+            random parents drop them.
+    """
+
+    offspring: int = 32
+    stages: tuple[Stage, ...] = (Stage(2_048, 2), Stage(32_768, 1))
+    initially_generated: int = 64
+    initial_tokens: int = 2_048
+    generations: int | None = None
+
+
+class EvoPressStrategy:
+    """One run of EvoPress under any constraint; mutants that violate it are drawn again."""
+
+    def __init__(self, task: Task, settings: EvoPressSettings) -> None:
+        self._task = task
+        self._settings = settings
+        self._ledger = Ledger(task.context)
+        self._generation = 0
+        self._draw = 0
+        self._parent: Genotype | None = None
+        self._generations = settings.generations or 0
+        self._stopped_because = ""
+        self._talk = Conversation(self._run(), self._ledger)
+
+    def ask(self) -> Batch | None:
+        """Return the next batch, or None when the search is over."""
+        return self._talk.ask()
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Take the trials of the batch just asked and go on to the next."""
+        self._talk.tell(trials)
+
+    def standing(self) -> Standing:
+        """Return where the search stands; losses of different generations do not compare."""
+        loss = math.inf if self._parent is None else self._ledger.loss(self._parent, self._draw)
+        return Standing(
+            self._generation, self._generations, self._ledger.tokens, loss, self._parent
+        )
+
+    @property
+    def stopped_because(self) -> str:
+        """Why the search is over."""
+        return self._stopped_because
+
+    def finalists(self, n: int) -> list[Genotype]:
+        """Return the last parent."""
+        return [self._parent][:n] if self._parent else []
+
+    def _run(self) -> Steps:
+        task, settings = self._task, self._settings
+        rng = task.rng(0)
+        first: dict[Genotype, None] = {}
+        for _ in range(settings.initially_generated):
+            drawn = moves.random_candidate(task.constraint, task.allowed, rng)
+            if task.constraint.violation_of(drawn) > 0:
+                raise UnreachableTarget("No candidate of the space meets the constraint.")
+            first[task.space.genotype(drawn)] = None
+        (self._parent,) = yield from self._stage(list(first), Stage(settings.initial_tokens, 1))
+        self._generations = settings.generations or self._usual_generations()
+        for generation in range(1, self._generations + 1):
+            limit = task.max_tokens
+            if limit is not None and self._ledger.tokens >= limit:
+                self._stopped_because = f"{limit:,} tokens spent"
+                return
+            self._stopped_because = task.stop(generation) or ""
+            if self._stopped_because:
+                return
+            pool = self._offspring(self._parent, generation)
+            for stage in settings.stages:
+                if stage.survivors == settings.stages[-1].survivors:
+                    pool = list(dict.fromkeys([*pool, self._parent]))
+                pool = yield from self._stage(pool, stage)
+            self._parent = pool[0]
+            self._generation = generation
+        self._stopped_because = f"all {self._generations} generations done"
+
+    def _stage(self, pool: list[Genotype], stage: Stage) -> Generator[Batch, None, list[Genotype]]:
+        self._draw += 1
+        end = min(max(1, stage.tokens // self._task.context), self._task.available)
+        yield from read(pool, self._draw, end, self._ledger)
+        return self._ledger.best(pool, self._draw, end, stage.survivors)
+
+    def _usual_generations(self) -> int:
+        """Return k (n - k) / 1.5 of the kind of which the parent compresses more sites."""
+        entries = self._task.space.entries(self._parent) if self._parent else ()
+        usual = 1.0
+        for kind in SiteKind:
+            own = [
+                entry > 0
+                for entry, site in zip(entries, self._task.space.sites, strict=True)
+                if site.kind is kind
+            ]
+            usual = max(usual, sum(own) * (len(own) - sum(own)) / 1.5)
+        return int(usual)
+
+    def _offspring(self, parent: Genotype, generation: int) -> list[Genotype]:
+        rng = self._task.rng(generation)
+        start = self._task.space.entries(parent)
+        found: dict[Genotype, None] = {}
+        for _ in range(ATTEMPTS):
+            if len(found) == self._settings.offspring:
+                break
+            mutant = self._mutant(start, rng)
+            if mutant != start and self._task.constraint.violation_of(mutant) <= 0:
+                found[self._task.space.genotype(mutant)] = None
+        return list(found)
+
+    def _mutant(self, start: Entries, rng: np.random.Generator) -> Entries:
+        """Switch one level up and one down between two sites of a kind, min(U, U) times."""
+        current = list(start)
+        allowed, sites = self._task.allowed, self._task.space.sites
+        kinds = list(SiteKind)
+        for _ in range(min(rng.integers(1, 4), rng.integers(1, 4))):
+            kind = kinds[rng.integers(len(kinds))]
+            own = [i for i, site in enumerate(sites) if site.kind is kind]
+            lighter = [i for i in own if current[i] > allowed[i][0]]
+            if not lighter:
+                continue
+            up = lighter[rng.integers(len(lighter))]
+            heavier = [i for i in own if i != up and current[i] < allowed[i][-1]]
+            if not heavier:
+                continue
+            down = heavier[rng.integers(len(heavier))]
+            current[up] = max(entry for entry in allowed[up] if entry < current[up])
+            current[down] = min(entry for entry in allowed[down] if entry > current[down])
+        return tuple(current)

@@ -1,0 +1,183 @@
+"""Strategies that make a list of candidates at once and measure which of them is best."""
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+from autocompress.errors import SpecError, UnreachableTarget
+from autocompress.search.base import Batch, Standing, Task
+from autocompress.search.ledger import Ledger
+from autocompress.search.single_changes import (
+    Losses,
+    additive_solution,
+    greedy_solution,
+    measure_single_changes,
+    random_candidates,
+    uniform_candidate,
+)
+from autocompress.search.steps import Conversation, Rung, Steps, read
+from autocompress.trial import Genotype, Trial
+
+MOST_ENUMERATED = 100_000
+READ_ONCE = (Rung(32, 1),)
+RANDOM_CANDIDATES = 32
+SINGLE_SEQUENCES = 4
+
+Windows = Sequence[tuple[int, int]]
+"""Runs of layers as (how many, the first one), shortest first."""
+
+List = Callable[[Task, Ledger], Generator[Batch, None, list[Genotype]]]
+"""Makes the candidates, asking for measurements where it needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListSettings:
+    """How the candidates of a list are told apart."""
+
+    rungs: tuple[Rung, ...] = READ_ONCE
+
+
+class ListedStrategy:
+    """Measures a list of candidates, rung by rung, and ends."""
+
+    def __init__(self, task: Task, make: List, settings: ListSettings) -> None:
+        self._task = task
+        self._make = make
+        self._settings = settings
+        self._ledger = Ledger(task.context)
+        self._ranked: list[Genotype] = []
+        self._talk = Conversation(self._run(), self._ledger)
+
+    def ask(self) -> Batch | None:
+        """Return the next batch, or None when the search is over."""
+        return self._talk.ask()
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Take the trials of the batch just asked and go on to the next."""
+        self._talk.tell(trials)
+
+    def standing(self) -> Standing:
+        """Return where the search stands."""
+        best = self._ranked[0] if self._ranked else None
+        loss = math.inf if best is None else self._ledger.loss(best, 0)
+        return Standing(0, 0, self._ledger.tokens, loss, best)
+
+    @property
+    def stopped_because(self) -> str:
+        """Why the search is over."""
+        return "every candidate of the list was measured"
+
+    def finalists(self, n: int) -> list[Genotype]:
+        """Return the best of the list."""
+        return self._ranked[:n]
+
+    def _run(self) -> Steps:
+        pool = yield from self._make(self._task, self._ledger)
+        for rung in self._settings.rungs:
+            end = min(rung.sequences, self._task.available)
+            yield from read(pool, 0, end, self._ledger)
+            self._ranked = self._ledger.best(pool, 0, end, len(pool))
+            pool = self._ranked[: rung.survivors]
+
+
+def additive(task: Task, ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List the knapsack's solution over the losses of single changes."""
+    losses = yield from measure_single_changes(task, ledger, SINGLE_SEQUENCES)
+    return [additive_solution(task, losses)]
+
+
+def leave_one_out(task: Task, ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List what is left when the sites that lose least by themselves are compressed most.
+
+    Shortened LLaMA (arXiv:2402.02834) with the divergence in place of the perplexity.
+    """
+    losses = yield from measure_single_changes(task, ledger, SINGLE_SEQUENCES)
+    return [greedy_solution(task, losses)]
+
+
+def random(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List random candidates."""
+    yield from ()
+    return list(dict.fromkeys(random_candidates(task, RANDOM_CANDIDATES)))
+
+
+def uniform(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List the evenly spaced candidate.
+
+    Raises:
+        UnreachableTarget: If no even one meets the constraint.
+    """
+    yield from ()
+    even = uniform_candidate(task)
+    if even is None:
+        raise UnreachableTarget("No evenly compressed candidate meets the constraint.")
+    return [even]
+
+
+def by_losses(losses: Losses) -> List:
+    """List the greedy solution over losses that a rule gave, such as ShortGPT's."""
+
+    def make(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+        yield from ()
+        return [greedy_solution(task, losses)]
+
+    return make
+
+
+def by_windows(windows: Windows) -> List:
+    """List the shortest run of layers whose drop meets the constraint (arXiv:2403.17887)."""
+
+    def make(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+        yield from ()
+        space = task.space
+        for n_layers, start in windows:
+            dropped = range(start, start + n_layers)
+            entries = [
+                len(menu) - 1 if site.layer in dropped else 0
+                for site, menu in zip(space.sites, space.menus, strict=True)
+            ]
+            if task.constraint.violation_of(entries) <= 0:
+                return [space.genotype(entries)]
+        raise UnreachableTarget("Dropping a run of whole layers does not meet the constraint.")
+
+    return make
+
+
+def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List every candidate that meets the constraint and leaves nothing of it unused.
+
+    Raises:
+        SpecError: If the space is too large to be counted out.
+    """
+    yield from ()
+    n = math.prod(len(entries) for entries in task.allowed)
+    if n > 50 * MOST_ENUMERATED:
+        raise SpecError(
+            f"`candidates <= {50 * MOST_ENUMERATED:,}` must hold for brute-force, but the space "
+            f"has {n:,}. Take another --strategy."
+        )
+    found = [
+        task.space.genotype(entries)
+        for entries in itertools.product(*task.allowed)
+        if task.constraint.violation_of(entries) <= 0 and _is_full(task, entries)
+    ]
+    if not found:
+        raise UnreachableTarget("No candidate of the space meets the constraint.")
+    if len(found) > MOST_ENUMERATED:
+        raise SpecError(
+            f"`feasible candidates <= {MOST_ENUMERATED:,}` must hold for brute-force, but there "
+            f"are {len(found):,}. Take another --strategy."
+        )
+    return found
+
+
+def _is_full(task: Task, entries: Sequence[int]) -> bool:
+    """Whether no site can be given back one entry within the constraint."""
+    for site, allowed in enumerate(task.allowed):
+        lighter = [entry for entry in allowed if entry < entries[site]]
+        if lighter:
+            trial = [*entries[:site], lighter[-1], *entries[site + 1 :]]
+            if task.constraint.violation_of(trial) <= 0:
+                return False
+    return True

@@ -1,0 +1,103 @@
+"""What the search benchmarks share: workers on one model, strategies run to their end on them."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autocompress.models import loading
+from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.rules import rule_scores
+from autocompress.search.base import Batch, Strategy
+from autocompress.search.driver import SearchDriver
+from autocompress.search.strategies import RuleScores
+from autocompress.spec import SearchSpec
+from autocompress.store.study_store import create_study
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
+from autocompress.workers.base import BuildJob, WorkerPool
+from autocompress.workers.local_pool import LocalPool
+
+ROOT = Path(__file__).parent.parent
+MODEL = ROOT / "examples" / "reference-model"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The best candidate of a strategy when it had spent so much."""
+
+    tokens: int
+    seconds: float
+    best: Genotype
+
+
+class Laboratory:
+    """One model on the local workers."""
+
+    def __init__(self, prepared: Prepared, pool: WorkerPool, folder: Path) -> None:
+        self.prepared = prepared
+        self._pool = pool
+        self._folder = folder
+        self._studies = 0
+        self._scores: RuleScores | None = None
+        self._held_out = self._driver()
+
+    def run(self, strategy: Strategy) -> list[Step]:
+        """Run a strategy to its end on a study of its own; return where its best changed."""
+        driver = self._driver()
+        steps: list[Step] = []
+        started = time.monotonic()
+        while (batch := strategy.ask()) is not None:
+            strategy.tell(driver.measure(batch))
+            now = strategy.standing()
+            if now.best is not None and (not steps or steps[-1].best != now.best):
+                steps.append(Step(now.tokens, time.monotonic() - started, now.best))
+        end = strategy.standing()
+        if end.best is None:
+            raise SystemExit("a strategy ended without a candidate")
+        steps.append(Step(end.tokens, time.monotonic() - started, end.best))
+        return steps
+
+    def held_out(self, genotypes: Sequence[Genotype]) -> Mapping[Genotype, Measurement]:
+        """Measure candidates on all of the report text, which no strategy reads."""
+        n = len(self.prepared.sequences[Split.REPORT])
+        wanted = tuple(dict.fromkeys(genotypes))
+        trials = self._held_out.measure(Batch(wanted, Fidelity(Split.REPORT, 0, 0, n)))
+        found = {}
+        for trial in trials:
+            if trial.measurement is None:
+                raise SystemExit(f"{trial.genotype.key} failed: {trial.error}")
+            found[trial.genotype] = trial.measurement
+        return found
+
+    def scores(self) -> RuleScores:
+        """Return what the rules say of the dense model, computed once."""
+        if self._scores is None:
+            self._scores = rule_scores(self.prepared)
+        return self._scores
+
+    def _driver(self) -> SearchDriver:
+        self._studies += 1
+        url = f"sqlite:///{self._folder}/studies.db"
+        store = create_study(url, f"study-{self._studies}", {})
+        return SearchDriver(self._pool, store, nobody, self.prepared.cut)
+
+
+def nobody(_done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+@contextlib.contextmanager
+def laboratory(space: Sequence[str], model: Path = MODEL) -> Iterator[Laboratory]:
+    """Open workers on a model, one for each core, with all levels built."""
+    prepared = prepare(SearchSpec(str(model), 2.0, space=tuple(space)))
+    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
+    pool = LocalPool(plan, len(os.sched_getaffinity(0)))
+    with contextlib.closing(pool), tempfile.TemporaryDirectory() as folder:
+        layers = range(prepared.architecture.n_layers)
+        for _, result in pool.build([BuildJob((layer,)) for layer in layers]):
+            if isinstance(result, Exception):
+                raise result
+        yield Laboratory(prepared, pool, Path(folder))

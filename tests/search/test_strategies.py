@@ -1,0 +1,223 @@
+"""The contract of `Strategy`, kept by every strategy, and what is each one's own."""
+
+import math
+
+import pytest
+
+from autocompress.errors import SpecError, UnreachableTarget
+from autocompress.search.base import Batch, Strategy, Task
+from autocompress.search.evolve import EvolveSettings
+from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy
+from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
+from autocompress.search.steps import Rung
+from autocompress.search.strategies import RuleScores, make_strategy
+from autocompress.spaces.base import SiteKind, make_space
+from autocompress.spaces.cost import drops_of_each_kind, under
+from autocompress.spec import STRATEGIES
+from autocompress.trial import Genotype, Measurement, Split, Trial
+from tests.search.synthetic import (
+    COST,
+    SPACE,
+    constraint_at,
+    feasible_candidates,
+    loss_of,
+    optimum,
+    run,
+)
+
+CONTEXT = 16
+SETTINGS = EvolveSettings(
+    offspring=8,
+    rungs=(Rung(4, 3), Rung(16, 1)),
+    mutants=40,
+    random_parents=4,
+    generations=4,
+    epoch=2,
+)
+SCORES = RuleScores(
+    [
+        [0.0, *(0.1 * site + entry for entry in range(1, len(menu)))]
+        for site, menu in enumerate(SPACE.menus)
+    ],
+    [(1, 1), (2, 0)],
+)
+every_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def task(speedup: float = 2.0, seed: int = 0, max_tokens: int | None = None) -> Task:
+    return Task(constraint_at(speedup), seed, CONTEXT, 64, max_tokens=max_tokens)
+
+
+def make(name: str, given: Task) -> Strategy:
+    if name == "evopress":
+        # Its defaults read 128 sequences of 256 tokens.
+        return EvoPressStrategy(given, EvoPressSettings(offspring=6, generations=3))
+    return make_strategy(name, given, SETTINGS, SCORES)
+
+
+@every_strategy
+def test_a_strategy_ends_with_a_feasible_best(name: str) -> None:
+    strategy = make(name, task())
+
+    run(strategy)
+
+    end = strategy.standing()
+    assert end.best in feasible_candidates(constraint_at(2.0))
+    assert math.isfinite(end.loss)
+    assert strategy.finalists(1) == [end.best]
+    assert strategy.stopped_because
+
+
+@every_strategy
+def test_the_same_seed_asks_the_same_batches(name: str) -> None:
+    assert run(make(name, task(seed=3))) == run(make(name, task(seed=3)))
+
+
+@every_strategy
+def test_only_the_search_text_is_read_and_tokens_are_counted_once(name: str) -> None:
+    strategy = make(name, task())
+
+    batches = run(strategy)
+
+    longest: dict[tuple[Genotype, int], int] = {}
+    for batch in batches:
+        assert batch.fidelity.split is Split.SEARCH
+        for genotype in batch.candidates:
+            key = (genotype, batch.fidelity.draw)
+            longest[key] = max(batch.fidelity.end, longest.get(key, 0))
+    assert strategy.standing().tokens == CONTEXT * sum(longest.values())
+
+
+@every_strategy
+def test_a_limit_that_nothing_meets_is_unreachable(name: str) -> None:
+    impossible = Task(under(SPACE, COST, 0.9 * COST.least), 0, CONTEXT, 64)
+
+    with pytest.raises(UnreachableTarget):
+        run(make(name, impossible))
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match="no strategy 'magic'"):
+        make_strategy("magic", task(), SETTINGS)
+
+
+def test_a_rule_without_its_scores_is_refused() -> None:
+    with pytest.raises(ValueError, match="no strategy 'shortgpt'"):
+        make_strategy("shortgpt", task(), SETTINGS)
+
+
+@pytest.mark.parametrize("speedup", [1.2, 1.6, 2.0, 3.0])
+def test_brute_force_finds_the_optimum(speedup: float) -> None:
+    strategy = make("brute-force", task(speedup))
+
+    run(strategy)
+
+    best = strategy.standing().best
+    assert best is not None
+    assert loss_of(best) == loss_of(optimum(constraint_at(speedup)))
+
+
+def test_brute_force_refuses_what_cannot_be_counted_out() -> None:
+    space = make_space(40, 2, 256, depth=True, width=True)
+    constraint = drops_of_each_kind(space, 5)
+
+    with pytest.raises(SpecError, match=r"must hold for brute-force, but the space has"):
+        ListedStrategy(Task(constraint, 0, CONTEXT, 64), brute_force, ListSettings())
+
+
+def test_cosine_drops_the_shortest_run_that_suffices() -> None:
+    constraint = drops_of_each_kind(make_space(4, 1, 128, depth=True, width=False), 2)
+    scores = RuleScores([], [(1, 3), (2, 1), (3, 0)])
+    strategy = make_strategy("cosine", Task(constraint, 0, CONTEXT, 64), SETTINGS, scores)
+
+    (batch,) = run_any(strategy)
+
+    assert batch == (Genotype((0, 0, 1, 1, 1, 1, 0, 0)),)
+
+
+def test_shortgpt_drops_the_sites_of_least_influence() -> None:
+    space = make_space(4, 1, 128, depth=True, width=False)
+    influence = [[0.0, value] for value in (4.0, 1.0, 3.0, 2.0, 1.0, 4.0, 2.0, 3.0)]
+    strategy = make_strategy(
+        "shortgpt",
+        Task(drops_of_each_kind(space, 1), 0, CONTEXT, 64),
+        SETTINGS,
+        RuleScores(influence, []),
+    )
+
+    (batch,) = run_any(strategy)
+
+    assert batch == (Genotype((0, 1, 0, 0, 1, 0, 0, 0)),)
+
+
+def run_any(strategy: Strategy) -> list[tuple[Genotype, ...]]:
+    """Answer a strategy on a space of its own; return the candidates of its batches."""
+    asked = []
+    while (batch := strategy.ask()) is not None:
+        asked.append(batch.candidates)
+        strategy.tell([constant_trial(genotype, batch) for genotype in batch.candidates])
+    return asked
+
+
+def constant_trial(genotype: Genotype, batch: Batch) -> Trial:
+    losses = (1.0 + sum(genotype.levels),) * batch.fidelity.sequences
+    return Trial(genotype, batch.fidelity, Measurement(losses, losses, CONTEXT - 1))
+
+
+DEPTH = make_space(8, 1, 128, depth=True, width=False)
+
+
+def evopress(seed: int, generations: int | None = None) -> EvoPressStrategy:
+    given = Task(drops_of_each_kind(DEPTH, 3), seed, 256, 200)
+    return EvoPressStrategy(given, EvoPressSettings(generations=generations))
+
+
+def test_evopress_keeps_its_published_schedule() -> None:
+    strategy = evopress(0)
+    first = strategy.ask()
+    assert first is not None
+    batches = run_batches(strategy)
+
+    assert len(first.candidates) <= 64
+    stages = batches[1:]
+    # k (n - k) / 1.5 generations of two stages: 2,048 tokens for all, 32,768 for two.
+    assert len(stages) == 2 * int(3 * 5 / 1.5)
+    assert {len(b.candidates) for b in stages[0::2]} == {32}
+    assert {b.fidelity.end for b in stages[0::2]} == {8}
+    assert {len(b.candidates) for b in stages[1::2]} == {3}
+    assert {b.fidelity.end for b in stages[1::2]} == {128}
+    draws = [b.fidelity.draw for b in batches]
+    assert len(set(draws)) == len(draws)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_evopress_keeps_the_drops_of_each_kind(seed: int) -> None:
+    for batch in run_batches(evopress(seed, generations=3)):
+        for genotype in batch.candidates:
+            pairs = zip(DEPTH.sites, genotype.levels, strict=True)
+            attention = sum(level for site, level in pairs if site.kind is SiteKind.ATTENTION)
+            assert (attention, sum(genotype.levels)) == (3, 6)
+
+
+def test_evopress_mutants_differ_by_one_to_three_switches() -> None:
+    strategy = evopress(0, generations=1)
+    distances = set()
+    while (batch := strategy.ask()) is not None:
+        best = strategy.standing().best
+        if best is not None and len(batch.candidates) == 32:
+            distances |= {
+                sum(a != b for a, b in zip(best.levels, mutant.levels, strict=True))
+                for mutant in batch.candidates
+            }
+        strategy.tell([constant_trial(genotype, batch) for genotype in batch.candidates])
+
+    assert distances <= {2, 4, 6}
+    assert 2 in distances
+
+
+def run_batches(strategy: Strategy) -> list[Batch]:
+    asked = []
+    while (batch := strategy.ask()) is not None:
+        asked.append(batch)
+        strategy.tell([constant_trial(genotype, batch) for genotype in batch.candidates])
+    return asked
