@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from autocompress.export.report import Report
 
@@ -42,7 +42,7 @@ def kept_fraction(setting: str) -> float | None:
 
 def layer_map(report: Report) -> Figure:
     """Draw what is left of every layer: height and colour say how much, a cross is a drop."""
-    figure, axes = _axes(2.1)
+    figure, axes = blank_axes(2.1)
     n_layers = max(len(report.layer_map), 1)
     sides = (
         ("Attention", 1.2, [choice.attention for choice in report.layer_map]),
@@ -76,17 +76,11 @@ def layer_map(report: Report) -> Figure:
 
 def loss_history(report: Report) -> Figure:
     """Draw the best loss against the tokens spent."""
-    figure, axes = _axes(2.9)
+    figure, axes = blank_axes(2.9)
     tokens = [p.tokens for p in report.history]
     losses = [p.loss for p in report.history]
     axes.step(tokens, losses, where="post", color=OURS, linewidth=2)
-    if losses and min(losses) > 0 and max(losses) / min(losses) > 4:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(_decades())
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    else:
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    scale_losses(axes, losses)
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     for n, where in ((0, "left"), (-1, "right")) if losses else ():
@@ -104,7 +98,7 @@ def loss_history(report: Report) -> Figure:
 
 def speedups(report: Report) -> Figure:
     """Draw predicted against measured speedups; on the line a prediction is exact."""
-    figure, axes = _axes(3.9)
+    figure, axes = blank_axes(3.9)
     model, speed = report.latency_model, report.speedup
     points = model.points if model else ()
     winner = speed.predicted is not None and speed.measured is not None
@@ -150,7 +144,7 @@ def baselines(report: Report) -> Figure:
              "random": report.baselines.random}  # fmt: skip
     rows = [("this search", report.loss.kl, report.loss.kl_stderr)]
     rows += [(name, b.kl, b.kl_stderr) for name, b in named.items() if b is not None]
-    figure, axes = _axes(0.75 + 0.42 * len(rows))
+    figure, axes = blank_axes(0.75 + 0.42 * len(rows))
     reach = max(kl + 1.96 * (stderr or 0.0) for _, kl, stderr in rows) or 1.0
     for y, (_, kl, stderr) in enumerate(rows):
         error = 1.96 * (stderr or 0.0)
@@ -211,13 +205,25 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
+def blank_axes(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of a page's width and so many inches, with quiet axes."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(colors=INK, labelsize=9, color=QUIET)
     return figure, axes
+
+
+def scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """Set the scale of losses upwards: by decades where they differ by more than a factor of 4."""
+    if losses and min(losses) > 0 and max(losses) / min(losses) > 4:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def _site(axes: Axes, x: float, bottom: float, share: float | None, *, size: float) -> None:
@@ -236,10 +242,6 @@ def _arms(centre: float, interval: tuple[float, float] | None) -> list[list[floa
     if interval is None:
         return None
     return [[max(centre - interval[0], 0.0)], [max(interval[1] - centre, 0.0)]]
-
-
-def _decades() -> matplotlib.ticker.LogLocator:
-    return matplotlib.ticker.LogLocator(base=10, subs=(1.0, 2.0, 5.0))
 
 
 def available(report: Report) -> Sequence[str]:

@@ -1,8 +1,9 @@
-"""Writes a report's three files."""
+"""Writes what people read: a report's three files, each whole or not at all."""
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import ExportError
@@ -25,12 +26,7 @@ def write_report(report: Report, folder: Path) -> None:
         "report.md": to_markdown(report),
         "report.html": to_html(report),
     }
-    for name, text in texts.items():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / name, text)
-        except OSError as error:
-            raise ExportError(f"Cannot write {folder / name}: {error.strerror}.") from error
+    _write(texts, folder)
 
 
 def read_report(path: Path) -> Report:
@@ -46,6 +42,16 @@ def read_report(path: Path) -> Report:
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {' '.join(str(error).split())}.") from error
     return Report.from_json(mapping)
+
+
+def _write(texts: Mapping[str, str], folder: Path) -> None:
+    """Write texts to files of a folder, by name."""
+    for name, text in texts.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _replace(folder / name, text)
+        except OSError as error:
+            raise ExportError(f"Cannot write {folder / name}: {error.strerror}.") from error
 
 
 def _replace(path: Path, text: str) -> None:
