@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ from autocompress.errors import ModelError
 from autocompress.models.architecture import Architecture, read_architecture
 
 WANTED = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+CONFIGS = ("*.json",)
 
 
 def resolve(model: str) -> Path:
@@ -31,22 +32,20 @@ def resolve(model: str) -> Path:
     Raises:
         ModelError: If it is neither, or holds no config or no safetensors weights.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-            raise ModelError(f"No model folder at {model}.")
-        try:
-            folder = Path(snapshot_download(model, allow_patterns=list(WANTED)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise ModelError(
-                f"{model} is no folder here, and the hub did not give it: {_one_line(error)}"
-            ) from error
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{model} holds no config.json: not a Hugging Face model folder.")
+    folder = _find(model, WANTED)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{model} holds no .safetensors weights; pickles are refused.")
     _check_weights(folder)
     return folder
+
+
+def resolve_config(model: str) -> Path:
+    """Return the local folder of a model's config; weights may lack and are not fetched.
+
+    Raises:
+        ModelError: If it is neither a folder nor a name on the hub, or holds no config.
+    """
+    return _find(model, CONFIGS)
 
 
 def load_architecture(folder: Path, trust_remote_code: bool = False) -> Architecture:
@@ -133,6 +132,23 @@ def fingerprint(folder: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "blake2b").digest())
     return digest.hexdigest()
+
+
+def _find(model: str, wanted: Sequence[str]) -> Path:
+    """Return a folder with a config, fetching the wanted files from the hub where it is none."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+            raise ModelError(f"No model folder at {model}.")
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=list(wanted)))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise ModelError(
+                f"{model} is no folder here, and the hub did not give it: {_one_line(error)}"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{model} holds no config.json: not a Hugging Face model folder.")
+    return folder
 
 
 def _check_weights(folder: Path) -> None:

@@ -89,13 +89,7 @@ def prepare(spec: SearchSpec) -> Prepared:
     device = loading.pick_device(spec.device)
     folder = loading.resolve(spec.model)
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
-    space = make_space(
-        architecture.n_layers,
-        architecture.kv_groups,
-        architecture.ffn_columns,
-        depth="depth" in spec.space,
-        width="width" in spec.space,
-    )
+    space = space_of(spec, architecture)
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth or width to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
@@ -108,6 +102,17 @@ def prepare(spec: SearchSpec) -> Prepared:
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
     sequences = text.make_sequences(tokenizer, documents, spec.context)
     return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
+
+
+def space_of(spec: SearchSpec, architecture: Architecture) -> SearchSpace:
+    """Return the space that a spec asks for of a model's shape."""
+    return make_space(
+        architecture.n_layers,
+        architecture.kv_groups,
+        architecture.ffn_columns,
+        depth="depth" in spec.space,
+        width="width" in spec.space,
+    )
 
 
 def import_table(path: str, space: SearchSpace) -> LatencyTable:

@@ -19,6 +19,7 @@ from autocompress.models.loading import (
     load_tokenizer,
     pick_device,
     resolve,
+    resolve_config,
 )
 from tests.tiny_models import CPU, END_OF_TEXT, TinyModels, is_tied, logits_of, token_ids
 
@@ -57,6 +58,14 @@ def test_a_folder_resolves_to_itself(tiny_models: TinyModels) -> None:
     folder = tiny_models.folder()
 
     assert resolve(str(folder)) == folder
+
+
+def test_a_config_is_found_without_weights(copied: Path) -> None:
+    (copied / WEIGHTS).unlink()
+
+    folder = resolve_config(str(copied))
+
+    assert load_architecture(folder).family == "llama"
 
 
 def test_a_sharded_model_equals_one_of_one_file(tiny_models: TinyModels, family: str) -> None:
