@@ -1,0 +1,25 @@
+"""Which candidates no other dominates: the Pareto front of cost and loss. Knows only numbers."""
+
+from collections.abc import Sequence
+
+Point = tuple[float, float]
+"""What a candidate costs and what it loses: finite, lower is better in both."""
+
+
+def dominates(one: Point, other: Point) -> bool:
+    """Return whether a point is nowhere worse than another, and somewhere better."""
+    return one != other and one[0] <= other[0] and one[1] <= other[1]
+
+
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """Return the positions of the points that none dominates, lowest cost first.
+
+    Equal points do not dominate each other: they stay or go together.
+    """
+    front: list[int] = []
+    # By cost, then by loss: only the last member can dominate the next point.
+    for position in sorted(range(len(points)), key=points.__getitem__):
+        point = points[position]
+        if not front or not dominates(points[front[-1]], point):
+            front.append(position)
+    return front
