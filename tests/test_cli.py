@@ -204,7 +204,7 @@ def test_bad_latency_table_is_refused(
     assert not list(home.iterdir())
 
 
-@pytest.mark.parametrize("command", ["resume", "report"])
+@pytest.mark.parametrize("command", ["resume", "report", "pareto"])
 def test_unknown_study_is_refused(
     home: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -162,6 +162,21 @@ def test_studies_and_report_know_the_study(job: Job, undisturbed: tuple[str, str
     assert printed.stdout == (job.folder / "undisturbed" / "report.md").read_text("utf-8")
 
 
+def test_pareto_tells_and_writes_the_front_of_the_study(
+    job: Job, undisturbed: tuple[str, str], tmp_path: Path
+) -> None:
+    command = job.command("pareto", "undisturbed", f"--output={tmp_path}")
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    front = json.loads((tmp_path / "pareto.json").read_text("utf-8"))
+    assert printed.startswith("Pareto front of study undisturbed (finished): ")
+    assert all(member["genotype"] in printed for member in front["members"])
+    assert {member["sequences"] >= front["least_sequences"] for member in front["members"]} == {
+        True
+    }
+    assert (tmp_path / "pareto.html").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 def test_killed_search_resumes_to_the_same_winner_and_trials(

@@ -106,6 +106,20 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, help="folder to write the report to")
     report.set_defaults(command=_report)
 
+    pareto = commands.add_parser(
+        "pareto", help="show which measured candidates no other dominates"
+    )
+    pareto.add_argument("study", metavar="STUDY")
+    pareto.add_argument(
+        "--sequences",
+        type=int,
+        metavar="N",
+        help="what a candidate must have been read on to compete (default: as many as leave ten)",
+    )
+    _add_storage(pareto)
+    _add_output(pareto)
+    pareto.set_defaults(command=_pareto)
+
     studies = commands.add_parser("studies", help="list all studies")
     _add_storage(studies)
     studies.set_defaults(command=_studies)
@@ -248,6 +262,18 @@ def _report(parsed: argparse.Namespace) -> None:
         print(to_markdown(report), end="")
     else:
         write_report(report, parsed.output)
+
+
+def _pareto(parsed: argparse.Namespace) -> None:
+    from autocompress.export.pareto import to_text
+    from autocompress.export.render import write_front
+    from autocompress.pipeline.pareto import read_front
+
+    front = read_front(parsed.storage, parsed.study, parsed.sequences)
+    output = parsed.output or DEFAULT_OUTPUT / parsed.study
+    write_front(front, output)
+    print(to_text(front), end="")
+    print(f"{output / 'pareto.html'}  {output / 'pareto.json'}")
 
 
 def _studies(parsed: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Writes what people read: a report's three files, each whole or not at all."""
+"""Writes what people read, each file whole or not at all: a report, a Pareto front."""
 
 import json
 import os
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import ExportError
+from autocompress.export import pareto_html
+from autocompress.export.pareto import ParetoFront
 from autocompress.export.report import Report
 from autocompress.export.report_html import to_html
 from autocompress.export.report_markdown import to_markdown
@@ -25,6 +27,19 @@ def write_report(report: Report, folder: Path) -> None:
         "report.json": json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n",
         "report.md": to_markdown(report),
         "report.html": to_html(report),
+    }
+    _write(texts, folder)
+
+
+def write_front(front: ParetoFront, folder: Path) -> None:
+    """Write pareto.json and pareto.html, each whole or not at all.
+
+    Raises:
+        ExportError: If a number is not finite or a file cannot be written.
+    """
+    texts = {
+        "pareto.json": json.dumps(front.to_json(), indent=2, allow_nan=False) + "\n",
+        "pareto.html": pareto_html.to_html(front),
     }
     _write(texts, folder)
 
