@@ -58,7 +58,8 @@ class SearchSpec:
     `budget_seconds` of wall time for the search loop, `max_tokens` summed over candidates;
     `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
-    decides what shares its computation, and how many workers can help.
+    decides what shares its computation, and how many workers can help. What the study `parent`
+    has measured is not measured again.
     """
 
     model: str
@@ -81,6 +82,7 @@ class SearchSpec:
     teacher_tokens: int = 512
     shards: int = 16
     seed: int = 0
+    parent: str | None = None
     trust_remote_code: bool = False
 
     def to_json(self) -> dict[str, bool | int | float | str | list[str] | None]:
@@ -133,6 +135,18 @@ def read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise SpecError(f"{path} must hold a mapping of names to values.")
     return loaded
+
+
+def parse_speedup(text: str) -> float:
+    """Read a target such as `2x`.
+
+    Raises:
+        SpecError: If it is none.
+    """
+    try:
+        return _number(1, 1000, suffix="x")(text)
+    except ValueError as error:
+        raise SpecError(f"target_speedup: {error}.") from error
 
 
 def parse_seconds(value: object) -> float:
@@ -240,5 +254,6 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "teacher_tokens": _whole(1, 10**9),
     "shards": _whole(1, 65_536),
     "seed": _whole(0, 2**32 - 1),
+    "parent": _text,
     "trust_remote_code": _flag,
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from autocompress.evaluators.latency_model import LatencyTable
-from autocompress.evaluators.profile import Profile, Row, Sample, Spent
+from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.spaces import moves
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import under, useful_entries

@@ -17,7 +17,7 @@ from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import STRATEGIES, SearchSpec, from_mapping, read_yaml
+from autocompress.spec import STRATEGIES, SearchSpec, from_mapping, parse_speedup, read_yaml
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
@@ -99,6 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--output", type=Path, help="file to write the latency table to, as JSON")
     _add_json(profile)
     profile.set_defaults(command=_profile)
+
+    retarget = commands.add_parser(
+        "retarget", help="what a study predicts for another target; --refine to search it"
+    )
+    retarget.add_argument("study", metavar="STUDY")
+    retarget.add_argument("--target-speedup", metavar="1.7x", required=True)
+    retarget.add_argument(
+        "--refine", action="store_true", help="search on from the prediction, export and prove it"
+    )
+    retarget.add_argument("--new-study", metavar="NAME", help="default: STUDY-1.7x")
+    _add_storage(retarget)
+    _add_output(retarget)
+    _add_json(retarget)
+    retarget.set_defaults(command=_retarget)
 
     report = commands.add_parser("report", help="write or print the report of a finished study")
     report.add_argument("study", metavar="STUDY")
@@ -262,6 +276,33 @@ def _report(parsed: argparse.Namespace) -> None:
         print(to_markdown(report), end="")
     else:
         write_report(report, parsed.output)
+
+
+def _retarget(parsed: argparse.Namespace) -> None:
+    target = parse_speedup(parsed.target_speedup)
+    name = parsed.new_study or f"{parsed.study}-{target:g}x"
+    if parsed.refine:
+        from autocompress.pipeline.study import refine
+
+        _run_study(partial(refine, parsed.storage, parsed.study, target, name), name, parsed)
+        return
+    from autocompress.pipeline.retargeting import answer
+
+    found = answer(parsed.storage, parsed.study, target)
+    if parsed.json:
+        print(json.dumps(found.to_json()))
+        return
+    low, high = found.speedup_interval
+    least, most = found.kl_interval
+    print(
+        f"PREDICTED, nothing measured: {found.speedup:.2f}x [{low:.2f}, {high:.2f}], "
+        f"KL {found.kl:.4f} [{least:.4f}, {most:.4f}] nats a token"
+    )
+    for layer, kind, choice in found.layers:
+        if choice != "dense":
+            print(f"  layer {layer:>3} {kind:<10} {choice}")
+    command = f"autocompress retarget {parsed.study} --target-speedup {target:g}x --refine"
+    print(f"Search on from there, and have it measured: `{command}`.")
 
 
 def _pareto(parsed: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.profile import Profile, Row, Sample, Spent
+from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import Workload

@@ -57,12 +57,16 @@ def search(
     fastest: float,
     driver: SearchDriver,
     store: StudyStore,
+    first: tuple[Genotype, ...],
     measure: Measure,
     observer: Observer,
 ) -> Found:
     """Run evolutions, each under a tighter constraint, until the measured median meets the target.
 
     With an imported latency table the clock decides nothing: one evolution, no correction.
+
+    Args:
+        first: Candidates known from elsewhere, for the first parents.
     """
     spec, space = prepared.spec, prepared.space
     cost = table.cost(space)
@@ -70,7 +74,7 @@ def search(
     target_used = min(spec.target_speedup * MARGIN, fastest)
     scores = rule_scores(prepared) if spec.strategy in NEED_SCORES else None
     corrections: list[Correction] = []
-    extra: tuple[Genotype, ...] = ()
+    extra = first
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)
     phase = 0
     while True:

@@ -1,18 +1,26 @@
 """Runs a study from its spec to its published checkpoint and report, or goes on with one."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 
-from autocompress.errors import AutocompressError, ExportError, GateError, UnreachableTarget
+from autocompress.errors import (
+    AutocompressError,
+    ExportError,
+    GateError,
+    SpecError,
+    UnreachableTarget,
+)
 from autocompress.evaluators.latency_model import LatencyTable, read_table
 from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export import gate
@@ -32,11 +40,12 @@ from autocompress.pipeline.latency import (
 )
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.retargeting import answer, shape_document
 from autocompress.pipeline.searching import Found, search
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
-from autocompress.store.base import StudyState, StudyStore
+from autocompress.store.base import Json, Record, StudyState, StudyStore
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Genotype, Split
 from autocompress.workers.base import BuildJob, WorkerPool
@@ -45,6 +54,18 @@ from autocompress.workers.session import SessionPlan
 
 LAYERS_A_JOB = 3
 PROMPT_TOKENS = 48
+# Measurements of one study hold in another only if these are equal; so do milliseconds.
+INHERITED_FIELDS = (
+    "model",
+    "space",
+    "workload",
+    "device",
+    "dtype",
+    "calibration",
+    "context",
+    "teacher_tokens",
+    "seed",
+)
 
 
 def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
@@ -57,10 +78,11 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     """
     prepared = prepare(spec)
     check_output(output)
+    inherited = _inherit(storage, spec)
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store):
         try:
-            return _run(prepared, study, store, output, observer)
+            return _run(prepared, study, store, inherited, output, observer)
         except UnreachableTarget:
             store.discard()
             raise
@@ -79,12 +101,29 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
     with contextlib.closing(store):
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)
+        inherited = _inherit(storage, prepared.spec)
         store.finish(StudyState.RUNNING, None)
         try:
-            return _run(prepared, study, store, output, observer)
+            return _run(prepared, study, store, inherited, output, observer)
         except AutocompressError:
             store.finish(StudyState.FAILED, None)
             raise
+
+
+def refine(
+    storage: str, parent: str, target: float, study: str, output: Path, observer: Observer
+) -> Report:
+    """Search on for another speedup from where a finished study stands, as a study of its own.
+
+    What the parent measured is not measured again, and its latency table is taken over.
+
+    Raises:
+        AutocompressError: Whatever stops the search.
+    """
+    with contextlib.closing(open_study(storage, parent)) as known:
+        spec = from_mapping(known.row().spec)
+    spec = dataclasses.replace(spec, target_speedup=target, parent=parent)
+    return start(spec, storage, study, output, observer)
 
 
 def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTable]:
@@ -115,16 +154,25 @@ def _nearest_existing(path: Path) -> Path:
 
 
 def _run(
-    prepared: Prepared, study: str, store: StudyStore, output: Path, observer: Observer
+    prepared: Prepared,
+    study: str,
+    store: StudyStore,
+    inherited: "_Inherited",
+    output: Path,
+    observer: Observer,
 ) -> Report:
     started = time.monotonic()
     spec = prepared.spec
     observer.tell("study", {"study": study, "model": spec.model})
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
+        shape = prepared.architecture
+        store.save_document(
+            "shape", shape_document(shape.n_layers, shape.kv_groups, shape.ffn_columns)
+        )
         _build(prepared, pool, observer)
         shaped = _load(prepared, plan)
-        table = _table(prepared, shaped, store, observer)
+        table = _table(prepared, shaped, store, inherited, observer)
         check = table.check(prepared.space)
         cost = table.cost(prepared.space)
         fastest = cost.dense / least_left(cost)
@@ -151,8 +199,8 @@ def _run(
             folder = export(genotype).folder
             return measure_speedup(engine, prepared.folder, folder, spec.workload, spec.seed)
 
-        driver = SearchDriver(pool, store, observer.advance, prepared.cut)
-        found = search(prepared, table, fastest, driver, store, measure, observer)
+        driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
+        found = search(prepared, table, fastest, driver, store, inherited.start, measure, observer)
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")
@@ -170,6 +218,51 @@ def _run(
         _publish(prepared, study, found, verified.artifact, report, output)
     store.finish(StudyState.FINISHED, report.to_json())
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Inherited:
+    """What a study takes over from its parent; nothing without one.
+
+    Args:
+        start: What the parent's measurements predict to be best under the new target.
+    """
+
+    records: tuple[Record, ...] = ()
+    latency: Mapping[str, Json] | None = None
+    start: tuple[Genotype, ...] = ()
+
+
+def _inherit(storage: str, spec: SearchSpec) -> _Inherited:
+    """Return what a spec's parent has measured.
+
+    Raises:
+        SpecError: If the parent goes on: what it measures next would change this study's course.
+    """
+    if spec.parent is None:
+        return _Inherited()
+    with contextlib.closing(open_study(storage, spec.parent)) as parent:
+        row = parent.row()
+        if row.state is not StudyState.FINISHED:
+            raise SpecError(
+                f"Study {row.name!r} is {row.state}, and only a finished one can be built upon; "
+                f"try `autocompress resume {row.name}`."
+            )
+        theirs = from_mapping(row.spec)
+        other = [
+            f.name
+            for f in dataclasses.fields(spec)
+            if f.name in INHERITED_FIELDS and getattr(spec, f.name) != getattr(theirs, f.name)
+        ]
+        if other:
+            raise SpecError(
+                f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
+                f"{', '.join(other)} differ."
+            )
+        records = tuple(parent.measurements().values())
+        latency = parent.document("latency")
+    found = answer(storage, spec.parent, spec.target_speedup)
+    return _Inherited(records, latency, (found.genotype,))
 
 
 @contextlib.contextmanager
@@ -222,11 +315,16 @@ def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
 
 
 def _table(
-    prepared: Prepared, shaped: ShapedModel, store: StudyStore, observer: Observer
+    prepared: Prepared,
+    shaped: ShapedModel,
+    store: StudyStore,
+    inherited: "_Inherited",
+    observer: Observer,
 ) -> LatencyTable:
-    """Return the study's latency table: recorded, imported, or measured now and recorded."""
-    recorded = store.document("latency")
+    """Return the study's table: recorded, its parent's, imported, or measured now; record it."""
+    recorded = store.document("latency") or inherited.latency
     if recorded is not None:
+        store.save_document("latency", recorded)
         return read_table(recorded, prepared.space)
     table = prepared.imported
     if table is None:

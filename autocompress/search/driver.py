@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from autocompress.search.base import Batch, Strategy
 from autocompress.search.memo import Memo
@@ -25,33 +25,45 @@ class SearchDriver:
     earlier run left in the store: a resumed search asks for the same shards and finds them there.
     Only the driver writes to the store; each shard is recorded when it arrives. What failed in an
     earlier run of the study is tried again.
+
+    Args:
+        inherited: What another study measured of the same model and text, and this one need not.
     """
 
     def __init__(
-        self, pool: WorkerPool, store: StudyStore, on_shard: Told, how: Cut | None = None
+        self,
+        pool: WorkerPool,
+        store: StudyStore,
+        on_shard: Told,
+        how: Cut | None = None,
+        inherited: Iterable[Record] = (),
     ) -> None:
         self._pool = pool
         self._how = how or Cut()
         self._store = store
         self._on_shard = on_shard
-        self._memo = Memo(
-            (genotype, fidelity, record.measurement)
-            for (genotype, fidelity), record in store.measurements().items()
-            if record.measurement is not None
-        )
+        self._memo = Memo.of(store.measurements().values())
         # How far each candidate has been asked for in this run, and why it failed.
         self._asked: dict[_Text, int] = defaultdict(int)
         self._failed: dict[_Text, str] = {}
+        known = Memo.of(inherited)
+        self._inherited_sequences = known.sequences
+        for genotype, fidelity in known.readings():
+            self._memo.add(genotype, fidelity, known.measurement(genotype, fidelity))
+            self._asked[genotype, fidelity.split, fidelity.draw] = fidelity.end
 
     @property
     def n_trials(self) -> int:
-        """Different candidates measured so far, in this run and before."""
+        """Different candidates measured so far, in this run and before, inherited ones too."""
         return self._memo.n_candidates
 
     @property
     def sequences(self) -> int:
-        """Sequences read, summed over candidates and all splits; times the context, tokens."""
-        return self._memo.sequences
+        """Sequences read, summed over candidates and all splits; times the context, tokens.
+
+        What was inherited was read elsewhere.
+        """
+        return self._memo.sequences - self._inherited_sequences
 
     def run(self, strategy: Strategy, on_batch: Callable[[], None]) -> None:
         """Ask and tell until the strategy is done."""

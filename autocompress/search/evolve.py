@@ -25,15 +25,10 @@ from autocompress.search.single_changes import (
     uniform_candidate,
 )
 from autocompress.search.steps import Conversation, Rung, Steps, read
-from autocompress.search.surrogate import Observation, Surrogate
+from autocompress.search.surrogate import Readings, Surrogate, observe
 from autocompress.spaces import moves
 from autocompress.spaces.moves import Entries
-from autocompress.trial import Genotype, Measurement, Trial
-
-LEAST_KL = 1e-9
-LEAST_VARIANCE = 1e-8
-USUAL_VARIANCE = 0.04
-"""Of the log loss on one sequence, taken as long as there is nothing to estimate it from."""
+from autocompress.trial import Genotype, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,25 +264,14 @@ class EvolveStrategy:
         return found
 
     def _surrogate(self) -> Surrogate:
-        readings: dict[tuple[int, int], dict[Entries, Measurement]] = {}
+        readings: Readings = {}
         for genotype in self._seen:
             for draw in range(self._draw + 1):
                 measured = self._ledger.measurement(genotype, draw)
                 if measured is not None:
                     entries = self._task.space.entries(genotype)
                     readings.setdefault((draw, len(measured.kl)), {})[entries] = measured
-        variance = _sequence_variance([list(reading.values()) for reading in readings.values()])
-        observations = [
-            Observation(
-                entries,
-                reading,
-                math.log(max(measured.loss, LEAST_KL)),
-                variance / len(measured.kl),
-            )
-            for reading, own in readings.items()
-            for entries, measured in own.items()
-        ]
-        return Surrogate(self._task.space, self._losses, observations)
+        return Surrogate(self._task.space, self._losses, observe(readings))
 
     def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
         """Return candidates by estimate, the best first."""
@@ -317,20 +301,3 @@ def _shared(entries: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return how much of each candidate another shares: of its sites, from the first one on."""
     equal = np.cumprod(entries == other, axis=1)
     return np.asarray(equal.sum(axis=1) / entries.shape[1])
-
-
-def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
-    """Return how much the log loss on one sequence varies, beside candidate and sequence.
-
-    The interaction variance of a two-way layout, pooled over readings of several candidates.
-    """
-    squares, freedom = 0.0, 0
-    for reading in readings:
-        table = np.log(np.maximum([measured.kl for measured in reading], LEAST_KL))
-        rows, columns = table.shape
-        if rows > 1 and columns > 1:
-            table = table - table.mean(axis=1, keepdims=True)
-            table = table - table.mean(axis=0, keepdims=True)
-            squares += float((table**2).sum())
-            freedom += (rows - 1) * (columns - 1)
-    return max(squares / freedom, LEAST_VARIANCE) if freedom else USUAL_VARIANCE

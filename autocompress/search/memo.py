@@ -1,8 +1,10 @@
 """Everything measured of a study, sequence by sequence: nothing is measured twice."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from autocompress.store.base import Record
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 
@@ -17,10 +19,24 @@ class _Text:
 class Memo:
     """Measurements by (genotype, split, draw, position in the draw)."""
 
-    def __init__(self, measured: Iterable[tuple[Genotype, Fidelity, Measurement]] = ()) -> None:
+    def __init__(self) -> None:
         self._texts: dict[tuple[Genotype, Split, int], _Text] = {}
-        for genotype, fidelity, measurement in measured:
-            self.add(genotype, fidelity, measurement)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "Memo":
+        """Return what records hold; failures are left out."""
+        memo = cls()
+        for record in records:
+            if record.measurement is not None:
+                memo.add(record.genotype, record.fidelity, record.measurement)
+        return memo
+
+    def readings(self) -> Iterator[tuple[Genotype, Fidelity]]:
+        """Yield how far each candidate is known on each draw, from its first sequence on."""
+        for (genotype, split, draw), text in self._texts.items():
+            n = next(n for n in itertools.count() if n not in text.losses)
+            if n:
+                yield genotype, Fidelity(split, draw, 0, n)
 
     @property
     def n_candidates(self) -> int:

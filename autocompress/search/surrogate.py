@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from autocompress.spaces.base import SearchSpace
+from autocompress.trial import Measurement
 
 ENTRY_WIDTHS = (0.05, 0.2, 0.6)
 PAIR_WIDTHS = (0.03, 0.15, 0.6)
@@ -23,6 +24,13 @@ ALL_PAIRS = 32
 """Spaces of up to so many sites have a weight for every pair; larger ones for neighbours."""
 REACH = 6
 READING_WIDTH = 10.0
+LEAST_KL = 1e-9
+LEAST_VARIANCE = 1e-8
+USUAL_VARIANCE = 0.04
+"""Of the log loss on one sequence, taken as long as there is nothing to estimate it from."""
+
+Readings = dict[tuple[int, int], dict[tuple[int, ...], Measurement]]
+"""Measurements by (draw, sequences read) and menu entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,21 @@ class Observation:
     reading: tuple[int, int]
     log_loss: float
     noise: float
+
+
+def observe(readings: Readings) -> list[Observation]:
+    """Return what a surrogate is fitted to; the noise is estimated from all readings together."""
+    variance = _sequence_variance([list(own.values()) for own in readings.values()])
+    return [
+        Observation(
+            entries,
+            reading,
+            math.log(max(measured.loss, LEAST_KL)),
+            variance / len(measured.kl),
+        )
+        for reading, own in readings.items()
+        for entries, measured in own.items()
+    ]
 
 
 class Surrogate:
@@ -87,6 +110,21 @@ class Surrogate:
             self._factor, noise, lower=True, trans="T"
         )
         return np.asarray((prior[:, None] + features @ weights[: features.shape[1]]).T)
+
+    def predict(
+        self, candidates: np.ndarray, reading: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the expected log losses at a reading and their standard deviations, each (n).
+
+        The deviation holds what the weights leave open and what the model misses.
+        """
+        features, prior = self._features(candidates)
+        constants = np.zeros((len(candidates), len(self._readings)))
+        constants[:, self._readings[reading]] = 1.0
+        design = np.hstack([features, constants])
+        spread = solve_triangular(self._factor, design.T, lower=True)  # (weights, n)
+        variance = (spread**2).sum(axis=0) + self._misfit**2
+        return np.asarray(prior + design @ self._weights), np.sqrt(variance)
 
     def estimate(self, candidates: np.ndarray) -> np.ndarray:
         """Return the expected log loss, where it was measured including what the model misses."""
@@ -163,6 +201,23 @@ def _own_parts(
     return {
         entries: total / (weight + 1.0 / misfit**2) for entries, (weight, total) in sums.items()
     }
+
+
+def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
+    """Return how much the log loss on one sequence varies, beside candidate and sequence.
+
+    The interaction variance of a two-way layout, pooled over readings of several candidates.
+    """
+    squares, freedom = 0.0, 0
+    for reading in readings:
+        table = np.log(np.maximum([measured.kl for measured in reading], LEAST_KL))
+        rows, columns = table.shape
+        if rows > 1 and columns > 1:
+            table = table - table.mean(axis=1, keepdims=True)
+            table = table - table.mean(axis=0, keepdims=True)
+            squares += float((table**2).sum())
+            freedom += (rows - 1) * (columns - 1)
+    return max(squares / freedom, LEAST_VARIANCE) if freedom else USUAL_VARIANCE
 
 
 def _pairs(sites: int) -> tuple[np.ndarray, np.ndarray]:

@@ -321,3 +321,26 @@ def test_genotypes_that_differ_are_different_trials(
     driver.measure(Batch(tuple(Genotype((n,) * 12) for n in (0, 1)), LONG))
 
     assert driver.n_trials == 2
+
+
+def test_what_was_inherited_is_not_measured_again(pool: SynchronousPool, url: str) -> None:
+    parent = create_study(url, "parent", {})
+    driver_of(pool, parent).measure(Batch(CANDIDATES[:2], Fidelity(Split.SEARCH, 2, 0, 30)))
+    records = list(parent.measurements().values())
+    parent.close()
+    store = create_study(url, "child", {})
+    own = SynchronousPool()
+    driver = SearchDriver(own, store, lambda done, total: None, inherited=records)
+
+    trials = driver.measure(Batch(CANDIDATES, LONG))
+
+    read = [
+        (genotype, position)
+        for shard in own.asked
+        for genotype in shard.genotypes
+        for position in range(shard.fidelity.first, shard.fidelity.end)
+    ]
+    assert len(read) == len(set(read)) == 2 * 40 + 70
+    assert driver.sequences == len(read)
+    assert [trial.measurement for trial in trials] == [measure(g, LONG) for g in CANDIDATES]
+    store.close()

@@ -1,0 +1,50 @@
+"""What a profile holds: milliseconds by choice; knows no engine."""
+
+from dataclasses import dataclass
+
+from autocompress.spaces.base import Choice, SiteKind
+from autocompress.spec import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Milliseconds: until the first token, and of each further token."""
+
+    prefill: float
+    decode: float
+
+    def workload(self, workload: Workload) -> float:
+        """Milliseconds of a whole workload."""
+        return self.prefill + (workload.generated - 1) * self.decode
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one site costs at one choice, with the spread of its repeats.
+
+    Args:
+        interval: 95 % interval of the decode milliseconds, from the repeats.
+    """
+
+    kind: SiteKind
+    choice: Choice
+    spent: Spent
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """All rows, the dense model's own time, and what it spends beside its sites."""
+
+    dense: Spent
+    fixed: Spent
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One whole configuration, measured twice: `again` is independent of `spent`."""
+
+    kept: tuple[int, ...]
+    spent: Spent
+    again: Spent

@@ -1,0 +1,130 @@
+"""Answers a new constraint from what a study has measured, with no new measurement."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autocompress.errors import SpecError
+from autocompress.search.base import Batch, Task
+from autocompress.search.ledger import Ledger
+from autocompress.search.memo import Memo
+from autocompress.search.single_changes import (
+    Losses,
+    additive_solution,
+    measure_single_changes,
+)
+from autocompress.search.surrogate import Readings, Surrogate, observe
+from autocompress.spaces import moves
+from autocompress.spaces.moves import Entries
+from autocompress.trial import Genotype, Split, Trial
+
+ROUNDS = 12
+MUTANTS = 150
+ELITES = 8
+FEWEST = 8
+"""Combined candidates that a surrogate needs: fewer say nothing of how sites interact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A candidate that was never measured, and what the surrogate expects of it.
+
+    Args:
+        kl: Nats a token, on the text of the deepest reading of the study.
+        interval: 95 % of the surrogate's own uncertainty.
+    """
+
+    genotype: Genotype
+    kl: float
+    interval: tuple[float, float]
+
+
+def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
+    """Return the candidate of least expected loss under a constraint.
+
+    An evolution on the surrogate alone, from the additive solution and the measured candidates
+    of least loss, repaired to the constraint.
+
+    Args:
+        single_sequences: What the study's strategy read of each single change.
+
+    Raises:
+        SpecError: If too little was measured to fit a surrogate.
+    """
+    losses = _single_losses(task, memo, single_sequences)
+    readings = _combined(task, memo)
+    if sum(map(len, readings.values())) < FEWEST:
+        raise SpecError(
+            f"`combined candidates >= {FEWEST}` must hold to answer a new target, but the study "
+            "measured fewer. Let it go on, or search anew."
+        )
+    surrogate = Surrogate(task.space, losses, observe(readings))
+    deepest = max(readings, key=lambda reading: (reading[1], -reading[0]))
+    best = _evolve(task, surrogate, _starts(task, losses, readings))
+    mean, spread = surrogate.predict(np.asarray([best]), deepest)
+    kl, low, high = np.exp(mean[0] + spread[0] * np.asarray([0.0, -1.96, 1.96]))
+    return Answer(task.space.genotype(best), float(kl), (float(low), float(high)))
+
+
+def _single_losses(task: Task, memo: Memo, sequences: int) -> Losses:
+    ledger = Ledger(task.context)
+    steps: Generator[Batch, None, Losses] = measure_single_changes(task, ledger, sequences)
+    try:
+        batch = next(steps)
+        while True:
+            trials = [_known(genotype, batch, memo) for genotype in batch.candidates]
+            if not any(trial.measurement for trial in trials):
+                raise SpecError(
+                    "The study measured no single changes, from which a new target is answered: "
+                    "search with --strategy evolve."
+                )
+            ledger.add(trials)
+            batch = next(steps)
+    except StopIteration as end:
+        losses: Losses = end.value
+        return losses
+
+
+def _known(genotype: Genotype, batch: Batch, memo: Memo) -> Trial:
+    if memo.covers(genotype, batch.fidelity):
+        return Trial(genotype, batch.fidelity, memo.measurement(genotype, batch.fidelity))
+    return Trial(genotype, batch.fidelity, None, "it was not measured")
+
+
+def _combined(task: Task, memo: Memo) -> Readings:
+    """Return the search text's readings of candidates that change more than one site."""
+    readings: Readings = {}
+    for genotype, fidelity in memo.readings():
+        entries = task.space.entries(genotype)
+        if fidelity.split is Split.SEARCH and sum(map(bool, entries)) > 1:
+            own = readings.setdefault((fidelity.draw, fidelity.end), {})
+            own[entries] = memo.measurement(genotype, fidelity)
+    return readings
+
+
+def _starts(task: Task, losses: Losses, readings: Readings) -> list[Entries]:
+    """Return the additive solution and the measured candidates of least loss, repaired."""
+    rng = task.rng(0)
+    best: dict[Entries, None] = {}
+    for own in readings.values():
+        ranked = sorted(own, key=lambda entries: own[entries].loss)
+        best |= dict.fromkeys(ranked[:ELITES])
+    repaired = [moves.repair(entries, task.constraint, task.allowed, rng) for entries in best]
+    return [task.space.entries(additive_solution(task, losses)), *repaired]
+
+
+def _evolve(task: Task, surrogate: Surrogate, starts: Sequence[Entries]) -> Entries:
+    pool = dict.fromkeys(starts)
+    for number in range(1, ROUNDS + 1):
+        rng = task.rng(number)
+        elites = _ranked(surrogate, list(pool))[:ELITES]
+        for attempt in range(MUTANTS):
+            start = elites[attempt % len(elites)]
+            pool[moves.mutate(start, task.constraint, task.allowed, rng)] = None
+    return _ranked(surrogate, list(pool))[0]
+
+
+def _ranked(surrogate: Surrogate, pool: list[Entries]) -> list[Entries]:
+    means = surrogate.mean(np.asarray(pool))
+    return [pool[i] for i in sorted(range(len(pool)), key=lambda i: (means[i], pool[i]))]
