@@ -179,6 +179,39 @@ def test_pareto_tells_and_writes_the_front_of_the_study(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
+def test_retarget_predicts_from_the_store_alone(job: Job, undisturbed: tuple[str, str]) -> None:
+    target = "--target-speedup=1.3x"
+    before = job.shards("undisturbed")
+
+    told, _ = job.run("retarget", "undisturbed", target)
+    as_json, _ = job.run("retarget", "undisturbed", target, "--json")
+
+    found = json.loads(as_json)
+    assert told.startswith("PREDICTED, nothing measured: 1.3")
+    assert found["measured"] is False
+    assert found["speedup"]["predicted"] >= 1.3
+    assert job.shards("undisturbed") == before
+
+
+@pytest.mark.slow
+def test_refine_measures_what_was_predicted(job: Job, undisturbed: tuple[str, str]) -> None:
+    inherited = set(job.shards("undisturbed"))
+
+    job.run(
+        "retarget",
+        "undisturbed",
+        "--target-speedup=1.3x",
+        "--refine",
+        "--new-study=refined",
+        f"--output={job.folder / 'refined'}",
+    )
+
+    report = json.loads((job.folder / "refined" / "report.json").read_text("utf-8"))
+    assert report["gate"]["passed"] is True
+    assert report["target"] == {"kind": "speedup", "value": 1.3}
+    assert not inherited & set(job.shards("refined"))
+
+
 def test_killed_search_resumes_to_the_same_winner_and_trials(
     job: Job, undisturbed: tuple[str, str], share: float
 ) -> None:

@@ -1,5 +1,6 @@
 """Searches until the measured winner meets the target, correcting the constraint in between."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.rules import rule_scores
 from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
-from autocompress.search.evolve import EvolveSettings
+from autocompress.search.evolve import EvolveSettings, settings_for
 from autocompress.search.strategies import NEED_SCORES, make_strategy
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
@@ -27,7 +28,8 @@ MOST_CORRECTIONS = 4
 FINALISTS = 6
 SELECTION_SEQUENCES = 96
 # After a correction the search starts from a repaired winner: it needs fewer generations.
-AFTER_A_CORRECTION = EvolveSettings(generations=12, patience=1)
+GENERATIONS_AFTER = 12
+PATIENCE_AFTER = 1
 
 Measure = Callable[[Genotype], MeasuredSpeedup]
 
@@ -88,7 +90,11 @@ def search(
             _stopper(store, phase, spec.budget_seconds if phase == 0 else None),
             extra,
         )
-        settings = AFTER_A_CORRECTION if phase else EvolveSettings()
+        settings = settings_for(task.allowed)
+        if phase:
+            settings = dataclasses.replace(
+                settings, generations=GENERATIONS_AFTER, patience=PATIENCE_AFTER
+            )
         strategy = make_strategy(spec.strategy, task, settings, scores)
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
         history = _run(strategy, cost, space, driver, observer, spent, started)

@@ -58,6 +58,17 @@ class EvolveSettings:
     prefix_weight: float = 0.01
 
 
+def settings_for(allowed: Sequence[Sequence[int]]) -> EvolveSettings:
+    """Return settings that suit a space by the entries that its sites may take.
+
+    Where sites have many entries there is more to look at, and candidates differ by less: more
+    mutants, read for longer.
+    """
+    if sum(map(len, allowed)) <= 3 * len(allowed):
+        return EvolveSettings()
+    return EvolveSettings(offspring=24, rungs=(Rung(8, 6), Rung(32, 2), Rung(96, 1)), mutants=1200)
+
+
 class EvolveStrategy:
     """One evolution under one constraint."""
 

@@ -10,9 +10,10 @@ import pytest
 
 from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.search.base import Standing, Stopper, Task, go_on
-from autocompress.search.evolve import EvolveSettings, EvolveStrategy
+from autocompress.search.evolve import EvolveSettings, EvolveStrategy, settings_for
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import make_strategy
+from autocompress.spaces.base import make_space
 from autocompress.spaces.cost import under
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from tests.search.synthetic import (
@@ -327,3 +328,16 @@ def test_a_parent_that_stays_has_one_loss_on_all_draws() -> None:
     ]
     assert len(stayed) > 10
     assert all(later == pytest.approx(first) for first, later in stayed)
+
+
+def test_spaces_of_many_entries_are_given_more_mutants() -> None:
+    depth = make_space(12, 4, 768, depth=True, width=False)
+    both = make_space(12, 4, 768, depth=True, width=True)
+
+    few, many = (
+        settings_for([range(len(menu)) for menu in space.menus]) for space in (depth, both)
+    )
+
+    assert few == EvolveSettings()
+    assert many.mutants > few.mutants
+    assert many.offspring > few.offspring
