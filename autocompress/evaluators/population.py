@@ -115,43 +115,52 @@ class PopulationEvaluator:
         self, ids: Tensor, population: Sequence[tuple[Choice, ...]]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (candidate, its final residual stream (B, T, hidden))."""
-        states = [self._stepper.embed(ids)]
+        embedded = self._stepper.embed(ids)
+        # One block for all: streams with memory of their own, freed at different times, left holes
+        # in the heap, and a process grew by nearly twice the limit.
+        states, following = embedded.new_empty((2, len(population), *embedded.shape))
+        states[0] = embedded
         history = [0] * len(population)  # candidate -> index into `states`
         for site in range(len(self._shaped.space.sites)):
             groups: dict[Choice, dict[int, None]] = {}
             for candidate, past in enumerate(history):
                 groups.setdefault(population[candidate][site], {})[past] = None
             numbers: dict[tuple[int, Choice], int] = {}
-            following: list[Tensor] = []
             for choice, pasts in groups.items():
-                after = self._run(site, choice, [states[past] for past in pasts])
-                for past, state in zip(pasts, after, strict=True):
-                    numbers[past, choice] = len(following)
-                    following.append(state)
+                self._run(site, choice, states, list(pasts), following[len(numbers) :])
+                for past in pasts:
+                    numbers[past, choice] = len(numbers)
             for candidate, past in enumerate(history):
                 choice = population[candidate][site]
                 history[candidate] = numbers[past, choice]
                 self.work.alone += 0 if choice.is_dropped else len(ids)
-            states = following
+            states, following = following, states
         for candidate, past in enumerate(history):
-            yield candidate, states[past]
+            # A copy: a view would keep the whole block alive while the next part's is made.
+            yield candidate, states[past].clone()
 
-    def _run(self, site: int, choice: Choice, states: Sequence[Tensor]) -> list[Tensor]:
-        """Run one site, set to one choice, on some histories."""
+    def _run(
+        self, site: int, choice: Choice, states: Tensor, pasts: list[int], following: Tensor
+    ) -> None:
+        """Run one site, set to one choice, on some histories; fill the first of `following`.
+
+        Args:
+            states: (P, B, T, hidden) before the site; `following`, alike, after it.
+            pasts: Which of `states` to run.
+        """
         if choice.is_dropped:
-            return list(states)
+            for number, past in enumerate(pasts):
+                following[number] = states[past]
+            return
         self._shaped.set(site, choice)
-        sequences, length, _ = states[0].shape
-        self.work.computed += sequences * len(states)
+        _, sequences, length, _ = states.shape
+        self.work.computed += sequences * len(pasts)
         n = max(1, self._limits.tokens_at_once // (sequences * length))
-        after: list[Tensor] = []
-        for first in range(0, len(states), n):
-            some = states[first : first + n]
-            batch = torch.cat(list(some)) if len(some) > 1 else some[0]  # (n B, T, hidden)
-            parts = self._stepper.run(site, batch).split(sequences)
-            # Copies: a view would keep the whole batch alive for as long as one of its parts.
-            after += [part.clone() for part in parts] if len(some) > 1 else parts
-        return after
+        for first in range(0, len(pasts), n):
+            some = pasts[first : first + n]
+            batch = states[some].flatten(0, 1) if len(some) > 1 else states[some[0]]
+            after = self._stepper.run(site, batch)  # (n B, T, hidden)
+            following[first : first + len(some)] = after.unflatten(0, (len(some), sequences))
 
     def _losses(self, teacher: Teacher, states: Tensor, ids: Tensor) -> tuple[float, float]:
         """Return the mean KL and likelihood of one sequence; `states` is (T, hidden)."""
