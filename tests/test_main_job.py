@@ -177,8 +177,6 @@ def test_pareto_tells_and_writes_the_front_of_the_study(
     assert (tmp_path / "pareto.html").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 def test_retarget_predicts_from_the_store_alone(job: Job, undisturbed: tuple[str, str]) -> None:
     target = "--target-speedup=1.3x"
     before = job.shards("undisturbed")
@@ -187,7 +185,7 @@ def test_retarget_predicts_from_the_store_alone(job: Job, undisturbed: tuple[str
     as_json, _ = job.run("retarget", "undisturbed", target, "--json")
 
     found = json.loads(as_json)
-    assert told.startswith("PREDICTED, nothing measured: 1.3")
+    assert told.startswith("PREDICTED, nothing measured: 1.")
     assert found["measured"] is False
     assert found["speedup"]["predicted"] >= 1.3
     assert job.shards("undisturbed") == before
@@ -212,6 +210,8 @@ def test_refine_measures_what_was_predicted(job: Job, undisturbed: tuple[str, st
     assert not inherited & set(job.shards("refined"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 def test_killed_search_resumes_to_the_same_winner_and_trials(
     job: Job, undisturbed: tuple[str, str], share: float
 ) -> None:
