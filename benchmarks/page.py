@@ -127,6 +127,33 @@ def main_job(report: Any) -> list[list[str]]:
     ]
 
 
+def evaluation(results: Sequence[Any]) -> str:
+    rows = [
+        [
+            result["space"],
+            row["way"],
+            f"{row['ratio']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]",
+            f"{row['saved']:.1%}, {row['theory']:.1%}",
+            f"{row['largest_difference']:.2g}",
+        ]
+        for result in results
+        for row in result["rows"]
+    ]
+    first = results[0]
+    head = ["space", "where", "times faster", "sub-blocks saved, in theory", "largest difference"]
+    return (
+        "## One generation, as a population and one by one\n\n"
+        "`python -m benchmarks.evaluation --space depth --output "
+        "benchmarks/results/evaluation-depth.json` (and `--space depth,width`)\n\n"
+        f"{first['candidates']} mutants of one random parent on {first['sequences']} sequences of "
+        f"{first['context']} tokens, {first['rounds']} rounds in turn; medians with a 95 % "
+        "bootstrap interval, and the largest relative difference of any candidate's loss. "
+        f"{first['hardware']}. In depth and width the parent's sites differ in width, mutants "
+        "change more of them, and the first change comes early: little is shared. The machine did "
+        "other work for some rounds, where an interval is wide.\n\n" + table(head, rows)
+    )
+
+
 def resumes(result: Any) -> str:
     rows = [
         [
@@ -160,6 +187,9 @@ def main() -> None:
         depth = read("depth.json")
         parts.append(depth_page.section(depth))
         depth_page.draw(depth, ROOT / "docs" / "depth.png")
+    evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
+    if all(path.is_file() for path in evaluations):
+        parts.append(evaluation([read(path.name) for path in evaluations]))
     if (RESULTS / "resume.json").is_file():
         parts.append(resumes(read("resume.json")))
     page = ROOT / "docs" / "measured.md"

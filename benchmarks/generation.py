@@ -1,0 +1,67 @@
+"""Makes one generation of mutants and counts, from genotypes alone, what its candidates share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from autocompress.search.base import LEAST_SHARE
+from autocompress.spaces import moves
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.cost import AdditiveCost, Constraint, drops_of_each_kind, under
+from autocompress.trial import Genotype
+
+START_UP = 0.5
+FIXED = 0.1
+SPEEDUP = 2.0
+
+
+def drops(space: SearchSpace, n: int) -> Constraint:
+    """Drop n attention and n MLP sub-blocks, as EvoPress does in depth."""
+    return drops_of_each_kind(space, n)
+
+
+def half_the_time(space: SearchSpace) -> Constraint:
+    """Halve a latency that no machine has: half of a site's time follows its width."""
+    sites = tuple(
+        tuple(
+            0.0
+            if entry.choice.is_dropped
+            else START_UP + (1 - START_UP) * entry.choice.kept / entry.choice.total
+            for entry in menu
+        )
+        for menu in space.menus
+    )
+    cost = AdditiveCost(FIXED * len(sites), sites)
+    return under(space, cost, cost.dense / SPEEDUP)
+
+
+def make_generation(constraint: Constraint, n: int, seed: int) -> list[Genotype]:
+    """Return n distinct mutants of one random parent."""
+    rng = np.random.default_rng(seed)
+    allowed = constraint.useful_entries(LEAST_SHARE)
+    parent = moves.random_candidate(constraint, allowed, rng)
+    found: dict[Genotype, None] = {}
+    for _ in range(100 * n):
+        mutant = moves.mutate(parent, constraint, allowed, rng)
+        if mutant != parent:
+            found[constraint.space.genotype(mutant)] = None
+        if len(found) == n:
+            return list(found)
+    raise SystemExit(f"The parent has only {len(found)} different mutants, fewer than {n}.")
+
+
+def count_sub_blocks(space: SearchSpace, genotypes: Sequence[Genotype]) -> tuple[int, int]:
+    """Return the sub-blocks of a generation: with different histories, and all.
+
+    A sub-block's output depends on every choice up to its own and on nothing else; a dropped one
+    computes nothing.
+    """
+    different = set()
+    total = 0
+    for genotype in genotypes:
+        choices = space.choices(genotype)
+        for end, choice in enumerate(choices, 1):
+            if not choice.is_dropped:
+                total += 1
+                different.add(choices[:end])
+    return len(different), total
