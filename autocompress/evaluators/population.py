@@ -98,46 +98,54 @@ class PopulationEvaluator:
         # Siblings in a row: where memory cuts the population, their common prefix stays whole.
         order = sorted(range(len(genotypes)), key=lambda i: genotypes[i].levels)
         choices = [self._shaped.space.choices(genotypes[i]) for i in order]
-        n_candidates, n_sequences = self._at_once(len(genotypes))
-        for first in range(0, len(rows), n_sequences):
-            some = rows[first : first + n_sequences]
-            teachers = [self._teacher(fidelity.split, int(row)) for row in some]
-            ids = self._ids(fidelity.split, some)  # (B, T)
+        n_candidates, n_sequences, n_blocks = self._at_once(len(genotypes))
+        for first in range(0, len(rows), n_sequences * n_blocks):
+            some = rows[first : first + n_sequences * n_blocks]
+            teachers = self._teachers_of(fidelity.split, some)
+            blocks = [
+                self._ids(fidelity.split, some[start : start + n_sequences])
+                for start in range(0, len(some), n_sequences)
+            ]
             for start in range(0, len(order), n_candidates):
                 part = choices[start : start + n_candidates]
-                for candidate, states in self._walk(ids, part):
-                    for offset, teacher in enumerate(teachers):
-                        kl, nll = self._losses(teacher, states[offset], ids[offset])
-                        found.put(order[start + candidate], first + offset, kl, nll)
+                for block, candidate, states in self._walk(blocks, part):
+                    for offset, ids in enumerate(blocks[block]):
+                        row = block * n_sequences + offset
+                        kl, nll = self._losses(teachers[row], states[offset], ids)
+                        found.put(order[start + candidate], first + row, kl, nll)
         return found.measurements(self._sequences[fidelity.split].shape[1] - 1)
 
     def _walk(
-        self, ids: Tensor, population: Sequence[tuple[Choice, ...]]
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (candidate, its final residual stream (B, T, hidden))."""
-        embedded = self._stepper.embed(ids)
-        # One block for all: streams with memory of their own, freed at different times, left holes
-        # in the heap, and a process grew by nearly twice the limit.
-        states, following = embedded.new_empty((2, len(population), *embedded.shape))
-        states[0] = embedded
-        history = [0] * len(population)  # candidate -> index into `states`
+        self, blocks: Sequence[Tensor], population: Sequence[tuple[Choice, ...]]
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield (block, candidate, its final residual stream (B, T, hidden)).
+
+        Args:
+            blocks: Each (B, T) token ids; a batch never holds sequences of two.
+        """
+        streams = [_Streams(self._stepper.embed(ids), len(population)) for ids in blocks]
         for site in range(len(self._shaped.space.sites)):
-            groups: dict[Choice, dict[int, None]] = {}
-            for candidate, past in enumerate(history):
-                groups.setdefault(population[candidate][site], {})[past] = None
-            numbers: dict[tuple[int, Choice], int] = {}
-            for choice, pasts in groups.items():
-                self._run(site, choice, states, list(pasts), following[len(numbers) :])
-                for past in pasts:
-                    numbers[past, choice] = len(numbers)
-            for candidate, past in enumerate(history):
-                choice = population[candidate][site]
-                history[candidate] = numbers[past, choice]
-                self.work.alone += 0 if choice.is_dropped else len(ids)
-            states, following = following, states
-        for candidate, past in enumerate(history):
-            # A copy: a view would keep the whole block alive while the next part's is made.
-            yield candidate, states[past].clone()
+            choices = [choices[site] for choices in population]
+            for own in streams:
+                self._advance(site, choices, own)
+        for block, own in enumerate(streams):
+            for candidate in range(len(population)):
+                yield block, candidate, own.of(candidate)
+
+    def _advance(self, site: int, choices: Sequence[Choice], streams: "_Streams") -> None:
+        """Take one block of sequences of all candidates through a site."""
+        groups: dict[Choice, dict[int, None]] = {}
+        for choice, past in zip(choices, streams.history, strict=True):
+            groups.setdefault(choice, {})[past] = None
+        numbers: dict[tuple[int, Choice], int] = {}
+        for choice, pasts in groups.items():
+            self._run(site, choice, streams.states, list(pasts), streams.following[len(numbers) :])
+            for past in pasts:
+                numbers[past, choice] = len(numbers)
+        left = sum(not choice.is_dropped for choice in choices)
+        self.work.alone += left * streams.states.shape[1]
+        pairs = zip(streams.history, choices, strict=True)
+        streams.turn([numbers[past, choice] for past, choice in pairs])
 
     def _run(
         self, site: int, choice: Choice, states: Tensor, pasts: list[int], following: Tensor
@@ -181,22 +189,29 @@ class PopulationEvaluator:
         # Rounding may take the divergence of equal models a hair below zero.
         return (max(kl, 0.0) if math.isfinite(kl) else kl), nll / len(finished)
 
-    def _teacher(self, split: Split, row: int) -> Teacher:
-        """Return the dense model's predictions on one sequence, run by itself."""
-        key = (split, row)
-        if key not in self._teachers:
-            ids = self._ids(split, np.asarray([row]))
-            dense = self._shaped.space.choices(self._shaped.space.dense)
-            work, self.work = self.work, Work()  # no candidate's
-            ((_, states),) = self._walk(ids, [dense])
-            self.work = work
-            finished = self._stepper.finish(states[0, :-1][None])[0]
-            self._teachers[key] = self._summary(finished)
-            held = sum(teacher.bytes for teacher in self._teachers.values())
-            while held > self._limits.teacher_bytes and len(self._teachers) > 1:
-                held -= self._teachers.popitem(last=False)[1].bytes
-        self._teachers.move_to_end(key)
-        return self._teachers[key]
+    def _teachers_of(self, split: Split, rows: np.ndarray) -> list[Teacher]:
+        """Return the dense model's predictions on some sequences, each run by itself."""
+        keys = [(split, int(row)) for row in rows]
+        missing = [key for key in keys if key not in self._teachers]
+        made = dict(zip(missing, self._dense(missing), strict=True))
+        found = [made[key] if key in made else self._teachers[key] for key in keys]
+        for key, teacher in zip(keys, found, strict=True):
+            self._teachers[key] = teacher
+            self._teachers.move_to_end(key)
+        held = sum(teacher.bytes for teacher in self._teachers.values())
+        while held > self._limits.teacher_bytes and len(self._teachers) > 1:
+            held -= self._teachers.popitem(last=False)[1].bytes
+        return found
+
+    def _dense(self, keys: Sequence[tuple[Split, int]]) -> list[Teacher]:
+        """Run the dense model on sequences, all in one walk and none in a batch with another."""
+        if not keys:
+            return []
+        states = [self._stepper.embed(self._ids(split, np.asarray([row]))) for split, row in keys]
+        for index, site in enumerate(self._shaped.space.sites):
+            self._shaped.set(index, Choice(site.units, site.units))
+            states = [self._stepper.run(index, own) for own in states]
+        return [self._summary(self._stepper.finish(own[:, :-1])[0]) for own in states]
 
     def _summary(self, finished: Tensor) -> Teacher:
         n = max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
@@ -209,14 +224,19 @@ class PopulationEvaluator:
             torch.cat(rests) if rests else None,
         )
 
-    def _at_once(self, n_candidates: int) -> tuple[int, int]:
-        """Return how many candidates and how many sequences of theirs fit in memory."""
+    def _at_once(self, n_candidates: int) -> tuple[int, int, int]:
+        """Return how many candidates, sequences of a block, and blocks of a walk fit in memory.
+
+        A walk takes one block, for caches' sake, unless each walk streams the weights anew.
+        """
         length = next(iter(self._sequences.values())).shape[1]
         stream = length * self._shaped.architecture.hidden * self._shaped.model.dtype.itemsize
         fitting = max(1, self._limits.states_bytes // (2 * stream))
-        candidates = min(n_candidates, fitting)
+        candidates = max(1, min(n_candidates, fitting))
         by_batch = max(1, self._limits.tokens_at_once // length)
-        return max(1, candidates), max(1, min(fitting // max(1, candidates), by_batch))
+        sequences = max(1, min(fitting // candidates, by_batch))
+        blocks = fitting // (candidates * sequences) if self._shaped.is_streamed else 1
+        return candidates, sequences, max(1, blocks)
 
     def _rows(self, fidelity: Fidelity) -> np.ndarray:
         order = draw_order(
@@ -229,6 +249,33 @@ class PopulationEvaluator:
 
     def _ids(self, split: Split, rows: np.ndarray) -> Tensor:
         return torch.from_numpy(self._sequences[split][rows]).long().to(self._device)
+
+
+class _Streams:
+    """The residual streams of a population on one block of sequences, between two sites.
+
+    Args:
+        embedded: (B, T, hidden), where all candidates begin.
+    """
+
+    def __init__(self, embedded: Tensor, candidates: int) -> None:
+        # One block for all: streams with memory of their own, freed at different times, left holes
+        # in the heap, and a process grew by nearly twice the limit.
+        both = embedded.new_empty((2, candidates, *embedded.shape))
+        self.states: Tensor = both[0]
+        self.following: Tensor = both[1]
+        self.states[0] = embedded
+        self.history = [0] * candidates
+        """Which of `states` is a candidate's."""
+
+    def turn(self, history: list[int]) -> None:
+        """Go on to what follows the site just run."""
+        self.states, self.following = self.following, self.states
+        self.history = history
+
+    def of(self, candidate: int) -> Tensor:
+        """Return a candidate's stream: a copy, or a view would keep the whole block alive."""
+        return self.states[self.history[candidate]].clone()
 
 
 class _Losses:

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import logging
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
@@ -24,6 +28,7 @@ from autocompress.models.architecture import Architecture, read_architecture
 
 WANTED = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
 CONFIGS = ("*.json",)
+AROUND_LAYERS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
 
 
 def resolve(model: str) -> Path:
@@ -58,28 +63,44 @@ def load_architecture(folder: Path, trust_remote_code: bool = False) -> Architec
 
 
 def load_model(
-    folder: Path, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+    folder: Path,
+    device: torch.device,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    *,
+    with_layers: bool = True,
 ) -> PreTrainedModel:
     """Load the weights onto the device, one tensor at a time, for inference only.
 
     Args:
         dtype: `auto` keeps the checkpoint's.
+        with_layers: Without, the layers' parameters stay on the meta device, to be streamed.
 
     Raises:
         ModelError: If the weights are broken, incomplete or do not fit the config.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # It warns that the layers are on the meta device: where they shall be.
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    places: dict[str, torch.device | str] | None = None
+    if not with_layers:
+        places = dict.fromkeys(AROUND_LAYERS, device) | {"model.layers": "disk"}
+    elif device.type != "cpu":
+        places = {"": device}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device} if device.type != "cpu" else None,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are named below
-        )
+        # Transformers wants a folder for offloaded tensors; safetensors are read where they are.
+        with tempfile.TemporaryDirectory() as unused:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map=places,
+                offload_folder=None if with_layers else unused,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are named below
+            )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"Cannot load {folder}: {_one_line(error)}") from error
     # `output_loading_info` makes a pair of it, which the declared type leaves out.
@@ -96,6 +117,9 @@ def load_model(
             f"{len(misshapen)} tensors of {folder} have another shape than its config gives them, "
             f"such as {misshapen[0]}."
         )
+    if not with_layers:
+        # What accelerate hangs in reads a module's tensors anew at every call.
+        remove_hook_from_module(model, recurse=True)
     model.eval()
     model.requires_grad_(False)
     return model
@@ -121,6 +145,19 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"No device {name} here: torch sees {torch.cuda.device_count()} GPUs.")
     return device
+
+
+def visible_gpus(device: torch.device) -> list[str]:
+    """Return the GPUs that a device stands for, as CUDA_VISIBLE_DEVICES names them.
+
+    `cuda` stands for all that this process sees, `cuda:N` for one, a CPU for none.
+    """
+    if device.type != "cuda":
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    names = named.split(",")[:count] if named else [str(index) for index in range(count)]
+    return names if str(device) == "cuda" else names[device.index : device.index + 1]
 
 
 def fingerprint(folder: Path) -> str:

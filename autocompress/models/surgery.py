@@ -20,6 +20,7 @@ from autocompress.models.modeling_autocompress import (
     let_layers_skip,
     number_caches,
 )
+from autocompress.models.streaming import Checkpoint, Streamer
 from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
 
 
@@ -50,6 +51,9 @@ class ShapedModel:
 
     Args:
         cache_bytes: Of narrowed tensors kept on the model's device; the least recently used go.
+        streamed: Where the layers' dense tensors come from if they were not loaded, and how many
+            bytes of them may be on the device. Such a model is run site by site, each set right
+            before; it cannot be run or saved as a whole.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class ShapedModel:
         space: SearchSpace,
         levels: LevelSource,
         cache_bytes: int = 2**30,
+        streamed: tuple[Checkpoint, int] | None = None,
     ) -> None:
         self.model = model
         self.space = space
@@ -67,6 +72,15 @@ class ShapedModel:
         self._parts = [_Parts(cast("_DenseLayer", layer)) for layer in self.layers]
         self._now = [Choice(site.units, site.units) for site in space.sites]
         self._cache = _TensorCache(cache_bytes)
+        self._streamer: Streamer | None = None
+        if streamed is not None:
+            modules = [self._parts[site.layer].modules(site) for site in space.sites]
+            self._streamer = Streamer(streamed[0], modules, model.device, model.dtype, streamed[1])
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether dense tensors come and go."""
+        return self._streamer is not None
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -85,10 +99,13 @@ class ShapedModel:
 
     def set(self, index: int, choice: Choice) -> None:
         """Set one site of the space; a KV cache needs `apply` before it counts right again."""
-        if self._now[index] == choice:
-            return
         site = self.space.sites[index]
         layer, parts = self.layers[site.layer], self._parts[site.layer]
+        is_fresh = False
+        if self._streamer is not None and not choice.is_dropped:
+            is_fresh = self._streamer.bring(index)
+        if self._now[index] == choice and not is_fresh:
+            return
         if site.kind is SiteKind.ATTENTION:
             layer.self_attn = None if choice.is_dropped else parts.attention
             layer.input_layernorm = None if choice.is_dropped else parts.attention_norm
@@ -97,6 +114,9 @@ class ShapedModel:
             layer.mlp = None if choice.is_dropped else parts.mlp
             layer.post_attention_layernorm = None if choice.is_dropped else parts.mlp_norm
             linears = [*parts.mlp_inputs, parts.mlp_output]
+        if is_fresh:
+            for linear in linears:
+                linear.take_dense()
         if choice.is_dense:
             for linear in linears:
                 linear.restore()
@@ -104,6 +124,13 @@ class ShapedModel:
             for linear, tensors in zip(linears, self._narrowed(index, choice), strict=True):
                 linear.put(tensors)
         self._now[index] = choice
+
+    def output_projection(self, index: int) -> nn.Linear:
+        """Return the linear layer that a site ends with, as it is set now."""
+        site = self.space.sites[index]
+        parts = self._parts[site.layer]
+        is_attention = site.kind is SiteKind.ATTENTION
+        return (parts.attention_output if is_attention else parts.mlp_output).linear
 
     def _narrowed(self, index: int, choice: Choice) -> "_Narrowed":
         """Return the tensors of a width: of the input projections, then of the output's."""
@@ -157,9 +184,13 @@ class _LinearPart:
     """A linear layer with its dense tensors."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        self._linear = linear
-        self._weight: nn.Parameter = cast(nn.Parameter, linear.weight)
-        self._bias: nn.Parameter | None = linear.bias
+        self.linear = linear
+        self.take_dense()
+
+    def take_dense(self) -> None:
+        """Keep the tensors that the layer has now as its dense ones."""
+        self._weight: nn.Parameter = cast(nn.Parameter, self.linear.weight)
+        self._bias: nn.Parameter | None = self.linear.bias
 
     @property
     def rows(self) -> int:
@@ -173,9 +204,9 @@ class _LinearPart:
     def put(self, tensors: _Tensors) -> None:
         """Let the layer compute with these tensors."""
         weight, bias = tensors
-        self._linear.weight = weight
-        self._linear.register_parameter("bias", bias)
-        self._linear.out_features, self._linear.in_features = weight.shape
+        self.linear.weight = weight
+        self.linear.register_parameter("bias", bias)
+        self.linear.out_features, self.linear.in_features = weight.shape
 
     def rows_of(self, units: Tensor, size: int) -> _Tensors:
         """Return the dense tensors' output rows of some units of `size` rows each."""
@@ -216,3 +247,16 @@ class _Parts:
         self.attention_output = _LinearPart(attention.o_proj)
         self.mlp_inputs = [_LinearPart(part) for part in (mlp.gate_proj, mlp.up_proj)]
         self.mlp_output = _LinearPart(mlp.down_proj)
+
+    def modules(self, site: Site) -> dict[str, nn.Module]:
+        """Return the modules of one of the layer's sites by their names in a checkpoint."""
+        layer = f"model.layers.{site.layer}"
+        if site.kind is SiteKind.ATTENTION:
+            return {
+                f"{layer}.self_attn": cast(nn.Module, self.attention),
+                f"{layer}.input_layernorm": self.attention_norm,
+            }
+        return {
+            f"{layer}.mlp": cast(nn.Module, self.mlp),
+            f"{layer}.post_attention_layernorm": self.mlp_norm,
+        }

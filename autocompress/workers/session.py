@@ -9,12 +9,13 @@ import torch
 
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
 from autocompress.models.loading import load_model
+from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import Group, Operator
 from autocompress.operators.database import LevelDatabase, settings_of
 from autocompress.operators.statistics import gather
 from autocompress.operators.structured_obs import StructuredObs
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.base import Choice, SearchSpace
 from autocompress.trial import Split
 from autocompress.workers.base import BuildJob, Measured, Shard
 
@@ -28,6 +29,8 @@ class SessionPlan:
     Args:
         sequences: For each split, (sequences, T) token ids.
         levels: Folder of the level database.
+        weights_bytes: Of the layers' weights on the device; the others are streamed from the
+            checkpoint. None holds all.
     """
 
     model: Path
@@ -39,6 +42,7 @@ class SessionPlan:
     levels: Path
     seed: int
     limits: EvaluatorLimits
+    weights_bytes: int | None = None
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -61,8 +65,7 @@ class ModelSession:
         self._operator = operator
         self._database = LevelDatabase(plan.levels)
         self._text = torch.from_numpy(plan.sequences[Split.SEARCH]).long()
-        model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code)
-        self._shaped = ShapedModel(model, plan.space, self._database)
+        self._shaped = _shaped(plan, device, self._database)
         self._evaluator = PopulationEvaluator(self._shaped, plan.sequences, plan.seed, plan.limits)
         self._device = device
 
@@ -77,16 +80,14 @@ class ModelSession:
         ]
         if not missing:
             return 0
-        self._shaped.apply_dense()
         sequences = self._text[:CALIBRATION_SEQUENCES].to(self._device)
         layers = sorted({site.layer for site in missing})
-        statistics = gather(self._shaped.model, layers, sequences)
+        statistics = gather(self._shaped, layers, sequences)
         built = 0
         for site in missing:
-            block = self._shaped.model.model.layers[site.layer]
-            linear = (
-                block.self_attn.o_proj if site.kind is SiteKind.ATTENTION else block.mlp.down_proj
-            )
+            index = self._space.sites.index(site)
+            self._shaped.set(index, Choice(site.units, site.units))
+            linear = self._shaped.output_projection(index)
             group = Group(linear.weight, linear.weight.shape[1] // site.units)
             with torch.inference_mode():
                 levels = self._operator.build(
@@ -99,3 +100,13 @@ class ModelSession:
     def measure(self, shard: Shard) -> Measured:
         """Measure one shard; a loss may be no finite number."""
         return tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))
+
+
+def _shaped(plan: SessionPlan, device: torch.device, levels: LevelDatabase) -> ShapedModel:
+    """Load what a plan wants on the device."""
+    whole = plan.weights_bytes is None
+    model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code, with_layers=whole)
+    if plan.weights_bytes is None:
+        return ShapedModel(model, plan.space, levels)
+    streamed = (Checkpoint(plan.model), plan.weights_bytes)
+    return ShapedModel(model, plan.space, levels, streamed=streamed)

@@ -4,12 +4,26 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from autocompress.models.surgery import ShapedModel
 from autocompress.operators.statistics import gather
 from autocompress.spaces.base import SiteKind
-from tests.tiny_models import LAYERS, TinyModels, output_weights, token_ids
+from tests.tiny_models import (
+    LAYERS,
+    PlainSlices,
+    TinyModels,
+    output_weights,
+    tiny_space,
+    token_ids,
+    with_changes,
+)
 
 Inputs = list[Tensor]
+
+
+def shaped(model: PreTrainedModel) -> ShapedModel:
+    return ShapedModel(model, tiny_space(), PlainSlices(model))
 
 
 def keeper(kept: Inputs) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -30,7 +44,7 @@ def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> No
     for sequence in ids:
         model.model(sequence[None], use_cache=False)
 
-    found = gather(tiny_models.load(family), range(LAYERS), ids)
+    found = gather(shaped(tiny_models.load(family)), range(LAYERS), ids)
 
     assert found.keys() == inputs.keys()
     for site, statistics in found.items():
@@ -41,7 +55,7 @@ def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> No
 
 
 def test_only_the_layers_asked_for_are_gathered(tiny_models: TinyModels) -> None:
-    found = gather(tiny_models.load(), [1], token_ids(2, 8))
+    found = gather(shaped(tiny_models.load()), [1], token_ids(2, 8))
 
     assert set(found) == {(1, SiteKind.ATTENTION), (1, SiteKind.MLP)}
     assert found[1, SiteKind.ATTENTION].hessian.shape == (32, 32)
@@ -49,7 +63,7 @@ def test_only_the_layers_asked_for_are_gathered(tiny_models: TinyModels) -> None
 
 
 def test_hessians_are_single_precision_for_any_model(tiny_models: TinyModels) -> None:
-    found = gather(tiny_models.load(dtype=torch.bfloat16), [0], token_ids(2, 8))
+    found = gather(shaped(tiny_models.load(dtype=torch.bfloat16)), [0], token_ids(2, 8))
 
     assert {statistics.hessian.dtype for statistics in found.values()} == {torch.float32}
 
@@ -57,6 +71,18 @@ def test_hessians_are_single_precision_for_any_model(tiny_models: TinyModels) ->
 def test_gathering_leaves_no_hook_behind(tiny_models: TinyModels) -> None:
     model = tiny_models.load()
 
-    gather(model, range(LAYERS), token_ids(2, 8))
+    gather(shaped(model), range(LAYERS), token_ids(2, 8))
 
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_what_the_model_was_set_to_does_not_matter(tiny_models: TinyModels) -> None:
+    ids = token_ids(6, 10)
+    model = shaped(tiny_models.load())
+    before = gather(model, [2], ids)
+    model.apply(with_changes(model.space, {(0, SiteKind.MLP): 8, (2, SiteKind.ATTENTION): 0}))
+
+    after = gather(model, [2], ids)
+
+    for site, statistics in before.items():
+        assert torch.equal(after[site].hessian, statistics.hessian)
