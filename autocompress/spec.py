@@ -25,6 +25,7 @@ STRATEGIES: Final = (
     "leave-one-out",
     "brute-force",
 )
+WARM_STARTS: Final = ("losses", "weights")
 POOLS: Final = ("local", "ray")
 DEVICES: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 DTYPES: Final = ("auto", "bfloat16", "float32")
@@ -58,8 +59,10 @@ class SearchSpec:
     `budget_seconds` of wall time for the search loop, `max_tokens` summed over candidates;
     `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
-    decides what shares its computation, and how many workers can help. What the study `parent`
-    has measured is not measured again.
+    decides what shares its computation, and how many workers can help. `weights_bytes` of the
+    layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
+    from measured losses of single changes, or from the weights alone. What the study `parent` has
+    measured is not measured again.
     """
 
     model: str
@@ -81,6 +84,8 @@ class SearchSpec:
     context: int = 256
     teacher_tokens: int = 512
     shards: int = 16
+    weights_bytes: int | None = None
+    warm_start: str = "losses"
     seed: int = 0
     parent: str | None = None
     trust_remote_code: bool = False
@@ -190,6 +195,13 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return read
 
 
+def _bytes(value: object) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", str(value).strip().lower())
+    if isinstance(value, bool) or match is None or float(match[1]) == 0:
+        raise ValueError(f"a size such as 8GB must hold, but got {value!r}")
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
+
+
 def _one_of(names: tuple[str, ...]) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value not in names:
@@ -253,6 +265,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "context": _whole(16, 1_000_000),
     "teacher_tokens": _whole(1, 10**9),
     "shards": _whole(1, 65_536),
+    "weights_bytes": _bytes,
+    "warm_start": _one_of(WARM_STARTS),
     "seed": _whole(0, 2**32 - 1),
     "parent": _text,
     "trust_remote_code": _flag,

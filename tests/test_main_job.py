@@ -294,3 +294,22 @@ def test_profile_writes_a_table_that_a_search_imports(
     assert values["workload"] == "1x8+4"
     assert {row["kind"] for row in values["rows"]} == {"attention", "mlp"}
     assert len(values["samples"]) == SAMPLES
+
+
+@pytest.mark.slow
+def test_a_model_streamed_from_its_checkpoint_is_searched_alike(
+    job: Job, undisturbed: tuple[str, str]
+) -> None:
+    job.run("search", "streamed", "--weights-bytes=20KB")
+
+    assert job.winner("streamed") == job.winner("undisturbed")
+    assert job.shards("streamed") == job.shards("undisturbed")
+
+
+@pytest.mark.slow
+def test_a_data_free_start_leads_to_a_checkpoint_that_passes_the_gate(job: Job) -> None:
+    job.run("search", "data-free", "--warm-start=weights")
+
+    report = json.loads((job.folder / "data-free" / "report.json").read_text("utf-8"))
+    assert report["gate"]["passed"] is True
+    assert "--warm-start weights" in report["command"]

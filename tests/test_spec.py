@@ -162,6 +162,9 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("max_tokens", "1e6", "a whole number must hold, but got '1e6'."),
         ("workers", 0, "`1 <= value <= 4096` must hold, but got 0."),
         ("workers", 1.5, "a whole number must hold, but got 1.5."),
+        ("weights_bytes", "0GB", "a size such as 8GB must hold, but got '0GB'."),
+        ("weights_bytes", "8GiB", "a size such as 8GB must hold, but got '8GiB'."),
+        ("warm_start", "loss", "did you mean 'losses'? Known: losses, weights."),
         ("seed", True, "a whole number must hold, but got True."),
         ("model", "  ", "a text must hold, but got '  '."),
         ("model", 3, "a text must hold, but got 3."),
@@ -202,6 +205,14 @@ def test_spaces_are_kept_in_one_order(value: object, space: tuple[str, ...]) -> 
 )
 def test_a_duration_is_read(value: object, seconds: float) -> None:
     assert parse_seconds(value) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [("8GB", 8 * 10**9), ("1.5 mb", 1_500_000), ("20k", 20_000), (4096, 4096), ("7b", 7)],
+)
+def test_a_size_is_read(value: object, size: int) -> None:
+    assert from_mapping(LEAST | {"weights_bytes": value}).weights_bytes == size
 
 
 def test_dashes_and_underscores_are_one() -> None:

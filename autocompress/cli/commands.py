@@ -40,6 +40,8 @@ SPEC_FLAGS = (
     "context",
     "teacher_tokens",
     "shards",
+    "weights_bytes",
+    "warm_start",
     "seed",
 )
 
@@ -171,6 +173,14 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shards", metavar="16", help="parts of a batch; raise it for more than 8 workers"
+    )
+    parser.add_argument(
+        "--weights-bytes",
+        metavar="8GB",
+        help="of the layers' weights held by each worker; the others are streamed from disk",
+    )
+    parser.add_argument(
+        "--warm-start", help="from measured losses of single changes, or from weights, data-free"
     )
     parser.add_argument("--seed", help="of everything random")
     parser.add_argument(

@@ -207,9 +207,14 @@ def command(prepared: Prepared) -> str:
         ("calibration", spec.calibration, None),
         ("latency-table", spec.latency_table, None),
         ("quality-floor", spec.quality_floor, 1.3),
+        ("strategy", spec.strategy, "evolve"),
+        ("warm-start", spec.warm_start, "losses"),
         ("budget", spec.budget_seconds, None),
         ("max-tokens", spec.max_tokens, None),
         ("context", spec.context, 256),
+        ("teacher-tokens", spec.teacher_tokens, 512),
+        ("shards", spec.shards, 16),
+        ("weights-bytes", spec.weights_bytes, None),
         ("seed", spec.seed, None),
     ):
         if value is not None and value != usual:

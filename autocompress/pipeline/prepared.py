@@ -27,6 +27,8 @@ REPORT_SEQUENCES = 256
 # Through a site at a time; shorter readings than the least waste even one core.
 CPU_TOKENS = 2048
 GPU_TOKENS = 32768
+CPU_STATES = 2**28
+GPU_STATES = 2**32
 TOKENS_AT_LEAST = 512
 
 
@@ -56,6 +58,7 @@ class Prepared:
     def session_plan(self, weights: str) -> SessionPlan:
         """Return what workers need; `weights` is the model's fingerprint."""
         operator = StructuredObs()
+        on_gpu = self.device.type == "cuda"
         name = address(
             weights,
             text.fingerprint(self.sequences),
@@ -75,8 +78,10 @@ class Prepared:
             seed=self.spec.seed,
             limits=EvaluatorLimits(
                 teacher_tokens=self.spec.teacher_tokens,
-                tokens_at_once=GPU_TOKENS if self.device.type == "cuda" else CPU_TOKENS,
+                states_bytes=GPU_STATES if on_gpu else CPU_STATES,
+                tokens_at_once=GPU_TOKENS if on_gpu else CPU_TOKENS,
             ),
+            weights_bytes=self.spec.weights_bytes,
         )
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from autocompress.evaluators import scorers
-from autocompress.models import loading
+from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.strategies import RuleScores
 from autocompress.trial import Split
@@ -11,15 +11,19 @@ from autocompress.trial import Split
 RULE_SEQUENCES = 32
 
 
-def rule_scores(prepared: Prepared) -> RuleScores:
-    """Load the model and let the rules read the first sequences of the search text."""
-    spec = prepared.spec
-    model = loading.load_model(
-        prepared.folder, prepared.device, spec.dtype, spec.trust_remote_code
-    )
+def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
+    """Let the rules of ShortGPT and Gromov read the first sequences of the search text."""
+    shaped.apply_dense()
     ids = torch.from_numpy(prepared.sequences[Split.SEARCH][:RULE_SEQUENCES]).long()
     ids = ids.to(prepared.device)
+    windows = scorers.window_cosine(shaped.model, prepared.space, ids)
     return RuleScores(
-        scorers.block_influence(model, prepared.space, ids),
-        [(w.n_layers, w.start) for w in scorers.window_cosine(model, prepared.space, ids)],
+        scorers.block_influence(shaped.model, prepared.space, ids),
+        [(window.n_layers, window.start) for window in windows],
     )
+
+
+def weight_scores(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> RuleScores:
+    """Score every menu entry by the weights alone: a start that reads no text."""
+    shaped.apply_dense()
+    return RuleScores(weight_error=scorers.weight_error(shaped.model, prepared.space, levels))

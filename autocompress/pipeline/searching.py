@@ -11,11 +11,10 @@ from autocompress.export.report import Correction, Progress
 from autocompress.pipeline.latency import MeasuredSpeedup, constraint_for
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
-from autocompress.pipeline.rules import rule_scores
 from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
-from autocompress.search.strategies import NEED_SCORES, make_strategy
+from autocompress.search.strategies import RuleScores, make_strategy
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.store.base import Event, StudyStore
@@ -60,6 +59,7 @@ def search(
     driver: SearchDriver,
     store: StudyStore,
     first: tuple[Genotype, ...],
+    scores: RuleScores,
     measure: Measure,
     observer: Observer,
 ) -> Found:
@@ -69,12 +69,12 @@ def search(
 
     Args:
         first: Candidates known from elsewhere, for the first parents.
+        scores: What the strategy needs to know of the dense model beforehand.
     """
     spec, space = prepared.spec, prepared.space
     cost = table.cost(space)
     started = time.monotonic()
     target_used = min(spec.target_speedup * MARGIN, fastest)
-    scores = rule_scores(prepared) if spec.strategy in NEED_SCORES else None
     corrections: list[Correction] = []
     extra = first
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)

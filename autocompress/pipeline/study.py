@@ -41,8 +41,10 @@ from autocompress.pipeline.latency import (
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.retargeting import answer, shape_document
+from autocompress.pipeline.rules import rule_scores, weight_scores
 from autocompress.pipeline.searching import Found, search
 from autocompress.search.driver import SearchDriver
+from autocompress.search.strategies import NEED_SCORES, RuleScores
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json, Record, StudyState, StudyStore
@@ -200,7 +202,10 @@ def _run(
             return measure_speedup(engine, prepared.folder, folder, spec.workload, spec.seed)
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
-        found = search(prepared, table, fastest, driver, store, inherited.start, measure, observer)
+        scores = _scores(prepared, shaped, LevelDatabase(plan.levels))
+        found = search(
+            prepared, table, fastest, driver, store, inherited.start, scores, measure, observer
+        )
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")
@@ -267,16 +272,20 @@ def _inherit(storage: str, spec: SearchSpec) -> _Inherited:
 
 @contextlib.contextmanager
 def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
-    """Open the workers; on a GPU one, on a CPU one for each core."""
+    """Open the workers: one for each GPU, or for each core of a CPU."""
     spec = prepared.spec
-    on_gpu = prepared.device.type == "cuda"
-    n_workers = spec.workers or (1 if on_gpu else len(os.sched_getaffinity(0)))
+    gpus = loading.visible_gpus(prepared.device)
+    n_workers = spec.workers or len(gpus or os.sched_getaffinity(0))
     pool: WorkerPool
     if spec.pool == "ray":
         # Ray takes a while to import: only those who ask for it wait.
         from autocompress.workers.ray_pool import RayPool
 
-        pool = RayPool(plan, n_workers, spec.address, 1.0 / n_workers if on_gpu else 0.0)
+        pool = RayPool(plan, n_workers, spec.address, min(1.0, len(gpus) / n_workers))
+    elif len(gpus) > 1:
+        # To each worker its GPU is the only one, and so the one that `cuda` names.
+        own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+        pool = LocalPool(plan, n_workers, own)
     else:
         pool = LocalPool(plan, n_workers)
     try:
@@ -312,6 +321,15 @@ def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
         prepared.folder, prepared.device, prepared.spec.dtype, prepared.spec.trust_remote_code
     )
     return ShapedModel(model, prepared.space, LevelDatabase(plan.levels))
+
+
+def _scores(prepared: Prepared, shaped: ShapedModel, levels: LevelDatabase) -> RuleScores:
+    """Return what the strategy needs to know of the dense model."""
+    if prepared.spec.strategy in NEED_SCORES:
+        return rule_scores(prepared, shaped)
+    if prepared.spec.strategy == "evolve" and prepared.spec.warm_start == "weights":
+        return weight_scores(prepared, shaped, levels)
+    return RuleScores()
 
 
 def _table(

@@ -77,7 +77,7 @@ def _single_losses(task: Task, memo: Memo, sequences: int) -> Losses:
             if not any(trial.measurement for trial in trials):
                 raise SpecError(
                     "The study measured no single changes, from which a new target is answered: "
-                    "search with --strategy evolve."
+                    "search with --strategy evolve and --warm-start losses."
                 )
             ledger.add(trials)
             batch = next(steps)

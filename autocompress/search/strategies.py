@@ -20,10 +20,12 @@ class RuleScores:
     Args:
         block_influence: ShortGPT's, for every menu entry.
         windows: Gromov's, the best run of layers of each length.
+        weight_error: What each menu entry takes from the weights: an evolution's data-free start.
     """
 
-    block_influence: Losses
-    windows: Windows
+    block_influence: Losses | None = None
+    windows: Windows | None = None
+    weight_error: Losses | None = None
 
 
 NEED_SCORES = ("shortgpt", "cosine")
@@ -32,15 +34,16 @@ NEED_SCORES = ("shortgpt", "cosine")
 def make_strategy(
     name: str, task: Task, settings: EvolveSettings, scores: RuleScores | None = None
 ) -> Strategy:
-    """Return a strategy; `scores` are needed by those of `NEED_SCORES`.
+    """Return a strategy; those of `NEED_SCORES` need their scores, an evolution may have some.
 
     Raises:
         ValueError: If the name is unknown, or scores are missing.
     """
     once = ListSettings()
+    scores = scores or RuleScores()
     match name:
         case "evolve":
-            return EvolveStrategy(task, settings)
+            return EvolveStrategy(task, settings, scores.weight_error)
         case "evopress":
             return EvoPressStrategy(task, EvoPressSettings())
         case "additive":
@@ -53,8 +56,8 @@ def make_strategy(
             return ListedStrategy(task, listed.uniform, once)
         case "brute-force":
             return ListedStrategy(task, listed.brute_force, ListSettings(BRUTE_FORCE_RUNGS))
-        case "shortgpt" if scores is not None:
+        case "shortgpt" if scores.block_influence is not None:
             return ListedStrategy(task, listed.by_losses(scores.block_influence), once)
-        case "cosine" if scores is not None:
+        case "cosine" if scores.windows is not None:
             return ListedStrategy(task, listed.by_windows(scores.windows), once)
     raise ValueError(f"no strategy {name!r} with these scores")

@@ -82,7 +82,10 @@ def mutate(
         partners = [
             other
             for other, own in enumerate(constraint.space.sites)
-            if own.kind is constraint.space.sites[site].kind and current[other] < current[site]
+            if own.kind is constraint.space.sites[site].kind
+            and current[other] < current[site]
+            and current[other] in allowed[site]
+            and current[site] in allowed[other]
         ]
         if partners and rng.random() < 0.5:
             other = partners[rng.integers(len(partners))]

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
@@ -23,11 +23,20 @@ class LocalPool:
     """Keeps one process per worker, spawned at the first job.
 
     The factory's class must be importable in a fresh interpreter: not from `__main__`.
+
+    Args:
+        environments: Variables for the workers, dealt out evenly among those that live; such as
+            one for each GPU.
     """
 
-    def __init__(self, factory: SessionFactory, n_workers: int) -> None:
+    def __init__(
+        self,
+        factory: SessionFactory,
+        n_workers: int,
+        environments: Sequence[Mapping[str, str]] = ({},),
+    ) -> None:
         """Start nothing yet."""
-        self._dispatcher = Dispatcher(_Processes(factory), n_workers)
+        self._dispatcher = Dispatcher(_Processes(factory, environments), n_workers)
 
     @property
     def n_workers(self) -> int:
@@ -51,22 +60,27 @@ class LocalPool:
 class _Worker:
     process: SpawnProcess
     pipe: Pipe
+    place: int
+    """Which of the environments it was given."""
 
 
 class _Processes:
     """Workers that are spawned processes, each behind one duplex pipe."""
 
-    def __init__(self, factory: SessionFactory) -> None:
+    def __init__(self, factory: SessionFactory, environments: Sequence[Mapping[str, str]]) -> None:
         self._factory = factory
+        self._environments = environments
+        self._n_workers = [0] * len(environments)
 
     def start(self) -> _Worker:
+        place = min(range(len(self._n_workers)), key=self._n_workers.__getitem__)
         context = multiprocessing.get_context("spawn")
         pipe, far_end = context.Pipe()
         process = context.Process(
             target=_serve, args=(self._factory, far_end), name="autocompress-worker", daemon=True
         )
         try:
-            with _birth_conditions():
+            with _birth_conditions(self._environments[place]):
                 process.start()
         except BaseException:
             pipe.close()
@@ -74,7 +88,8 @@ class _Processes:
         finally:
             # With a copy of the far end left open here, a dead worker would never read as EOF.
             far_end.close()
-        return _Worker(process, pipe)
+        self._n_workers[place] += 1
+        return _Worker(process, pipe, place)
 
     def give(self, worker: _Worker, job: Job) -> None:
         with contextlib.suppress(OSError):
@@ -89,6 +104,7 @@ class _Processes:
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
+        self._n_workers[worker.place] -= 1
 
 
 def _receive(worker: _Worker) -> Answer | Death:
@@ -105,19 +121,20 @@ def _receive(worker: _Worker) -> Answer | Death:
 
 
 @contextlib.contextmanager
-def _birth_conditions() -> Iterator[None]:
+def _birth_conditions(environment: Mapping[str, str]) -> Iterator[None]:
     """Set, while a worker is spawned, what it inherits; put it back afterwards."""
+    inherited = ONE_THREAD | dict(environment)
     # Its first start unblocks SIGINT, so it must not fall into the section below.
     resource_tracker.ensure_running()
     # Spawning imports the parent's `__main__` again in the child. That runs a script without a
     # guard a second time, fails for a `__main__` read from stdin, and we need nothing from it.
     main = sys.modules["__main__"]
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    before = {name: os.environ.get(name) for name in inherited}
     # A signal mask outlives exec: Ctrl-C cannot hit the child, not even during its imports.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         sys.modules["__main__"] = types.ModuleType("__main__")
-        os.environ.update(ONE_THREAD)
+        os.environ.update(inherited)
         yield
     finally:
         sys.modules["__main__"] = main

@@ -1,5 +1,6 @@
 """The contract of `WorkerPool`, kept by every pool."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from tests.workers.toy_sessions import (
     DIES,
     DIES_ONCE,
     HANGS,
+    MEETS,
     RAISES,
     RAISES_UNPICKLABLE,
     DyingFactory,
@@ -321,3 +323,20 @@ def test_more_workers_than_the_cluster_can_hold_are_refused() -> None:
 
     with pytest.raises(EngineError, match=r"2000 GPU \(it has .*Lower --workers"):
         list(pool.measure([shard(1)]))
+
+
+def test_environments_are_dealt_out_evenly_and_again_after_a_death(tmp_path: Path) -> None:
+    environments = [{"OMP_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "4"}]
+    with contextlib.closing(LocalPool(ToyFactory(tmp_path), 2, environments)) as pool:
+
+        def threads() -> list[int]:
+            for mark in tmp_path.glob("*.meets"):
+                mark.unlink()
+            results = dict(pool.measure([shard(MEETS), shard(MEETS)])).values()
+            return sorted(r[0].tokens for r in results if not isinstance(r, Exception))
+
+        before = threads()
+        list(pool.measure([shard(DIES_ONCE), shard(1)]))
+
+        assert before == [3, 4]
+        assert threads() == [3, 4]

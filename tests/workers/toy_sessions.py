@@ -10,7 +10,7 @@ from autocompress.errors import ModelError
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workers.base import BuildJob, Measured, Session, Shard
 
-RAISES, RAISES_UNPICKLABLE, DIES_ONCE, DIES, HANGS = range(200, 205)
+RAISES, RAISES_UNPICKLABLE, DIES_ONCE, DIES, HANGS, MEETS = range(200, 206)
 
 
 class UnpicklableError(Exception):
@@ -50,6 +50,11 @@ class ToySession:
         if level == HANGS:
             (self.marks / f"{os.getpid()}.hangs").touch()
             threading.Event().wait()
+        if level == MEETS:
+            # Two workers measure it, each once: neither answers before the other has come.
+            (self.marks / f"{os.getpid()}.meets").touch()
+            while len(list(self.marks.glob("*.meets"))) < 2:
+                threading.Event().wait(0.01)
         threads = int(os.environ["OMP_NUM_THREADS"])
         return (Measurement((float(level),), (0.0,), threads),)
 
