@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.models import loading
+from autocompress.models.surgery import ShapedModel
+from autocompress.operators.database import LevelDatabase
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.rules import rule_scores
 from autocompress.search.base import Batch, Strategy
@@ -36,13 +38,21 @@ class Step:
 class Laboratory:
     """One model on the local workers."""
 
-    def __init__(self, prepared: Prepared, pool: WorkerPool, folder: Path) -> None:
+    def __init__(
+        self, prepared: Prepared, shaped: ShapedModel, pool: WorkerPool, folder: Path
+    ) -> None:
         self.prepared = prepared
+        self._shaped = shaped
         self._pool = pool
         self._folder = folder
         self._studies = 0
         self._scores: RuleScores | None = None
         self._held_out = self._driver()
+
+    @property
+    def workers(self) -> int:
+        """How many workers measure at a time."""
+        return self._pool.n_workers
 
     def run(self, strategy: Strategy) -> list[Step]:
         """Run a strategy to its end on a study of its own; return where its best changed."""
@@ -75,7 +85,7 @@ class Laboratory:
     def scores(self) -> RuleScores:
         """Return what the rules say of the dense model, computed once."""
         if self._scores is None:
-            self._scores = rule_scores(self.prepared)
+            self._scores = rule_scores(self.prepared, self._shaped)
         return self._scores
 
     def _driver(self) -> SearchDriver:
@@ -100,4 +110,6 @@ def laboratory(space: Sequence[str], model: Path = MODEL) -> Iterator[Laboratory
         for _, result in pool.build([BuildJob((layer,)) for layer in layers]):
             if isinstance(result, Exception):
                 raise result
-        yield Laboratory(prepared, pool, Path(folder))
+        whole = loading.load_model(prepared.folder, prepared.device)
+        shaped = ShapedModel(whole, prepared.space, LevelDatabase(plan.levels))
+        yield Laboratory(prepared, shaped, pool, Path(folder))

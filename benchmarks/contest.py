@@ -1,0 +1,137 @@
+"""Runs every strategy on one task and holds what they found side by side, on unread text."""
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from autocompress.pipeline.latency import hardware
+from autocompress.search.base import Task
+from autocompress.search.evolve import settings_for
+from autocompress.search.strategies import make_strategy
+from autocompress.trial import Genotype, Measurement
+from benchmarks.laboratory import Laboratory, Step
+
+OTHERS = ("uniform", "random", "additive", "leave-one-out", "shortgpt", "cosine")
+OURS, THEIRS = "evolve", "evopress"
+BOOTSTRAPS = 2000
+MOST_STEPS = 8
+
+Row = dict[str, Any]
+TaskFor = Callable[[int | None], Task]
+"""Makes the task, given the most tokens a search may spend."""
+
+
+def contest(lab: Laboratory, task_for: TaskFor, known: Row) -> Row:
+    """Run EvoPress to its end, ours with at most its tokens, and the others; measure them all.
+
+    Args:
+        known: A row of an earlier run: what it holds of a strategy is not run again.
+    """
+    row = dict(known)
+    for name in (THEIRS, *OTHERS):
+        if name not in row:
+            row[name] = _path(_thinned(_run(lab, name, task_for(None))))
+    if OURS not in row:
+        row[OURS] = _path(_run(lab, OURS, task_for(row[THEIRS][-1]["tokens"])))
+    strategies = (OURS, THEIRS, *OTHERS)
+    lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
+    losses = lab.held_out([Genotype(tuple(step["levels"])) for step in lacking])
+    for step in lacking:
+        step["kl"] = losses[Genotype(tuple(step["levels"]))].loss
+
+    def final(name: str) -> Measurement:
+        return losses[Genotype(tuple(row[name][-1]["levels"]))]
+
+    def reached(loss: float) -> int | None:
+        return next((int(s["tokens"]) for s in row[OURS] if s["kl"] <= loss), None)
+
+    goal = final(THEIRS).loss
+    return row | {
+        "minus_ours": {name: paired(final(name), final(OURS)) for name in (THEIRS, *OTHERS)},
+        "tokens_to_evopress_final": reached(goal),
+        "tokens_to_one_percent_of_it": reached(1.01 * goal),
+    }
+
+
+def paired(theirs: Measurement, ours: Measurement) -> list[float]:
+    """Return the 95 % interval of their KL minus ours, paired over sequences."""
+    difference = np.asarray(theirs.kl) - np.asarray(ours.kl)
+    if not difference.any():
+        return [0.0, 0.0]
+    interval = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
+    return [float(interval.low), float(interval.high)]
+
+
+def summary(rows: Sequence[Row]) -> dict[str, object]:
+    """Return medians over seeds for each case; a run that never got there counts as infinite."""
+    parts: dict[str, object] = {}
+    for case in sorted({row["case"] for row in rows}):
+        own = [row for row in rows if row["case"] == case]
+        shares = [_share(row) for row in own]
+        ratios = [row[OURS][-1]["kl"] / row[THEIRS][-1]["kl"] for row in own]
+        rng = np.random.default_rng(0)
+        drawn = rng.choice(shares, (BOOTSTRAPS, len(shares)))
+        medians = np.sort(np.median(drawn, axis=1))
+        low, high = medians[int(0.025 * BOOTSTRAPS)], medians[int(0.975 * BOOTSTRAPS) - 1]
+        parts[case] = {
+            "share_of_tokens": _number(statistics.median(shares)),
+            "share_interval": [_number(low), _number(high)],
+            "final_kl_to_evopress": statistics.median(ratios),
+            "worst_final_kl_to_evopress": max(ratios),
+        }
+    return parts
+
+
+class Series:
+    """Rows of a contest, one a case and seed, in a file that is whole after each of them."""
+
+    def __init__(self, output: Path, about: Mapping[str, object]) -> None:
+        self._output = output
+        self._about = about
+        known = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
+        self._rows: dict[tuple[str, int], Row] = {(row["case"], row["seed"]): row for row in known}
+
+    def run(self, case: str, seed: int, lab: Laboratory, task_for: TaskFor) -> None:
+        """Add what the file lacks of a row and write it anew."""
+        known = self._rows.get((case, seed), {"case": case, "seed": seed})
+        if "minus_ours" in known and OURS in known:
+            return
+        machine = hardware(lab.prepared.device, lab.workers)
+        self._rows[case, seed] = contest(lab, task_for, known) | {"hardware": machine}
+        rows = [self._rows[key] for key in sorted(self._rows)]
+        result = {**self._about, "summary": summary(rows), "rows": rows}
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._output.with_suffix(".partial")
+        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        partial.replace(self._output)
+        print(case, seed, json.dumps(result["summary"]), flush=True)
+
+
+def _run(lab: Laboratory, name: str, task: Task) -> list[Step]:
+    return lab.run(make_strategy(name, task, settings_for(task.allowed), lab.scores()))
+
+
+def _thinned(steps: list[Step]) -> list[Step]:
+    """Return the last step and some before it: each is measured on all of the report text."""
+    return steps[-1 :: -max(1, len(steps) // MOST_STEPS)][::-1]
+
+
+def _path(steps: Sequence[Step]) -> list[Row]:
+    return [
+        {"tokens": s.tokens, "seconds": round(s.seconds, 1), "levels": list(s.best.levels)}
+        for s in steps
+    ]
+
+
+def _share(row: Row) -> float:
+    reached = row["tokens_to_evopress_final"]
+    return float("inf") if reached is None else reached / row[THEIRS][-1]["tokens"]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

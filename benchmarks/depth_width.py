@@ -1,0 +1,61 @@
+"""Holds the search against every other strategy in depth and width, under a latency.
+
+    python -m benchmarks.depth_width --output benchmarks/results/depth-width.json
+
+The reference model at 1.5x and 2x, five seeds. The latency table is one that was measured before
+(`autocompress profile examples/reference-model --output TABLE`) and lies beside the results, so
+that all strategies face one predicted constraint on any machine and the clock decides nothing.
+EvoPress runs its schedule, its mutants drawn again where they violate the constraint; ours may
+spend as many tokens and ends when it finds no improvement. KL is measured on all of the report
+text, which none of them reads. What the output holds of a strategy is not run again.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+from autocompress.pipeline.prepared import import_table
+from autocompress.search.base import Task
+from autocompress.spaces.cost import AdditiveCost, under
+from autocompress.trial import Split
+from benchmarks.contest import Series
+from benchmarks.laboratory import ROOT, Laboratory, laboratory
+
+TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
+
+
+def task_of(
+    lab: Laboratory, cost: AdditiveCost, speedup: float, seed: int, max_tokens: int | None = None
+) -> Task:
+    prepared = lab.prepared
+    return Task(
+        under(prepared.space, cost, cost.dense / speedup),
+        seed,
+        prepared.spec.context,
+        len(prepared.sequences[Split.SEARCH]),
+        max_tokens=max_tokens,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--targets", type=float, nargs="+", default=[2.0, 1.5])
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    cases = [(f"{t:g}", seed) for seed in range(arguments.seeds) for t in arguments.targets]
+    with laboratory(["depth", "width"]) as lab:
+        table = import_table(str(TABLE), lab.prepared.space)
+        cost = table.cost(lab.prepared.space)
+        about = {
+            "table_hardware": table.hardware,
+            "workload": str(table.workload),
+            "held_out_sequences": len(lab.prepared.sequences[Split.REPORT]),
+        }
+        series = Series(arguments.output, about)
+        for case, seed in cases:
+            series.run(case, seed, lab, functools.partial(task_of, lab, cost, float(case), seed))
+
+
+if __name__ == "__main__":
+    main()
