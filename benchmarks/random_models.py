@@ -97,7 +97,7 @@ class Shape:
 
 # 0.5b has the shapes of Qwen2.5-0.5B, 8b and 70b those of Llama 3.1.
 SHAPES: Mapping[str, Shape] = {
-    "tiny": Shape(64, 4, 4, 2, 16, 192, 4096, True),
+    "tiny": Shape(64, 8, 4, 2, 16, 192, 4096, True),
     "0.5b": Shape(896, 24, 14, 2, 64, 4864, 151_936, True),
     "8b": Shape(4096, 32, 32, 8, 128, 14336, 128_256, False),
     "70b": Shape(8192, 80, 64, 8, 128, 28672, 128_256, False),
