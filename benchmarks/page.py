@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import depth_page
+from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,11 +32,6 @@ COMPARISON = (
 
 def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verdict(interval: Sequence[float], ours: float, theirs: float) -> str:
