@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from autocompress.export.figures import write_png
+from benchmarks.markdown_table import table
 
 OURS, THEIRS = "#0072b2", "#d55e00"
 NOTE = (
@@ -54,7 +55,7 @@ def section(result: Mapping[str, Any]) -> str:
     )
     return (
         f"## Depth, beside EvoPress\n\n{NOTE}\n\n![KL against tokens](depth.png)\n\n"
-        + _table(head, body)
+        + table(head, body)
         + "\n\nTokens until ours was as good as EvoPress at its end, as a share of EvoPress's, "
         f"median over seeds: {medians}.\n\n"
         "The other strategies under the same constraint, median KL over seeds (random: best of 32 "
@@ -101,9 +102,4 @@ def _others(rows: Sequence[Mapping[str, Any]]) -> str:
         [name, *(median(k, lambda row, name=name: row["others"][name]["kl"]) for k in counts)]
         for name in names
     ]
-    return _table(["strategy", *(f"k = {k}" for k in counts)], lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["strategy", *(f"k = {k}" for k in counts)], lines)

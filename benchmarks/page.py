@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth_page
+from benchmarks import depth_page, memory_page, scale_page
+from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,11 +32,6 @@ COMPARISON = (
 
 def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verdict(interval: Sequence[float], ours: float, theirs: float) -> str:
@@ -190,6 +186,13 @@ def main() -> None:
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))
+    if (RESULTS / "memory.json").is_file():
+        memory = read("memory.json")
+        parts.append(memory_page.section(memory))
+        memory_page.draw(memory, ROOT / "docs" / "memory.png")
+    scales = scale_page.read_results()
+    if scales:
+        parts.append(scale_page.section(scales))
     if (RESULTS / "resume.json").is_file():
         parts.append(resumes(read("resume.json")))
     page = ROOT / "docs" / "measured.md"

@@ -3,27 +3,36 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
 
 from autocompress.evaluators import population
 from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SearchSpace, SiteKind
 
-SWAPS, HEAD, LOSSES = "weight swaps", "head", "losses"
-PARTS = (*(kind.value for kind in SiteKind), HEAD, LOSSES, SWAPS)
+SWAPS, HEAD, LOSSES, STREAMING = "weight swaps", "head", "losses", "streaming"
+PARTS = (*(kind.value for kind in SiteKind), HEAD, LOSSES, SWAPS, STREAMING)
+Part = Callable[[tuple[object, ...]], str]
+# What fetches a site's weights from the checkpoint, as (owner, name of the method); it may be
+# called from within another part, whose seconds then leave it out.
+FETCHES: tuple[tuple[object, str], ...] = ()
 
 
 @contextlib.contextmanager
 def watch(space: SearchSpace) -> Iterator[dict[str, float]]:
     """Yield the seconds of each part, added up while the context lasts; no part holds another.
 
-    What is left of an evaluation's time is copying of residual streams, and Python.
+    What is left of an evaluation's time is copying of residual streams, and Python. A GPU is
+    waited for before and after each part: the parts are right, their sum is slower than unwatched.
     """
     seconds = dict.fromkeys(PARTS, 0.0)
 
     def of_site(args: tuple[object, ...]) -> str:
         return space.sites[int(str(args[1]))].kind.value
 
+    within: list[float] = []
     with contextlib.ExitStack() as stack:
         for owner, name, part in (
             (ShapedModel, "set", lambda _: SWAPS),
@@ -31,24 +40,55 @@ def watch(space: SearchSpace) -> Iterator[dict[str, float]]:
             (Stepper, "finish", lambda _: HEAD),
             (Stepper, "logits", lambda _: HEAD),
             (population, "losses", lambda _: LOSSES),
+            *((owner, name, lambda _: STREAMING) for owner, name in FETCHES),
         ):
-            stack.enter_context(_timed(owner, name, part, seconds))
+            stack.enter_context(_timed(owner, name, part, seconds, within))
         yield seconds
 
 
 @contextlib.contextmanager
+def count_sequences() -> Iterator[list[int]]:
+    """Yield, one for each batch that goes through a site meanwhile, how many sequences it holds.
+
+    Their sum is the sub-blocks computed, as `count_sub_blocks` counts them, times sequences.
+    """
+    counted: list[int] = []
+    function = Stepper.run
+
+    def run(stepper: Stepper, index: int, states: torch.Tensor) -> torch.Tensor:
+        counted.append(len(states))
+        return function(stepper, index, states)
+
+    with mock.patch.object(Stepper, "run", run):
+        yield counted
+
+
+def synchronized() -> float:
+    """Return the time at which all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextlib.contextmanager
 def _timed(
-    owner: object,
-    name: str,
-    part: Callable[[tuple[object, ...]], str],
-    seconds: dict[str, float],
+    owner: object, name: str, part: Part, seconds: dict[str, float], within: list[float]
 ) -> Iterator[None]:
+    """Wrap a function.
+
+    Args:
+        within: For each wrapped call that is under way, the seconds of those it has made itself.
+    """
     function = getattr(owner, name)
 
     def timed(*args: object) -> object:
-        started = time.perf_counter()
+        started = synchronized()
+        within.append(0.0)
         result = function(*args)
-        seconds[part(args)] += time.perf_counter() - started
+        whole = synchronized() - started
+        seconds[part(args)] += whole - within.pop()
+        if within:
+            within[-1] += whole
         return result
 
     setattr(owner, name, timed)
