@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth_page
+from benchmarks import depth_page, optimum_page, scaling_page
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -187,9 +187,15 @@ def main() -> None:
         depth = read("depth.json")
         parts.append(depth_page.section(depth))
         depth_page.draw(depth, ROOT / "docs" / "depth.png")
+    if (RESULTS / "optimum.json").is_file():
+        parts.append(optimum_page.section(read("optimum.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))
+    if (RESULTS / "scaling.json").is_file():
+        scaling = read("scaling.json")
+        parts.append(scaling_page.section(scaling))
+        scaling_page.draw(scaling, ROOT / "docs" / "scaling.png")
     if (RESULTS / "resume.json").is_file():
         parts.append(resumes(read("resume.json")))
     page = ROOT / "docs" / "measured.md"

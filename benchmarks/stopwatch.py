@@ -8,8 +8,9 @@ from autocompress.evaluators import population
 from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.store.study_store import SqlStudyStore
 
-SWAPS, HEAD, LOSSES = "weight swaps", "head", "losses"
+SWAPS, HEAD, LOSSES, STORE = "weight swaps", "head", "losses", "store"
 PARTS = (*(kind.value for kind in SiteKind), HEAD, LOSSES, SWAPS)
 
 
@@ -33,6 +34,14 @@ def watch(space: SearchSpace) -> Iterator[dict[str, float]]:
             (population, "losses", lambda _: LOSSES),
         ):
             stack.enter_context(_timed(owner, name, part, seconds))
+        yield seconds
+
+
+@contextlib.contextmanager
+def watch_store() -> Iterator[dict[str, float]]:
+    """Yield the seconds in which a study records, added up while the context lasts."""
+    seconds = {STORE: 0.0}
+    with _timed(SqlStudyStore, "record", lambda _: STORE, seconds):
         yield seconds
 
 
