@@ -37,7 +37,7 @@ from benchmarks.simulated_clock import Clockwork, SimulatedWorkers, TimedJob
 
 BAR = {"efficiency": 0.9, "workers": 16, "offspring": 128}
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-CUTS = (16, 64, 128)
+CUTS = (16, 32, 64, 128)
 WHOLE = Cut(1)
 TIMED_CUTS = (1, 4, 16, 64, 128)
 
@@ -79,15 +79,19 @@ def jobs_of(shape: Shape, model: CostModel, asked: list[list[Shard]]) -> list[li
     ]
 
 
-def seconds_of(
+def played(
     jobs: Sequence[Sequence[TimedJob]], thought: Sequence[float], n: int, how: Clockwork
-) -> tuple[float, float]:
-    """Return the clock at the end, and what the workers worked, together."""
+) -> SimulatedWorkers:
+    """Return the workers when all batches are done.
+
+    Args:
+        thought: Seconds of the strategy before each batch.
+    """
     crew = SimulatedWorkers(n, how)
     for own, seconds in zip(jobs, thought, strict=True):
         crew.wait(seconds)
         crew.run(own)
-    return crew.clock, crew.busy
+    return crew
 
 
 def curve(
@@ -99,24 +103,24 @@ def curve(
     """Return a row for each number of workers.
 
     Args:
-        thought: Seconds of the strategy before each batch.
         best: Seconds of one worker that shares all it can, without and with the strategy's.
     """
     nothing = [0.0] * len(thought)
-    alone, _ = seconds_of(jobs, nothing, 1, how)
+    alone = played(jobs, nothing, 1, how).clock
     rows = []
     for n in WORKERS:
-        clock, busy = seconds_of(jobs, nothing, n, how)
-        with_strategy, _ = seconds_of(jobs, thought, n, how)
+        crew = played(jobs, nothing, n, how)
+        with_strategy = played(jobs, thought, n, how).clock
         rows.append(
             {
                 "workers": n,
-                "seconds": clock,
-                "efficiency": best[0] / (n * clock),
-                "efficiency_of_this_cut": alone / (n * clock),
+                "seconds": crew.clock,
+                "efficiency": best[0] / (n * crew.clock),
+                "efficiency_of_this_cut": alone / (n * crew.clock),
                 "efficiency_with_strategy": best[1] / (n * with_strategy),
-                "worked": busy,
-                "idle": 1 - busy / (n * clock),
+                "worked": crew.busy,
+                "for_the_dense_model": crew.prepared,
+                "idle": 1 - crew.busy / (n * crew.clock),
             }
         )
     return rows
@@ -144,7 +148,7 @@ def curves(
         clockwork = clockwork_of(model, shape, driver, way)
         parts.append((how, driver, clockwork, jobs_of(shape, model, shards_of(batches, how))))
     best = tuple(
-        min(seconds_of(jobs, own, 1, clockwork)[0] for _, _, clockwork, jobs in parts)
+        min(played(jobs, own, 1, clockwork).clock for _, _, clockwork, jobs in parts)
         for own in (nothing, thought)
     )
     return [
@@ -191,7 +195,7 @@ def main() -> None:
 
     def simulate(shards: list[list[Shard]], n: int) -> float:
         jobs = jobs_of(shape, model, shards)
-        return seconds_of(jobs, [0.0] * len(jobs), n, clockwork)[0]
+        return played(jobs, [0.0] * len(jobs), n, clockwork).clock
 
     ways = [(WHOLE, 1), (prepared.cut, 1), (prepared.cut, 2), (Cut(CUTS[-1], least), 2)]
     trials = sum(len(batch.candidates) for batch in batches)

@@ -39,7 +39,7 @@ def section(result: Mapping[str, Any]) -> str:
         + _curves(cuts)
         + "\n\nIn brackets against one worker of the same cut, without what the cut no longer "
         "shares; behind it with the strategy's own seconds, in which all workers wait: "
-        f"{result['strategy_ms_per_trial']:.1f} ms a trial.\n\n"
+        f"{result['strategy_ms_per_trial']:.1f} ms a trial. {_losses(cuts, result['bar'])}\n\n"
         + _table(
             ["milliseconds a trial", *(f"{cut['shards']} shards" for cut in cuts)],
             _overheads(cuts),
@@ -68,8 +68,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             axes.plot(workers, values, style, color=colour, label=label, markersize=5)
     axes.plot([1, bar["workers"]], [bar["efficiency"]] * 2, color=BAR_COLOUR, linewidth=1.4)
     axes.annotate(
-        f"wanted: {bar['efficiency']} up to {bar['workers']}", (1, bar["efficiency"]),
-        (2, -12), textcoords="offset points", color=BAR_COLOUR, fontsize=9,
+        f"wanted: {bar['efficiency']} up to {bar['workers']}",
+        (bar["workers"], bar["efficiency"]), (0, 4), textcoords="offset points", ha="right",
+        color=BAR_COLOUR, fontsize=9,
     )  # fmt: skip
     axes.plot([], [], "--", color="#1f2328", label="with the strategy's time")
     axes.set_xscale("log", base=2)
@@ -97,6 +98,21 @@ def _curves(cuts: Sequence[Mapping[str, Any]]) -> str:
         for own in zip(*(cut["curve"] for cut in cuts), strict=True)
     ]
     return _table(["workers", *(f"{cut['shards']} shards" for cut in cuts)], rows)
+
+
+def _losses(cuts: Sequence[Mapping[str, Any]], bar: Mapping[str, Any]) -> str:
+    n = bar["workers"]
+    parts = []
+    for cut in cuts:
+        row = next(row for row in cut["curve"] if row["workers"] == n)
+        parts.append(
+            f"{row['for_the_dense_model'] / row['worked']:.0%} and {row['idle']:.0%} at "
+            f"{cut['shards']} shards"
+        )
+    return (
+        f"Of what {n} workers do, the dense model's predictions, made anew by each, take a share, "
+        f"and of their time they idle a share: {', '.join(parts)}."
+    )
 
 
 def _overheads(cuts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -132,7 +148,7 @@ def _validation(validation: Mapping[str, Any]) -> str:
         for row in validation["rows"]
     )
     return (
-        f"Real runs of {validation['batches']} batches: {parts}. Two workers at once take "
+        f"Real runs, batches: {validation['batches']}: {parts}. Two workers at once take "
         f"{validation['contention']:.2f} times as long for the same shard on this machine, which "
         "is no property of the search and is left out of the curves."
     )

@@ -38,7 +38,8 @@ class Clockwork:
 class SimulatedWorkers:
     """Workers as `Dispatcher` keeps them busy: jobs in order, each to the next who is free.
 
-    `clock` is the time since their start, in seconds, `busy` what all of them worked.
+    `clock` is the time since their start, in seconds, `busy` what all of them worked, `prepared`
+    how much of that went into what they had not at hand.
     """
 
     def __init__(self, n: int, how: Clockwork) -> None:
@@ -46,6 +47,7 @@ class SimulatedWorkers:
         self._at_hand: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(n)]
         self.clock = 0.0
         self.busy = 0.0
+        self.prepared = 0.0
 
     def run(self, jobs: Sequence[TimedJob]) -> None:
         """Do one batch; it is over when its last result is taken."""
@@ -80,4 +82,5 @@ class SimulatedWorkers:
             at_hand.move_to_end(need)
             if len(at_hand) > self._how.capacity:
                 at_hand.popitem(last=False)
+        self.prepared += missing * self._how.preparation
         return job.seconds + missing * self._how.preparation
