@@ -14,7 +14,6 @@ runs of one and two workers. Nothing else may run meanwhile.
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,15 +29,12 @@ from autocompress.workers.base import Shard
 from benchmarks.evaluation import make_evaluator
 from benchmarks.laboratory import laboratory
 from benchmarks.scaling_batches import Asked, batches_of, shards_of
-from benchmarks.scaling_costs import CostModel, Shape, count, fit, rows_of, shape_of, timed
-from benchmarks.scaling_overheads import PoolTimes, driver_and_store, pools
+from benchmarks.scaling_costs import CostModel, Shape, fit, shape_of, timed
+from benchmarks.scaling_curves import CUTS, WHOLE, clockwork_of, curves, jobs_of, played
+from benchmarks.scaling_overheads import driver_and_store, pools
 from benchmarks.scaling_validation import compare_with_real
-from benchmarks.simulated_clock import Clockwork, SimulatedWorkers, TimedJob
 
 BAR = {"efficiency": 0.9, "workers": 16, "offspring": 128}
-WORKERS = (1, 2, 4, 8, 16, 32, 64)
-CUTS = (16, 32, 64, 128)
-WHOLE = Cut(1)
 TIMED_CUTS = (1, 4, 16, 64, 128)
 
 
@@ -72,97 +68,6 @@ def fitted(
     return fit(timed(evaluator, shape, picked), rng)
 
 
-def jobs_of(shape: Shape, model: CostModel, asked: list[list[Shard]]) -> list[list[TimedJob]]:
-    """Return what the simulated workers are given."""
-    return [
-        [TimedJob(model.of(count(shape, s, 0)), rows_of(shape, s)) for s in own] for own in asked
-    ]
-
-
-def played(
-    jobs: Sequence[Sequence[TimedJob]], thought: Sequence[float], n: int, how: Clockwork
-) -> SimulatedWorkers:
-    """Return the workers when all batches are done.
-
-    Args:
-        thought: Seconds of the strategy before each batch.
-    """
-    crew = SimulatedWorkers(n, how)
-    for own, seconds in zip(jobs, thought, strict=True):
-        crew.wait(seconds)
-        crew.run(own)
-    return crew
-
-
-def curve(
-    jobs: Sequence[Sequence[TimedJob]],
-    thought: Sequence[float],
-    how: Clockwork,
-    best: tuple[float, float],
-) -> list[dict[str, float]]:
-    """Return a row for each number of workers.
-
-    Args:
-        best: Seconds of one worker that shares all it can, without and with the strategy's.
-    """
-    nothing = [0.0] * len(thought)
-    alone = played(jobs, nothing, 1, how).clock
-    rows = []
-    for n in WORKERS:
-        crew = played(jobs, nothing, n, how)
-        with_strategy = played(jobs, thought, n, how).clock
-        rows.append(
-            {
-                "workers": n,
-                "seconds": crew.clock,
-                "efficiency": best[0] / (n * crew.clock),
-                "efficiency_of_this_cut": alone / (n * crew.clock),
-                "efficiency_with_strategy": best[1] / (n * with_strategy),
-                "worked": crew.busy,
-                "for_the_dense_model": crew.prepared,
-                "idle": 1 - crew.busy / (n * crew.clock),
-            }
-        )
-    return rows
-
-
-def clockwork_of(
-    model: CostModel, shape: Shape, driver: dict[str, dict[str, float]], way: PoolTimes
-) -> Clockwork:
-    """Charge each job with driver, SQLite and the way to a local worker and back, one by one."""
-    per_job = driver["sqlite"]["ms_per_shard"] + way.local.ms_per_shard
-    return Clockwork(model.seconds.teachers, shape.teachers, per_job / 1000)
-
-
-def curves(
-    shape: Shape, model: CostModel, asked: Sequence[Asked], least_sequences: int, way: PoolTimes
-) -> list[dict[str, object]]:
-    """Return for each cut, the whole batch first, its overheads and its rows."""
-    batches = [own.batch for own in asked]
-    thought = [own.strategy_seconds for own in asked]
-    nothing = [0.0] * len(thought)
-    postgres = os.environ.get("AUTOCOMPRESS_TEST_POSTGRES", "")
-    parts = []
-    for how in (WHOLE, *(Cut(shards, least_sequences) for shards in CUTS)):
-        driver = driver_and_store(batches, how, postgres)
-        clockwork = clockwork_of(model, shape, driver, way)
-        parts.append((how, driver, clockwork, jobs_of(shape, model, shards_of(batches, how))))
-    best = tuple(
-        min(played(jobs, own, 1, clockwork).clock for _, _, clockwork, jobs in parts)
-        for own in (nothing, thought)
-    )
-    return [
-        {
-            "shards": how.shards,
-            "overheads": driver,
-            "seconds_per_job_in_driver": clockwork.per_job,
-            "seconds_of_longest_job": max(job.seconds for own in jobs for job in own),
-            "curve": curve(jobs, thought, clockwork, (best[0], best[1])),
-        }
-        for how, driver, clockwork, jobs in parts
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
@@ -189,7 +94,8 @@ def main() -> None:
     print(f"R2 {model.r2:.3f}, median error {model.median_error:.1%}", flush=True)
     least = prepared.cut.least_sequences
     way = pools(shards_of(batches, Cut(CUTS[-1], least)), arguments.rounds)
-    parts = curves(shape, model, asked, least, way)
+    warm_start = 1 + len(settings.rungs)  # Single changes, then the first parents' rungs.
+    parts = curves(shape, model, asked, warm_start, least, way)
     some = batches[-arguments.validated :]
     clockwork = clockwork_of(model, shape, driver_and_store(some, prepared.cut, ""), way)
 
@@ -213,6 +119,7 @@ def main() -> None:
             }
             for own in asked
         ],
+        "warm_start_batches": warm_start,
         "trials": trials,
         "strategy_ms_per_trial": 1000 * sum(own.strategy_seconds for own in asked) / trials,
         "costs": dataclasses.asdict(model),

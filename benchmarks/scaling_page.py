@@ -37,8 +37,8 @@ def section(result: Mapping[str, Any]) -> str:
         f"{offspring} offspring a generation, {rungs}; {len(batches)} batches, "
         f"{result['trials']:,} trials. {result['hardware']}.\n\n"
         + _curves(cuts)
-        + "\n\nIn brackets against one worker of the same cut, without what the cut no longer "
-        "shares; behind it with the strategy's own seconds, in which all workers wait: "
+        + "\n\nOf the generations, after the warm start. In brackets with it; behind it with the "
+        "strategy's own seconds, in which all workers wait: "
         f"{result['strategy_ms_per_trial']:.1f} ms a trial. {_losses(cuts, result['bar'])}\n\n"
         + _table(
             ["milliseconds a trial", *(f"{cut['shards']} shards" for cut in cuts)],
@@ -90,7 +90,7 @@ def _curves(cuts: Sequence[Mapping[str, Any]]) -> str:
         [
             str(own[0]["workers"]),
             *(
-                f"{row['efficiency']:.2f} [{row['efficiency_of_this_cut']:.2f}], "
+                f"{row['efficiency']:.2f} [{row['efficiency_with_warm_start']:.2f}], "
                 f"{row['efficiency_with_strategy']:.2f}"
                 for row in own
             ),

@@ -38,14 +38,15 @@ class Clockwork:
 class SimulatedWorkers:
     """Workers as `Dispatcher` keeps them busy: jobs in order, each to the next who is free.
 
-    `clock` is the time since their start, in seconds, `busy` what all of them worked, `prepared`
-    how much of that went into what they had not at hand.
+    `clock` is the time since their start, in seconds, `ends` that of each batch, `busy` what all
+    of them worked, `prepared` how much of that went into what they had not at hand.
     """
 
     def __init__(self, n: int, how: Clockwork) -> None:
         self._how = how
         self._at_hand: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(n)]
         self.clock = 0.0
+        self.ends: list[float] = []
         self.busy = 0.0
         self.prepared = 0.0
 
@@ -68,6 +69,7 @@ class SimulatedWorkers:
                 heapq.heappush(idle, heapq.heappop(ends)[1])
                 finished += 1
             self.clock += finished * self._how.per_job
+        self.ends.append(self.clock)
 
     def wait(self, seconds: float) -> None:
         """Let the driver do something else, the strategy say."""
