@@ -1,6 +1,5 @@
 """Measures one generation in one session, part by part: what a fresh process is given to run."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,6 @@ from autocompress.workers.session import ModelSession, SessionPlan
 from benchmarks.fresh_process import peak_bytes
 from benchmarks.generation import count_sub_blocks
 from benchmarks.stopwatch import count_sequences, synchronized, watch
-
-
-def holding(plan: SessionPlan, weights_bytes: int) -> SessionPlan | None:
-    """Return a plan that holds so many bytes of layers on the device and streams the rest.
-
-    The one place where streaming is switched on. Where `SessionPlan` has the field for good, the
-    body is `return dataclasses.replace(plan, weights_bytes=weights_bytes)`.
-    """
-    if "weights_bytes" not in {field.name for field in dataclasses.fields(plan)}:
-        return None
-    changes: dict[str, Any] = {"weights_bytes": weights_bytes}
-    return dataclasses.replace(plan, **changes)
 
 
 def build_levels(plan: SessionPlan, layers: Sequence[int]) -> dict[str, object]:

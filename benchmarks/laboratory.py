@@ -103,13 +103,21 @@ def nobody(_done: int, _total: int) -> None:
 def laboratory(space: Sequence[str], model: Path = MODEL) -> Iterator[Laboratory]:
     """Open workers on a model, one for each core, with all levels built."""
     prepared = prepare(SearchSpec(str(model), 2.0, space=tuple(space)))
-    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
-    pool = LocalPool(plan, len(os.sched_getaffinity(0)))
-    with contextlib.closing(pool), tempfile.TemporaryDirectory() as folder:
+    n = len(os.sched_getaffinity(0))
+    levels = LevelDatabase(prepared.session_plan(loading.fingerprint(prepared.folder)).levels)
+    with workers(prepared, n) as pool, tempfile.TemporaryDirectory() as folder:
+        whole = loading.load_model(prepared.folder, prepared.device)
+        shaped = ShapedModel(whole, prepared.space, levels)
+        yield Laboratory(prepared, shaped, pool, Path(folder))
+
+
+@contextlib.contextmanager
+def workers(prepared: Prepared, n: int) -> Iterator[LocalPool]:
+    """Open n workers with all levels of a prepared search built."""
+    pool = LocalPool(prepared.session_plan(loading.fingerprint(prepared.folder)), n)
+    with contextlib.closing(pool):
         layers = range(prepared.architecture.n_layers)
         for _, result in pool.build([BuildJob((layer,)) for layer in layers]):
             if isinstance(result, Exception):
                 raise result
-        whole = loading.load_model(prepared.folder, prepared.device)
-        shaped = ShapedModel(whole, prepared.space, LevelDatabase(plan.levels))
-        yield Laboratory(prepared, shaped, pool, Path(folder))
+        yield pool

@@ -69,10 +69,13 @@ def stream_bytes(architecture: Architecture, length: int) -> int:
 def streams_wanted(plan: SessionPlan, architecture: Architecture, reading: Reading) -> int:
     """Return the bytes of streams that the evaluator would hold if nothing limited them.
 
-    Sequences beyond one batch through a site are read later, whatever the limit is.
+    Sequences beyond one batch through a site are read later, whatever the limit is, unless the
+    weights are streamed.
     """
     at_once = max(1, plan.limits.tokens_at_once // reading.length)
-    sequences = min(reading.sequences, at_once)
+    sequences = reading.sequences
+    if plan.weights_bytes is None:
+        sequences = min(sequences, at_once)
     return 2 * reading.candidates * sequences * stream_bytes(architecture, reading.length)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth_page, memory_page, scale_page
+from benchmarks import depth_page, memory_page, optimum_page, scale_page, scaling_page
 from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
@@ -183,6 +183,8 @@ def main() -> None:
         depth = read("depth.json")
         parts.append(depth_page.section(depth))
         depth_page.draw(depth, ROOT / "docs" / "depth.png")
+    if (RESULTS / "optimum.json").is_file():
+        parts.append(optimum_page.section(read("optimum.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))
@@ -193,6 +195,10 @@ def main() -> None:
     scales = scale_page.read_results()
     if scales:
         parts.append(scale_page.section(scales))
+    if (RESULTS / "scaling.json").is_file():
+        scaling = read("scaling.json")
+        parts.append(scaling_page.section(scaling))
+        scaling_page.draw(scaling, ROOT / "docs" / "scaling.png")
     if (RESULTS / "resume.json").is_file():
         parts.append(resumes(read("resume.json")))
     page = ROOT / "docs" / "measured.md"

@@ -33,7 +33,7 @@ from autocompress.workers.session import SessionPlan
 from benchmarks.evaluation import Losses, measured_on
 from benchmarks.fresh_process import run_fresh
 from benchmarks.generation import drops, make_generation
-from benchmarks.generation_run import build_levels, holding, measure_generation
+from benchmarks.generation_run import build_levels, measure_generation
 from benchmarks.random_models import SHAPES, write_model
 
 CALIBRATION = 16  # sequences that the few levels are built from
@@ -142,10 +142,9 @@ def measure(arguments: argparse.Namespace, folder: Path, levels: Path) -> dict[s
         result["levels"] = {"layers": len(wide_layers), **run_fresh(built).result}
     result["held"] = run(plan, generation, fidelity, None)
     weights_bytes = arguments.weights_bytes or shape.layers_bytes // 4
-    streaming = holding(plan, weights_bytes)
-    if streaming is not None:
-        result["streamed"] = run(streaming, generation, fidelity, weights_bytes)
-        result["largest_difference"] = largest_difference(result["held"], result["streamed"])
+    streaming = dataclasses.replace(plan, weights_bytes=weights_bytes)
+    result["streamed"] = run(streaming, generation, fidelity, weights_bytes)
+    result["largest_difference"] = largest_difference(result["held"], result["streamed"])
     alone = on_workers(plan, generation, fidelity, 1)
     result["workers"] = arguments.workers
     result["same_on_workers"] = alone == on_workers(plan, generation, fidelity, arguments.workers)

@@ -9,15 +9,15 @@ import torch
 
 from autocompress.evaluators import population
 from autocompress.models.stepping import Stepper
+from autocompress.models.streaming import Streamer
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.store.study_store import SqlStudyStore
 
 SWAPS, HEAD, LOSSES, STREAMING = "weight swaps", "head", "losses", "streaming"
+STORE = "store"
 PARTS = (*(kind.value for kind in SiteKind), HEAD, LOSSES, SWAPS, STREAMING)
 Part = Callable[[tuple[object, ...]], str]
-# What fetches a site's weights from the checkpoint, as (owner, name of the method); it may be
-# called from within another part, whose seconds then leave it out.
-FETCHES: tuple[tuple[object, str], ...] = ()
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def watch(space: SearchSpace) -> Iterator[dict[str, float]]:
             (Stepper, "finish", lambda _: HEAD),
             (Stepper, "logits", lambda _: HEAD),
             (population, "losses", lambda _: LOSSES),
-            *((owner, name, lambda _: STREAMING) for owner, name in FETCHES),
+            (Streamer, "bring", lambda _: STREAMING),
         ):
             stack.enter_context(_timed(owner, name, part, seconds, within))
         yield seconds
@@ -68,6 +68,14 @@ def synchronized() -> float:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+@contextlib.contextmanager
+def watch_store() -> Iterator[dict[str, float]]:
+    """Yield the seconds in which a study records, added up while the context lasts."""
+    seconds = {STORE: 0.0}
+    with _timed(SqlStudyStore, "record", lambda _: STORE, seconds, []):
+        yield seconds
 
 
 @contextlib.contextmanager
