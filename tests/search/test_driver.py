@@ -99,12 +99,34 @@ def test_siblings_stay_together(population: list[Genotype], sequences: int, how:
 
 
 @given(POPULATIONS, st.integers(8, 50))
-def test_a_large_batch_is_cut_into_about_as_many_shards_as_asked(
+def test_a_large_batch_is_cut_into_as_many_equal_shards_as_asked(
     population: list[Genotype], sequences: int
 ) -> None:
     shards = cut(population, Fidelity(Split.REPORT, 3, 0, sequences), Cut(8))
 
-    assert 8 <= len(shards) <= 24
+    sizes = [len(shard.genotypes) * shard.fidelity.sequences for shard in shards]
+    assert len(shards) <= 8
+    # Whole sequences: nine of one candidate take two rounds on eight workers.
+    assert max(sizes) <= 2 * sum(sizes) / 8
+
+
+@given(POPULATIONS, st.integers(1, 50), CUTS)
+def test_shards_are_as_long_as_asked_where_the_reading_is(
+    population: list[Genotype], sequences: int, how: Cut
+) -> None:
+    shards = cut(population, Fidelity(Split.REPORT, 3, 0, sequences), how)
+
+    assert min(s.fidelity.sequences for s in shards) >= min(how.least_sequences, sequences)
+
+
+@pytest.mark.parametrize(("candidates", "sequences"), [(32, 24), (128, 8), (16, 4), (2, 64)])
+def test_usual_rungs_give_each_of_16_workers_as_much(candidates: int, sequences: int) -> None:
+    genotypes = [Genotype((i // 12, i % 12)) for i in range(candidates)]
+
+    shards = cut(genotypes, Fidelity(Split.SEARCH, 0, 0, sequences), Cut(16, 2))
+
+    sizes = {len(shard.genotypes) * shard.fidelity.sequences for shard in shards}
+    assert sizes == {candidates * sequences // 16}
 
 
 def test_trials_are_joined_in_the_order_asked(pool: SynchronousPool, store: StudyStore) -> None:
@@ -124,7 +146,7 @@ def test_every_shard_is_recorded(pool: SynchronousPool, store: StudyStore) -> No
 
     recorded = store.measurements()
     assert set(recorded) == {(g, shard.fidelity) for shard in pool.asked for g in shard.genotypes}
-    assert len(recorded) == 3 * len(pool.asked) == 3 * 18
+    assert len(recorded) == 3 * len(pool.asked) == 3 * 14
     for (genotype, fidelity), record in recorded.items():
         assert record.measurement == measure(genotype, fidelity)
     assert all(record.seconds >= 0 for record in recorded.values())
@@ -140,7 +162,7 @@ def test_a_shard_is_recorded_when_it_arrives(pool: SynchronousPool, store: Study
 
     SearchDriver(pool, store, on_shard).measure(Batch(CANDIDATES, LONG))
 
-    assert seen == [(n, 18, 3 * n) for n in range(1, 19)]
+    assert seen == [(n, 14, 3 * n) for n in range(1, 15)]
 
 
 def test_nothing_is_measured_twice(pool: SynchronousPool, store: StudyStore) -> None:
@@ -209,7 +231,7 @@ def test_a_candidate_that_fails_fails_alone(store: StudyStore) -> None:
     assert trials[0].measurement == measure(CANDIDATES[0], LONG)
     assert trials[1].measurement is None
     assert trials[1].loss == float("inf")
-    failed = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 4)]
+    failed = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 5)]
     assert (failed.measurement, failed.error) == (None, "the shard broke")
 
 
@@ -232,9 +254,9 @@ def test_a_new_driver_tries_only_what_failed_again(store: StudyStore) -> None:
     trials = driver_of(healed, store).measure(Batch(CANDIDATES, LONG))
 
     (again,) = healed.asked
-    assert again.fidelity == Fidelity(Split.SEARCH, 2, 40, 4)
+    assert again.fidelity == Fidelity(Split.SEARCH, 2, 40, 5)
     assert trials[1].measurement == measure(CANDIDATES[1], LONG)
-    record = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 4)]
+    record = store.measurements()[CANDIDATES[1], Fidelity(Split.SEARCH, 2, 40, 5)]
     assert record.error is None
 
 
