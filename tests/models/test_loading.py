@@ -20,6 +20,7 @@ from autocompress.models.loading import (
     pick_device,
     resolve,
     resolve_config,
+    visible_gpus,
 )
 from tests.tiny_models import CPU, END_OF_TEXT, TinyModels, is_tied, logits_of, token_ids
 
@@ -290,3 +291,24 @@ def test_the_fingerprint_sees_every_byte(copied: Path) -> None:
 
     assert same == before
     assert len({before, after_weights, after_config}) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "named", "gpus"),
+    [
+        ("cpu", None, []),
+        ("cuda", None, ["0", "1", "2"]),
+        ("cuda:1", None, ["1"]),
+        ("cuda", "4,6,7", ["4", "6", "7"]),
+        ("cuda:2", "4,6,7", ["7"]),
+    ],
+)
+def test_gpus_are_named_as_cuda_knows_them(
+    device: str, named: str | None, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+
+    assert visible_gpus(torch.device(device)) == gpus
