@@ -52,15 +52,32 @@ def fill(
     """
     current = list(entries)
     order = rng.permutation(len(current))
+    slacks = _slacks(current, constraint)
     for site in sorted(order, key=lambda site: site in last):
         for entry in allowed[site]:
             if entry >= current[site]:
                 break
+            # Most entries exceed what is left by far: only a near one is summed up.
+            if any(
+                costs[site][entry] - costs[site][current[site]] > slack for costs, slack in slacks
+            ):
+                continue
             trial = [*current[:site], entry, *current[site + 1 :]]
             if constraint.violation_of(trial) <= 0:
-                current[site] = entry
+                current = trial
+                slacks = _slacks(current, constraint)
                 break
     return tuple(current)
+
+
+def _slacks(
+    entries: Sequence[int], constraint: Constraint
+) -> list[tuple[tuple[tuple[float, ...], ...], float]]:
+    """Return each limit's costs and what is left of it, a little more for rounding."""
+    return [
+        (limit.cost.sites, limit.most - limit.cost.of(entries) + 1e-9 * abs(limit.most))
+        for limit in constraint.limits
+    ]
 
 
 def mutate(
