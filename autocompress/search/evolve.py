@@ -17,6 +17,7 @@ from scipy import stats
 
 from autocompress.search.base import Batch, Standing, Task
 from autocompress.search.ledger import Ledger
+from autocompress.search.offspring import pick
 from autocompress.search.single_changes import (
     Losses,
     additive_solution,
@@ -30,6 +31,8 @@ from autocompress.spaces import moves
 from autocompress.spaces.moves import Entries
 from autocompress.trial import Genotype, Trial
 
+ROUNDS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class EvolveSettings:
@@ -38,46 +41,47 @@ class EvolveSettings:
     Args:
         rungs: Cheapest first; sequences must grow and survivors must not.
         mutants: Looked at by the surrogate in each generation.
-        elites: Candidates of the best estimates that are parents of mutants.
+        elites: Candidates of the best estimates: parents of mutants, read again on a fresh draw.
         epoch: Generations that share a draw.
         patience: Epochs without an improvement on a fresh draw that end the search.
         single_sequences: Sequences read for each single change.
-        prefix_weight: What computing a whole candidate anew may cost in log loss, against one
-            that shares all its sites but the last with a sibling.
     """
 
     offspring: int = 16
     rungs: tuple[Rung, ...] = (Rung(4, 4), Rung(16, 2), Rung(64, 1))
-    mutants: int = 400
+    mutants: int = 1200
     elites: int = 6
     random_parents: int = 12
     single_sequences: int = 4
     generations: int = 60
     epoch: int = 6
-    patience: int = 2
-    prefix_weight: float = 0.01
+    patience: int = 3
 
 
 def settings_for(allowed: Sequence[Sequence[int]]) -> EvolveSettings:
     """Return settings that suit a space by the entries that its sites may take.
 
-    Where sites have many entries there is more to look at, and candidates differ by less: more
-    mutants, read for longer.
+    Where sites have many entries there is more to try, and candidates differ by less: more of
+    them are measured, and read for longer.
     """
     if sum(map(len, allowed)) <= 3 * len(allowed):
         return EvolveSettings()
-    return EvolveSettings(offspring=24, rungs=(Rung(8, 6), Rung(32, 2), Rung(96, 1)), mutants=1200)
+    return EvolveSettings(offspring=24, rungs=(Rung(8, 6), Rung(32, 2), Rung(96, 1)))
 
 
 class EvolveStrategy:
-    """One evolution under one constraint."""
+    """One evolution under one constraint.
 
-    def __init__(self, task: Task, settings: EvolveSettings) -> None:
+    Args:
+        start: Losses of single changes, of any scale, known beforehand; None measures them.
+    """
+
+    def __init__(self, task: Task, settings: EvolveSettings, start: Losses | None = None) -> None:
         self._task = task
         self._settings = settings
         self._allowed = task.allowed
         self._ledger = Ledger(task.context)
-        self._losses: Losses = []
+        self._losses: Losses = start or []
         self._generation = 0
         self._draw = 0
         self._parent: Genotype | None = None
@@ -125,9 +129,10 @@ class EvolveStrategy:
 
     def _run(self) -> Steps:
         task, settings = self._task, self._settings
-        self._losses = yield from measure_single_changes(
-            task, self._ledger, settings.single_sequences
-        )
+        if not self._losses:
+            self._losses = yield from measure_single_changes(
+                task, self._ledger, settings.single_sequences
+            )
         parents = self._first_parents()
         self._see(parents)
         yield from self._select(parents)
@@ -167,16 +172,24 @@ class EvolveStrategy:
         ]
 
     def _turn(self, before: Genotype | None) -> Steps:
-        """Go to a fresh draw: read the parent there, and the parent of the epoch before."""
+        """Go to a fresh draw: read the elites there, and the parent of the epoch before.
+
+        Of elites that differ by little the noise of one draw picks any: the best estimate from
+        all draws is the parent that goes on.
+        """
         parent = self._parent
         if parent is None:
             return
-        draw = self._draw + 1
-        both = [parent] if before is None else [parent, before]
-        yield from read(both, draw, self._end(self._settings.rungs[-1]), self._ledger)
+        draw, end = self._draw + 1, self._end(self._settings.rungs[-1])
+        elites = self._ranked(self._surrogate(), self._alive())[: self._settings.elites]
+        first = [parent] if before is None else [parent, before]
+        elites = list(dict.fromkeys([*first, *elites]))
+        yield from read(elites, draw, end, self._ledger)
         old, new = self._ledger.loss(parent, self._draw), self._ledger.loss(parent, draw)
         self._scale *= old / new if new > 0 and math.isfinite(new) else 1.0
         self._draw = draw
+        alive = self._ledger.best(elites, draw, end, len(elites))
+        self._parent = self._ranked(self._surrogate(), alive)[0]
 
     def _improved(self, before: Genotype | None) -> bool:
         """Whether the parent beats the one before on the fresh draw, in a paired test.
@@ -228,34 +241,24 @@ class EvolveStrategy:
         """Return the mutants that the surrogate would have measured.
 
         Half of them have the best expected loss; the others are each the best under one draw of
-        the surrogate's weights (Thompson sampling): what it is unsure of is tried too. Mutants
-        that share a long prefix with one already picked cost little, and are preferred a little.
+        the surrogate's weights (Thompson sampling): what it is unsure of is tried too.
         """
         rng = self._task.rng(generation)
         surrogate = self._surrogate()
-        mutants = self._mutants(surrogate, rng)
-        if not mutants:
+        mutants = np.asarray(list(self._mutants(surrogate, rng)))
+        if not len(mutants) or self._parent is None:
             return []
-        entries = np.asarray(list(mutants))
-        half = self._settings.offspring // 2
-        rows = [surrogate.mean(entries)] * (self._settings.offspring - half)
-        rows += list(surrogate.sample(entries, half, rng))
-        parent = self._task.space.entries(self._parent) if self._parent else tuple(entries[0])
-        picked: list[int] = []
-        shared = _shared(entries, np.asarray(parent))
-        for losses in rows:
-            cost = self._settings.prefix_weight * (1 - shared)
-            order = np.asarray(losses) + cost
-            order[picked] = np.inf
-            best = int(np.argmin(order))
-            if not np.isfinite(order[best]):
-                break
-            picked.append(best)
-            shared = np.maximum(shared, _shared(entries, entries[best]))
-        return [self._task.space.genotype(tuple(map(int, entries[i]))) for i in picked]
+        space = self._task.space
+        parent = np.asarray(space.entries(self._parent))
+        picked = pick(surrogate, mutants, parent, self._settings.offspring, rng)
+        return [space.genotype(tuple(map(int, mutants[i]))) for i in picked]
 
     def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Entries, None]:
-        """Return candidates that were never measured: mutants and crossings of the elites."""
+        """Return candidates that were never measured: mutants and crossings of the elites.
+
+        In rounds: those that the surrogate likes best of a round are elites of the next, so that
+        it also sees what is several moves away.
+        """
         task, space = self._task, self._task.space
         elites = [space.entries(g) for g in self._ranked(surrogate, self._alive())]
         elites = elites[: self._settings.elites]
@@ -263,15 +266,23 @@ class EvolveStrategy:
             elites = list(dict.fromkeys([space.entries(self._parent), *elites]))
         known = {space.entries(genotype) for genotype in self._seen}
         found: dict[Entries, None] = {}
-        for attempt in range(self._settings.mutants):
-            start = elites[int(len(elites) * rng.random() ** 2)]
-            if attempt % 5 == 4 and len(elites) > 1:
-                other = elites[int(rng.integers(len(elites)))]
-                mutant = moves.cross(start, other, task.constraint, self._allowed, rng)
-            else:
-                mutant = moves.mutate(start, task.constraint, self._allowed, rng)
-            if mutant not in known:
-                found[mutant] = None
+        liked: list[Entries] = []
+        for round_ in range(ROUNDS):
+            for attempt in range(self._settings.mutants // ROUNDS):
+                starts = liked if round_ and attempt % 2 else elites
+                start = starts[int(len(starts) * rng.random() ** 2)]
+                if attempt % 5 == 4 and len(elites) > 1:
+                    other = elites[int(rng.integers(len(elites)))]
+                    mutant = moves.cross(start, other, task.constraint, self._allowed, rng)
+                else:
+                    mutant = moves.mutate(start, task.constraint, self._allowed, rng)
+                if mutant not in known:
+                    found[mutant] = None
+            if not found:
+                break
+            seen = list(found)
+            order = np.argsort(surrogate.sample(np.asarray(seen), 1, rng)[0], kind="stable")
+            liked = [seen[i] for i in order[: self._settings.elites]]
         return found
 
     def _surrogate(self) -> Surrogate:
@@ -306,9 +317,3 @@ class EvolveStrategy:
 
     def _end(self, rung: Rung) -> int:
         return min(rung.sequences, self._task.available)
-
-
-def _shared(entries: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return how much of each candidate another shares: of its sites, from the first one on."""
-    equal = np.cumprod(entries == other, axis=1)
-    return np.asarray(equal.sum(axis=1) / entries.shape[1])

@@ -93,6 +93,11 @@ class Surrogate:
         self._readings = {reading: index for index, reading in enumerate(readings)}
         self._fit(observations)
 
+    @property
+    def misfit(self) -> float:
+        """Standard deviation of a candidate's own part of the log loss, which no weight holds."""
+        return self._misfit
+
     def mean(self, candidates: np.ndarray) -> np.ndarray:
         """Return the expected log loss, up to one constant.
 

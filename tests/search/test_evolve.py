@@ -284,6 +284,17 @@ def test_a_candidate_that_fails_never_survives() -> None:
     assert best_of(strategy) in others
 
 
+def test_a_start_known_beforehand_is_not_measured() -> None:
+    losses = [[float(entry) for entry in range(len(menu))] for menu in SPACE.menus]
+
+    strategy = EvolveStrategy(task_at(2.0), SETTINGS, losses)
+    batches = run(strategy)
+
+    asked = {genotype for batch in batches for genotype in batch.candidates}
+    assert asked <= set(feasible_candidates(constraint_at(2.0)))
+    assert loss_of(best_of(strategy)) == loss_of(optimum(constraint_at(2.0)))
+
+
 def test_a_rung_where_all_fail_is_an_error() -> None:
     with pytest.raises(EvaluationError, match=r"All 9 candidates of a rung failed; the last: it"):
         run(strategy_at(2.0), lambda genotype, fidelity: None)
@@ -330,7 +341,7 @@ def test_a_parent_that_stays_has_one_loss_on_all_draws() -> None:
     assert all(later == pytest.approx(first) for first, later in stayed)
 
 
-def test_spaces_of_many_entries_are_given_more_mutants() -> None:
+def test_candidates_of_spaces_of_many_entries_are_more_and_read_for_longer() -> None:
     depth = make_space(12, 4, 768, depth=True, width=False)
     both = make_space(12, 4, 768, depth=True, width=True)
 
@@ -339,5 +350,5 @@ def test_spaces_of_many_entries_are_given_more_mutants() -> None:
     )
 
     assert few == EvolveSettings()
-    assert many.mutants > few.mutants
+    assert many.rungs[-1].sequences > few.rungs[-1].sequences
     assert many.offspring > few.offspring
