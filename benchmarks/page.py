@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import depth_page, memory_page, optimum_page, scale_page, scaling_page
+from benchmarks import contest_page, memory_page, optimum_page, scale_page, scaling_page
 from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
@@ -181,8 +181,14 @@ def main() -> None:
     ]
     if (RESULTS / "depth.json").is_file():
         depth = read("depth.json")
-        parts.append(depth_page.section(depth))
-        depth_page.draw(depth, ROOT / "docs" / "depth.png")
+        parts.append(contest_page.depth(depth))
+        contest_page.draw(
+            depth, "{0} + {0} of 12 + 12 dropped".format, ROOT / "docs" / "depth.png"
+        )
+    if (RESULTS / "depth-width.json").is_file():
+        both = read("depth-width.json")
+        parts.append(contest_page.depth_width(both))
+        contest_page.draw(both, "{}x predicted".format, ROOT / "docs" / "depth-width.png")
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
