@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autocompress.cli import commands
+from autocompress.cli import commands, flags
 from autocompress.cli.observers import Lines
 
 
@@ -226,7 +226,7 @@ def test_study_name_that_is_taken_is_refused(
     from autocompress.store.study_store import create_study
 
     (home / ".autocompress").mkdir()
-    create_study(commands.DEFAULT_STORAGE, "mine", {}).close()
+    create_study(flags.DEFAULT_STORAGE, "mine", {}).close()
 
     line = refused(
         capsys,

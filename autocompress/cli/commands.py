@@ -10,54 +10,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
-import autocompress
+from autocompress.cli.flags import (
+    DEFAULT_OUTPUT,
+    DEFAULT_STORAGE,
+    Command,
+    make_parser,
+    spec_of,
+)
 from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import STRATEGIES, SearchSpec, from_mapping, parse_speedup, read_yaml
-
-DEFAULT_SPEC = Path("autocompress.yaml")
-DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
-DEFAULT_OUTPUT = Path("autocompress-out")
-SPEC_FLAGS = (
-    "target_speedup",
-    "space",
-    "engine",
-    "workload",
-    "device",
-    "dtype",
-    "calibration",
-    "latency_table",
-    "quality_floor",
-    "strategy",
-    "max_tokens",
-    "workers",
-    "pool",
-    "address",
-    "context",
-    "teacher_tokens",
-    "shards",
-    "weights_bytes",
-    "warm_start",
-    "seed",
-)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raise, so that every failure is printed in one place."""
-        raise SpecError(f"{message[:1].upper()}{message[1:]}. Try `{self.prog} --help`.")
+from autocompress.spec import SearchSpec, parse_speedup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 2 for a failure, or 130 for Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        parsed = _parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], None] = parsed.command
+        parsed = make_parser(COMMANDS).parse_args(arguments)
+        command: Command = parsed.command
         command(parsed)
     except AutocompressError as error:
         print(f"autocompress: {' '.join(str(error).split())}", file=sys.stderr)
@@ -76,151 +49,8 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="autocompress", description=autocompress.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=autocompress.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    search = commands.add_parser("search", help="search, export and prove a compressed model")
-    _add_spec_flags(search)
-    search.add_argument("--study", help="the study's name; made from the model and time if absent")
-    _add_storage(search)
-    _add_output(search)
-    _add_json(search)
-    search.set_defaults(command=_search)
-
-    resume = commands.add_parser("resume", help="go on with a study that was stopped")
-    resume.add_argument("study", metavar="STUDY")
-    _add_storage(resume)
-    _add_output(resume)
-    _add_json(resume)
-    resume.set_defaults(command=_resume)
-
-    profile = commands.add_parser("profile", help="measure what each choice costs on this machine")
-    _add_spec_flags(profile)
-    profile.add_argument("--output", type=Path, help="file to write the latency table to, as JSON")
-    _add_json(profile)
-    profile.set_defaults(command=_profile)
-
-    retarget = commands.add_parser(
-        "retarget", help="what a study predicts for another target; --refine to search it"
-    )
-    retarget.add_argument("study", metavar="STUDY")
-    retarget.add_argument("--target-speedup", metavar="1.7x", required=True)
-    retarget.add_argument(
-        "--refine", action="store_true", help="search on from the prediction, export and prove it"
-    )
-    retarget.add_argument("--new-study", metavar="NAME", help="default: STUDY-1.7x")
-    _add_storage(retarget)
-    _add_output(retarget)
-    _add_json(retarget)
-    retarget.set_defaults(command=_retarget)
-
-    report = commands.add_parser("report", help="write or print the report of a finished study")
-    report.add_argument("study", metavar="STUDY")
-    _add_storage(report)
-    report.add_argument("--output", type=Path, help="folder to write the report to")
-    report.set_defaults(command=_report)
-
-    pareto = commands.add_parser(
-        "pareto", help="show which measured candidates no other dominates"
-    )
-    pareto.add_argument("study", metavar="STUDY")
-    pareto.add_argument(
-        "--sequences",
-        type=int,
-        metavar="N",
-        help="what a candidate must have been read on to compete (default: as many as leave ten)",
-    )
-    _add_storage(pareto)
-    _add_output(pareto)
-    pareto.set_defaults(command=_pareto)
-
-    studies = commands.add_parser("studies", help="list all studies")
-    _add_storage(studies)
-    studies.set_defaults(command=_studies)
-    return parser
-
-
-def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="folder or hub name of the model"
-    )
-    parser.add_argument(
-        "--spec",
-        type=Path,
-        help="YAML file of these settings; flags override it (default: "
-        "autocompress.yaml where no MODEL is given)",
-    )
-    parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
-    parser.add_argument("--space", help="auto, or a list of: depth,width")
-    parser.add_argument("--engine", help="what runs the model: torch")
-    parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
-    parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
-    parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
-    parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
-    parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")
-    parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
-    parser.add_argument("--max-tokens", metavar="N", help="tokens for the search, all candidates")
-    parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")
-    parser.add_argument("--pool", help="local or ray")
-    parser.add_argument("--address", help="a running Ray cluster; with --pool ray")
-    parser.add_argument("--context", metavar="256", help="tokens of a calibration sequence")
-    parser.add_argument(
-        "--teacher-tokens", metavar="512", help="likeliest tokens kept of each dense prediction"
-    )
-    parser.add_argument(
-        "--shards", metavar="16", help="parts of a batch; raise it for more than 8 workers"
-    )
-    parser.add_argument(
-        "--weights-bytes",
-        metavar="8GB",
-        help="of the layers' weights held by each worker; the others are streamed from disk",
-    )
-    parser.add_argument(
-        "--warm-start", help="from measured losses of single changes, or from weights, data-free"
-    )
-    parser.add_argument("--seed", help="of everything random")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that the model's folder brings"
-    )
-
-
-def _add_storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"default: {DEFAULT_STORAGE}"
-    )
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help=f"default: {DEFAULT_OUTPUT}/STUDY"
-    )
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print events as JSON Lines")
-
-
-def _spec(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:
-    """Read the spec: what is usual, overridden by the file, overridden by the flags."""
-    values = dict(usual)
-    path: Path | None = parsed.spec
-    if path is None and parsed.model is None and DEFAULT_SPEC.is_file():
-        path = DEFAULT_SPEC
-    if path is not None:
-        values |= read_yaml(path)
-    flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
-    flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
-    if parsed.trust_remote_code:
-        flags["trust_remote_code"] = True
-    return from_mapping(values | {name: v for name, v in flags.items() if v is not None})
-
-
 def _search(parsed: argparse.Namespace) -> None:
-    spec = _spec(parsed, {})
+    spec = spec_of(parsed, {})
     # torch and transformers take seconds to import: bad flags are told before.
     from autocompress.pipeline.study import start
 
@@ -247,7 +77,7 @@ def _run_study(
 
 
 def _profile(parsed: argparse.Namespace) -> None:
-    spec = _spec(parsed, {"target_speedup": 2})
+    spec = spec_of(parsed, {"target_speedup": 2})
     if parsed.output is not None and not parsed.output.resolve().parent.is_dir():
         raise SpecError(f"Cannot write {parsed.output}: its folder does not exist.")
     from autocompress.pipeline import study as studies
@@ -366,3 +196,14 @@ def _conclude(report: Report, output: Path, as_json: bool) -> None:
         print(f"{output / 'report.html'}  {output / 'model'}")
     if report.verdict is not Verdict.USABLE:
         print(f"autocompress: {text}", file=sys.stderr)
+
+
+COMMANDS: Mapping[str, Command] = {
+    "search": _search,
+    "resume": _resume,
+    "profile": _profile,
+    "retarget": _retarget,
+    "report": _report,
+    "pareto": _pareto,
+    "studies": _studies,
+}
