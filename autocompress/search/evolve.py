@@ -86,7 +86,7 @@ class EvolveStrategy:
         self._draw = 0
         self._parent: Genotype | None = None
         self._scale = 1.0
-        self._seen: dict[Genotype, None] = {}
+        self._seen: dict[Genotype, Entries] = {}
         self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
 
@@ -249,7 +249,7 @@ class EvolveStrategy:
         if not len(mutants) or self._parent is None:
             return []
         space = self._task.space
-        parent = np.asarray(space.entries(self._parent))
+        parent = np.asarray(self._seen[self._parent])
         picked = pick(surrogate, mutants, parent, self._settings.offspring, rng)
         return [space.genotype(tuple(map(int, mutants[i]))) for i in picked]
 
@@ -259,12 +259,12 @@ class EvolveStrategy:
         In rounds: those that the surrogate likes best of a round are elites of the next, so that
         it also sees what is several moves away.
         """
-        task, space = self._task, self._task.space
-        elites = [space.entries(g) for g in self._ranked(surrogate, self._alive())]
+        task = self._task
+        elites = [self._seen[g] for g in self._ranked(surrogate, self._alive())]
         elites = elites[: self._settings.elites]
         if self._parent is not None:
-            elites = list(dict.fromkeys([space.entries(self._parent), *elites]))
-        known = {space.entries(genotype) for genotype in self._seen}
+            elites = list(dict.fromkeys([self._seen[self._parent], *elites]))
+        known = set(self._seen.values())
         found: dict[Entries, None] = {}
         liked: list[Entries] = []
         for round_ in range(ROUNDS):
@@ -287,11 +287,10 @@ class EvolveStrategy:
 
     def _surrogate(self) -> Surrogate:
         readings: Readings = {}
-        for genotype in self._seen:
+        for genotype, entries in self._seen.items():
             for draw in range(self._draw + 1):
                 measured = self._ledger.measurement(genotype, draw)
                 if measured is not None:
-                    entries = self._task.space.entries(genotype)
                     readings.setdefault((draw, len(measured.kl)), {})[entries] = measured
         return Surrogate(self._task.space, self._losses, observe(readings))
 
@@ -299,7 +298,7 @@ class EvolveStrategy:
         """Return candidates by estimate, the best first."""
         if not genotypes:
             return []
-        entries = np.asarray([self._task.space.entries(g) for g in genotypes])
+        entries = np.asarray([self._seen[g] for g in genotypes])
         estimates = surrogate.estimate(entries)
         order = sorted(range(len(genotypes)), key=lambda i: (estimates[i], genotypes[i].levels))
         return [genotypes[i] for i in order]
@@ -313,7 +312,8 @@ class EvolveStrategy:
         ]
 
     def _see(self, genotypes: Sequence[Genotype]) -> None:
-        self._seen |= dict.fromkeys(genotypes)
+        entries = self._task.space.entries
+        self._seen |= {g: entries(g) for g in genotypes if g not in self._seen}
 
     def _end(self, rung: Rung) -> int:
         return min(rung.sequences, self._task.available)
