@@ -67,9 +67,9 @@ def paired(theirs: Measurement, ours: Measurement) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def summary(rows: Sequence[Row]) -> dict[str, object]:
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Return medians over seeds for each case; a run that never got there counts as infinite."""
-    parts: dict[str, object] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for case in sorted({row["case"] for row in rows}):
         own = [row for row in rows if row["case"] == case]
         shares = [_share(row) for row in own]
