@@ -292,7 +292,7 @@ class EvolveStrategy:
                 measured = self._ledger.measurement(genotype, draw)
                 if measured is not None:
                     readings.setdefault((draw, len(measured.kl)), {})[entries] = measured
-        return Surrogate(self._task.space, self._losses, observe(readings))
+        return Surrogate(self._task.space, self._losses, observe(readings, self._task.available))
 
     def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
         """Return candidates by estimate, the best first."""

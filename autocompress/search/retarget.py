@@ -59,7 +59,7 @@ def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
             f"`combined candidates >= {FEWEST}` must hold to answer a new target, but the study "
             "measured fewer. Let it go on, or search anew."
         )
-    surrogate = Surrogate(task.space, losses, observe(readings))
+    surrogate = Surrogate(task.space, losses, observe(readings, task.available))
     deepest = max(readings, key=lambda reading: (reading[1], -reading[0]))
     best = _evolve(task, surrogate, _starts(task, losses, readings))
     mean, spread = surrogate.predict(np.asarray([best]), deepest)

@@ -49,15 +49,22 @@ class Observation:
     noise: float
 
 
-def observe(readings: Readings) -> list[Observation]:
-    """Return what a surrogate is fitted to; the noise is estimated from all readings together."""
+def observe(readings: Readings, available: int) -> list[Observation]:
+    """Return what a surrogate is fitted to; the noise is estimated from all readings together.
+
+    A reading is a draw without replacement of the search text: where it is all of the text, there
+    is no noise left (the finite population correction; Cochran, Sampling Techniques, section 2.6).
+
+    Args:
+        available: Sequences of the search text.
+    """
     variance = _sequence_variance([list(own.values()) for own in readings.values()])
     return [
         Observation(
             entries,
             reading,
             math.log(max(measured.loss, LEAST_KL)),
-            variance / len(measured.kl),
+            variance / len(measured.kl) * max(0.0, 1 - len(measured.kl) / available),
         )
         for reading, own in readings.items()
         for entries, measured in own.items()

@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from autocompress.search import surrogate as surrogates
 from autocompress.search.surrogate import Observation, Surrogate
 from autocompress.spaces.base import make_space
+from autocompress.trial import Measurement
 from tests.search.synthetic import SPACE, loss_of
 
 SINGLES = [
@@ -120,3 +122,32 @@ def test_large_spaces_have_weights_for_neighbours_only() -> None:
 def test_nothing_observed_is_refused() -> None:
     with pytest.raises(ValueError, match="needs an observation"):
         Surrogate(SPACE, SINGLES, [])
+
+
+def test_noise_falls_with_what_is_read_and_is_gone_where_all_text_is() -> None:
+    rng = np.random.default_rng(0)
+    whole = {
+        tuple(map(int, row)): Measurement(tuple(rng.lognormal(size=16)), (1.0,) * 16, 15)
+        for row in EVERYONE[:8]
+    }
+    part = {row: Measurement(m.kl[:4], m.nll[:4], 15) for row, m in whole.items()}
+
+    found = surrogates.observe({(0, 4): part, (0, 16): whole}, available=16)
+    more = surrogates.observe({(0, 4): part, (0, 16): whole}, available=10**9)
+
+    noise = {o.reading: o.noise for o in found}
+    assert noise[0, 16] == 0.0
+    assert {o.reading: o.noise for o in more}[0, 4] == pytest.approx(noise[0, 4] / (1 - 4 / 16))
+
+
+def test_a_candidate_read_on_all_text_is_estimated_as_measured() -> None:
+    rows = EVERYONE[some(40)]
+    exact = [
+        Observation(tuple(map(int, r)), (0, 16), float(i % 7), 0.0) for i, r in enumerate(rows)
+    ]
+
+    estimates = Surrogate(SPACE, SINGLES, exact).estimate(rows)
+
+    # Up to the constant of the reading.
+    differences = estimates - [o.log_loss for o in exact]
+    assert np.ptp(differences) < 1e-6
