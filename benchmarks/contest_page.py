@@ -59,7 +59,7 @@ def _section(text: str, case: str, picture: str, result: Mapping[str, Any]) -> s
     )
     return "\n\n".join(
         [
-            f"{text} Measured so far: {done}.",
+            f"{text} Measured so far: {done}{_of_old(result)}.",
             f"![KL against tokens]({picture})",
             _races(case, rows),
             _medians(case, result["summary"]),
@@ -67,6 +67,12 @@ def _section(text: str, case: str, picture: str, result: Mapping[str, Any]) -> s
             _others(case, cases, rows),
         ]
     )
+
+
+def _of_old(result: Mapping[str, Any]) -> str:
+    if "commit" not in result:
+        return ""
+    return f", all at commit {result['commit']}, before the search changed"
 
 
 def _races(case: str, rows: Sequence[Mapping[str, Any]]) -> str:

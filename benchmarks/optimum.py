@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, required=True, help="recorded unless it is there")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--sequences", type=int, default=4, help="recorded of each configuration")
+    parser.add_argument("--sequences", type=int, default=6, help="recorded of each configuration")
     parser.add_argument("--seeds", type=int, default=BAR["seeds"])
     parser.add_argument("--share", type=float, default=BAR["share"])
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
