@@ -84,7 +84,7 @@ def main_jobs(twice: Any, half: Any) -> str:
     return (
         '## The main job\n\n`make search` and `make search TARGET="--target-speedup 1.5x"` in a '
         "fresh clone; their reports are `benchmarks/results/main-job.json` and "
-        f"`main-job-1.5x.json`. Machine: {twice['hardware']}. Nothing was imported: the search "
+        "`main-job-1.5x.json`. Nothing was imported: the search "
         "profiled the machine, searched, exported, and timed the checkpoint from disk against "
         "dense in a process of its own, in turn. The held-out configurations are whole, random, "
         "and none that the predictor was fitted on. Other machines charge attention and MLP "
@@ -106,6 +106,7 @@ def main_job(report: Any) -> list[list[str]]:
     return [
         ["speedup, measured end to end", spread(speed["measured"], speed["measured_interval"])],
         ["speedup, predicted", spread(speed["predicted"], speed["predicted_interval"])],
+        ["machine", report["hardware"]],
         ["verdict", report["verdict"]],
         ["KL from dense", f"{loss['kl']:.4f} nats a token"],
         ["perplexity", f"{loss['perplexity'] / loss['dense_perplexity']:.2f}x dense"],
