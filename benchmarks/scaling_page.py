@@ -13,12 +13,12 @@ BAR_COLOUR = "#d55e00"
 NOTE = (
     "`python -m benchmarks.scaling --output benchmarks/results/scaling.json`\n\n"
     "The batches of a real search in depth and width, with its real rungs, are cut into shards by "
-    "the driver and handed to workers by a simulated clock, the way the dispatcher does: a free "
-    "worker is given the shard of which it has read the most, and a batch ends with its last. "
-    "Seconds of a shard follow from what the evaluator does of it; the dense model's predictions "
-    "are made by every worker for itself and kept as long as they fit; the driver takes results "
-    "one at a time. Efficiency is the time of one worker in the cut that is best for it, divided "
-    "by the workers times theirs: the prefixes that a finer cut no longer shares count against it."
+    "the driver and handed to workers by a simulated clock, the way the dispatcher does: each "
+    "shard to the next free worker, and a batch ends with its last. Seconds of a shard follow "
+    "from what the evaluator does of it; the dense model's predictions are made by every worker "
+    "for itself and kept as long as they fit; the driver takes results one at a time. Efficiency "
+    "is the time of one worker in the cut that is best for it, divided by the workers times "
+    "theirs: the prefixes that a finer cut no longer shares count against it."
 )
 
 

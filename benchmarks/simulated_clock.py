@@ -1,11 +1,9 @@
 """Gives out recorded jobs to any number of workers on a clock that is only counted."""
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-from autocompress.workers.affinity import Affinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Clockwork:
 
 
 class SimulatedWorkers:
-    """Workers as `Dispatcher` keeps them busy: who is free is given what it has read the most of.
+    """Workers as `Dispatcher` keeps them busy: jobs in order, each to the next who is free.
 
     `clock` is the time since their start, in seconds, `ends` that of each batch, `busy` what all
     of them worked, `prepared` how much of that went into what they had not at hand.
@@ -46,7 +44,6 @@ class SimulatedWorkers:
 
     def __init__(self, n: int, how: Clockwork) -> None:
         self._how = how
-        self._affinity: Affinity[int] = Affinity()
         self._at_hand: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(n)]
         self.clock = 0.0
         self.ends: list[float] = []
@@ -55,17 +52,14 @@ class SimulatedWorkers:
 
     def run(self, jobs: Sequence[TimedJob]) -> None:
         """Do one batch; it is over when its last result is taken."""
-        pending = list(jobs)
+        pending = deque(jobs)
         idle = list(range(len(self._at_hand)))
         heapq.heapify(idle)
         ends: list[tuple[float, int]] = []
         while pending or ends:
             while pending and idle:
                 worker = heapq.heappop(idle)
-                index = self._affinity.pick(worker, [job.needs for job in pending])
-                job = pending.pop(index)
-                self._affinity.note(worker, job.needs)
-                seconds = self._seconds(worker, job)
+                seconds = self._seconds(worker, pending.popleft())
                 self.busy += seconds
                 heapq.heappush(ends, (self.clock + seconds, worker))
             self.clock = max(self.clock, ends[0][0])

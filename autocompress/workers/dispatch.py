@@ -2,12 +2,12 @@
 
 import pickle
 import traceback
+from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from autocompress.errors import AutocompressError, EvaluationError
-from autocompress.workers.affinity import Affinity, Needs
 from autocompress.workers.base import BuildJob, Measured, Session, SessionFactory, Shard
 
 MAX_DEATHS = 2
@@ -101,7 +101,6 @@ class Dispatcher(Generic[WorkerT]):
         self._is_open: dict[WorkerT, bool] = {}
         # What each busy worker does: the index of a job, or None for `OpenJob`.
         self._busy: dict[WorkerT, int | None] = {}
-        self._affinity: Affinity[WorkerT] = Affinity()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the job, its answer) as jobs finish.
@@ -118,8 +117,7 @@ class Dispatcher(Generic[WorkerT]):
             # An idle worker may have died since the last run. Asking costs a millisecond, and
             # keeps a death that no job has caused from being counted against one.
             self._give(worker, None, OpenJob())
-        pending = list(range(len(jobs)))
-        needs = [_needs(job) for job in jobs]
+        pending = deque(range(len(jobs)))
         n_deaths = [0] * len(jobs)
         n_left = len(jobs)
         try:
@@ -130,9 +128,7 @@ class Dispatcher(Generic[WorkerT]):
                     self._give(worker, None, OpenJob())
                 for worker in list(self._is_open):
                     if pending and worker not in busy:
-                        waiting = [needs[index] for index in pending]
-                        index = pending.pop(self._affinity.pick(worker, waiting))
-                        self._affinity.note(worker, needs[index])
+                        index = pending.popleft()
                         self._give(worker, index, jobs[index])
                 finished: list[tuple[int, Answer]] = []
                 for worker, answer in self._crew.wait(list(busy)):
@@ -185,17 +181,8 @@ class Dispatcher(Generic[WorkerT]):
     def _end(self, workers: Iterator[WorkerT] | Collection[WorkerT]) -> None:
         for worker in list(workers):
             self._crew.end(worker)
-            self._affinity.forget(worker)
             self._is_open.pop(worker, None)
             self._busy.pop(worker, None)
-
-
-def _needs(job: Job) -> Needs:
-    """Return the sequences that a job reads; a draw is an order of its own."""
-    if not isinstance(job, Shard):
-        return ()
-    reading = job.fidelity
-    return tuple((reading.split, reading.draw, at) for at in range(reading.first, reading.end))
 
 
 def _poison(job: Job, death: Death) -> EvaluationError:

@@ -47,14 +47,6 @@ def test_what_is_kept_is_what_was_used_last() -> None:
     assert crew.prepared == 40
 
 
-def test_a_worker_does_first_what_it_has_at_hand() -> None:
-    crew = SimulatedWorkers(1, Clockwork(preparation=10.0, capacity=2))
-
-    crew.run([TimedJob(1.0, (need,)) for need in "abcca"])
-
-    assert crew.prepared == 30
-
-
 def test_each_worker_prepares_for_itself() -> None:
     crew = SimulatedWorkers(2, Clockwork(preparation=10.0))
 
