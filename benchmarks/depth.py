@@ -13,22 +13,10 @@ import argparse
 import functools
 from pathlib import Path
 
-from autocompress.search.base import Task
 from autocompress.spaces.cost import drops_of_each_kind
 from autocompress.trial import Split
 from benchmarks.contest import Series
-from benchmarks.laboratory import Laboratory, laboratory
-
-
-def task_of(lab: Laboratory, k: int, seed: int, max_tokens: int | None = None) -> Task:
-    prepared = lab.prepared
-    return Task(
-        drops_of_each_kind(prepared.space, k),
-        seed,
-        prepared.spec.context,
-        len(prepared.sequences[Split.SEARCH]),
-        max_tokens=max_tokens,
-    )
+from benchmarks.laboratory import laboratory
 
 
 def main() -> None:
@@ -45,7 +33,8 @@ def main() -> None:
         }
         series = Series(arguments.output, about)
         for case, seed in cases:
-            series.run(case, seed, lab, functools.partial(task_of, lab, int(case), seed))
+            constraint = drops_of_each_kind(lab.prepared.space, int(case))
+            series.run(case, seed, lab, functools.partial(lab.task, constraint, seed))
 
 
 if __name__ == "__main__":

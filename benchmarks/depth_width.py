@@ -15,26 +15,12 @@ import functools
 from pathlib import Path
 
 from autocompress.pipeline.prepared import import_table
-from autocompress.search.base import Task
-from autocompress.spaces.cost import AdditiveCost, under
+from autocompress.spaces.cost import under
 from autocompress.trial import Split
 from benchmarks.contest import Series
-from benchmarks.laboratory import ROOT, Laboratory, laboratory
+from benchmarks.laboratory import ROOT, laboratory
 
 TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
-
-
-def task_of(
-    lab: Laboratory, cost: AdditiveCost, speedup: float, seed: int, max_tokens: int | None = None
-) -> Task:
-    prepared = lab.prepared
-    return Task(
-        under(prepared.space, cost, cost.dense / speedup),
-        seed,
-        prepared.spec.context,
-        len(prepared.sequences[Split.SEARCH]),
-        max_tokens=max_tokens,
-    )
 
 
 def main() -> None:
@@ -54,7 +40,8 @@ def main() -> None:
         }
         series = Series(arguments.output, about)
         for case, seed in cases:
-            series.run(case, seed, lab, functools.partial(task_of, lab, cost, float(case), seed))
+            constraint = under(lab.prepared.space, cost, cost.dense / float(case))
+            series.run(case, seed, lab, functools.partial(lab.task, constraint, seed))
 
 
 if __name__ == "__main__":

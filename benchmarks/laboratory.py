@@ -13,9 +13,10 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.rules import rule_scores
-from autocompress.search.base import Batch, Strategy
+from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.strategies import RuleScores
+from autocompress.spaces.cost import Constraint
 from autocompress.spec import SearchSpec
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -53,6 +54,16 @@ class Laboratory:
     def workers(self) -> int:
         """How many workers measure at a time."""
         return self._pool.n_workers
+
+    def task(self, constraint: Constraint, seed: int, max_tokens: int | None = None) -> Task:
+        """Return the task of meeting a constraint on all of the search text."""
+        return Task(
+            constraint,
+            seed,
+            self.prepared.spec.context,
+            len(self.prepared.sequences[Split.SEARCH]),
+            max_tokens=max_tokens,
+        )
 
     def run(self, strategy: Strategy) -> list[Step]:
         """Run a strategy to its end on a study of its own; return where its best changed."""

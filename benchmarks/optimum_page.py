@@ -1,7 +1,9 @@
 """The part of docs/measured.md that benchmarks/optimum.py has made a result for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from benchmarks.markdown_table import table
 
 NOTE = (
     "`python -m benchmarks.optimum --record benchmarks/results/optimum.npz "
@@ -38,7 +40,7 @@ def section(result: Mapping[str, Any]) -> str:
     share = rows[0]["share"]
     return (
         f"## The true optimum of enumerated spaces\n\n{NOTE}\n\nThe spaces: {spaces}.\n\n"
-        + _table(["", *(row["space"] for row in rows)], lines)
+        + table(["", *(row["space"] for row in rows)], lines)
         + f"\n\nShares are median, and 95th percentile over seeds; at most {share:.0%} of a space "
         f"may be evaluated. Counts are of seeds, with 95 % Wilson intervals. What became of the "
         f"optimum: {misses}.\n\nThe optima: {optima}."
@@ -68,8 +70,3 @@ def _worst(row: Mapping[str, Any]) -> str:
 
 def _outcomes(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{n} {name}" for name, n in row["outcomes"].items() if n)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

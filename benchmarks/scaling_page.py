@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from autocompress.export.figures import write_png
+from benchmarks.markdown_table import table
 
 COLOURS = ("#8b939c", "#56b4e9", "#0072b2", "#009e73")
 BAR_COLOUR = "#d55e00"
@@ -40,7 +41,7 @@ def section(result: Mapping[str, Any]) -> str:
         + "\n\nOf the generations, after the warm start. In brackets with it; behind it with the "
         "strategy's own seconds, in which all workers wait: "
         f"{result['strategy_ms_per_trial']:.1f} ms a trial. {_losses(cuts, result['bar'])}\n\n"
-        + _table(
+        + table(
             ["milliseconds a trial", *(f"{cut['shards']} shards" for cut in cuts)],
             _overheads(cuts),
         )
@@ -97,7 +98,7 @@ def _curves(cuts: Sequence[Mapping[str, Any]]) -> str:
         ]
         for own in zip(*(cut["curve"] for cut in cuts), strict=True)
     ]
-    return _table(["workers", *(f"{cut['shards']} shards" for cut in cuts)], rows)
+    return table(["workers", *(f"{cut['shards']} shards" for cut in cuts)], rows)
 
 
 def _losses(cuts: Sequence[Mapping[str, Any]], bar: Mapping[str, Any]) -> str:
@@ -152,8 +153,3 @@ def _validation(validation: Mapping[str, Any]) -> str:
         f"{validation['contention']:.2f} times as long for the same shard on this machine, which "
         "is no property of the search and is left out of the curves."
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

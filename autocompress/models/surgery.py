@@ -109,11 +109,10 @@ class ShapedModel:
         if site.kind is SiteKind.ATTENTION:
             layer.self_attn = None if choice.is_dropped else parts.attention
             layer.input_layernorm = None if choice.is_dropped else parts.attention_norm
-            linears = [*parts.attention_inputs, parts.attention_output]
         else:
             layer.mlp = None if choice.is_dropped else parts.mlp
             layer.post_attention_layernorm = None if choice.is_dropped else parts.mlp_norm
-            linears = [*parts.mlp_inputs, parts.mlp_output]
+        linears = parts.linears(site.kind)
         if is_fresh:
             for linear in linears:
                 linear.take_dense()
@@ -128,9 +127,7 @@ class ShapedModel:
     def output_projection(self, index: int) -> nn.Linear:
         """Return the linear layer that a site ends with, as it is set now."""
         site = self.space.sites[index]
-        parts = self._parts[site.layer]
-        is_attention = site.kind is SiteKind.ATTENTION
-        return (parts.attention_output if is_attention else parts.mlp_output).linear
+        return self._parts[site.layer].linears(site.kind)[-1].linear
 
     def _narrowed(self, index: int, choice: Choice) -> "_Narrowed":
         """Return the tensors of a width: of the input projections, then of the output's."""
@@ -138,10 +135,7 @@ class ShapedModel:
         if known is not None:
             return known
         site = self.space.sites[index]
-        parts = self._parts[site.layer]
-        is_attention = site.kind is SiteKind.ATTENTION
-        inputs = parts.attention_inputs if is_attention else parts.mlp_inputs
-        output = parts.attention_output if is_attention else parts.mlp_output
+        *inputs, output = self._parts[site.layer].linears(site.kind)
         level = self._levels.level(site, choice)
         made = (
             *(part.rows_of(level.kept, part.rows // choice.total) for part in inputs),
@@ -247,6 +241,12 @@ class _Parts:
         self.attention_output = _LinearPart(attention.o_proj)
         self.mlp_inputs = [_LinearPart(part) for part in (mlp.gate_proj, mlp.up_proj)]
         self.mlp_output = _LinearPart(mlp.down_proj)
+
+    def linears(self, kind: SiteKind) -> "list[_LinearPart]":
+        """Return the linear layers of one of the layer's sites, the output projection last."""
+        if kind is SiteKind.ATTENTION:
+            return [*self.attention_inputs, self.attention_output]
+        return [*self.mlp_inputs, self.mlp_output]
 
     def modules(self, site: Site) -> dict[str, nn.Module]:
         """Return the modules of one of the layer's sites by their names in a checkpoint."""

@@ -181,7 +181,7 @@ class EvolveStrategy:
         if parent is None:
             return
         draw, end = self._draw + 1, self._end(self._settings.rungs[-1])
-        elites = self._ranked(self._surrogate(), self._alive())[: self._settings.elites]
+        elites = self._elites(self._surrogate())
         first = [parent] if before is None else [parent, before]
         elites = list(dict.fromkeys([*first, *elites]))
         yield from read(elites, draw, end, self._ledger)
@@ -260,8 +260,7 @@ class EvolveStrategy:
         it also sees what is several moves away.
         """
         task = self._task
-        elites = [self._seen[g] for g in self._ranked(surrogate, self._alive())]
-        elites = elites[: self._settings.elites]
+        elites = [self._seen[genotype] for genotype in self._elites(surrogate)]
         if self._parent is not None:
             elites = list(dict.fromkeys([self._seen[self._parent], *elites]))
         known = set(self._seen.values())
@@ -302,6 +301,9 @@ class EvolveStrategy:
         estimates = surrogate.estimate(entries)
         order = sorted(range(len(genotypes)), key=lambda i: (estimates[i], genotypes[i].levels))
         return [genotypes[i] for i in order]
+
+    def _elites(self, surrogate: Surrogate) -> list[Genotype]:
+        return self._ranked(surrogate, self._alive())[: self._settings.elites]
 
     def _alive(self) -> list[Genotype]:
         """Return every candidate that was measured and never failed."""
