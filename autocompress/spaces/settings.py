@@ -1,0 +1,188 @@
+"""What a level stands for: how the weights of a linear group, or a KV cache, are stored.
+
+Settings are names and numbers; how a tensor is brought into one is an operator's business.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+SCALE_BITS: Final = 16
+INTEGER_BITS: Final = (2, 3, 4, 5, 6, 8)
+GROUP_SIZES: Final = (128, 64, 32)
+"""Columns that may share a scale, the largest first."""
+
+_SPARSE: Final = re.compile(r"s(0\.\d+|\d+:\d+)")
+_INTEGER: Final = re.compile(r"w(\d+)(?:g(\d+))?(sym)?")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """A floating-point format with scales, as engines know it.
+
+    Args:
+        bits: Of a weight's code.
+        block: Columns that share a scale; None shares it along a whole row.
+        scale_bits: Of one such scale.
+        tensor_bits: Of what is stored once for a tensor.
+    """
+
+    bits: int
+    block: int | None
+    scale_bits: int
+    tensor_bits: int = 0
+
+
+BLOCK_FORMATS: Final[dict[str, BlockFormat]] = {
+    "fp8": BlockFormat(8, None, 32),
+    "mxfp4": BlockFormat(4, 32, 8),
+    "nvfp4": BlockFormat(4, 16, 8, tensor_bits=32),
+}
+"""By the names of compressed-tensors: OCP FP8 E4M3 a row, OCP MXFP4, NVIDIA's NVFP4."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSetting:
+    """How the weights of one linear group are stored; as text `dense`, `w4g128`, `s0.5+w3`.
+
+    Args:
+        bits: Of an integer code; None keeps the model's number format.
+        group_size: Columns that share a scale; None shares it along a whole row.
+        symmetric: Codes around 0, without a zero point.
+        sparsity: Share of the weights that is zero.
+        pattern: (n, m): of m weights side by side in a row n stay.
+        block: A name of `BLOCK_FORMATS`, instead of integers.
+    """
+
+    bits: int | None = None
+    group_size: int | None = None
+    symmetric: bool = False
+    sparsity: float = 0.0
+    pattern: tuple[int, int] | None = None
+    block: str | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the weights are left as they are."""
+        return self.bits is None and self.block is None and not self.is_sparse
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether some weights are zero, told by a bit mask."""
+        return self.sparsity > 0
+
+    def nominal_bits(self, dense_bits: int) -> float:
+        """Return the bits of a weight as the field counts them: codes only, zeros at no cost."""
+        block = BLOCK_FORMATS[self.block] if self.block else None
+        code = block.bits if block else self.bits or dense_bits
+        return code * (1 - self.sparsity)
+
+    def stored_bits(self, rows: int, columns: int, dense_bits: int) -> int:
+        """Return the bits of a whole (rows, columns) weight, scales, zero points and mask too."""
+        total = 0
+        weights = rows * columns
+        if self.is_sparse:
+            total += weights
+            weights = self.stored_weights(rows, columns)
+        if self.block:
+            block = BLOCK_FORMATS[self.block]
+            scales = rows * math.ceil(columns / (block.block or columns))
+            return total + weights * block.bits + scales * block.scale_bits + block.tensor_bits
+        if self.bits is None:
+            return total + weights * dense_bits
+        groups = rows * math.ceil(columns / (self.group_size or columns))
+        zeros = 0 if self.symmetric else self.bits
+        return total + weights * self.bits + groups * (SCALE_BITS + zeros)
+
+    def stored_weights(self, rows: int, columns: int) -> int:
+        """Return how many weights are not zero."""
+        if self.pattern is not None:
+            n, m = self.pattern
+            return rows * columns * n // m
+        return rows * columns - round(rows * columns * self.sparsity)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.pattern is not None:
+            parts.append(f"s{self.pattern[0]}:{self.pattern[1]}")
+        elif self.is_sparse:
+            parts.append(f"s{self.sparsity:.6f}".rstrip("0"))
+        if self.block:
+            parts.append(self.block)
+        elif self.bits is not None:
+            group = f"g{self.group_size}" if self.group_size else ""
+            parts.append(f"w{self.bits}{group}{'sym' if self.symmetric else ''}")
+        return "+".join(parts) or "dense"
+
+    @classmethod
+    def parse(cls, text: str) -> "WeightSetting":
+        """Read what `str` writes.
+
+        Raises:
+            ValueError: If it is no setting.
+        """
+        if text == "dense":
+            return cls()
+        if _SPARSE.fullmatch(text):
+            sparsity, pattern = _read_sparsity(text)
+            return cls(sparsity=sparsity, pattern=pattern)
+        sparse, plus, rest = text.rpartition("+")
+        sparsity, pattern = _read_sparsity(sparse) if plus else (0.0, None)
+        if rest in BLOCK_FORMATS:
+            return cls(sparsity=sparsity, pattern=pattern, block=rest)
+        integer = _INTEGER.fullmatch(rest)
+        if integer and int(integer[1]) in INTEGER_BITS and integer[2] != "0":
+            return cls(
+                bits=int(integer[1]),
+                group_size=int(integer[2]) if integer[2] else None,
+                symmetric=integer[3] is not None,
+                sparsity=sparsity,
+                pattern=pattern,
+            )
+        raise ValueError(
+            f"a setting such as w4g128, w4sym, s0.5, s2:4, s0.5+w4g128 or mxfp4, with bits of "
+            f"{', '.join(map(str, INTEGER_BITS))}, must hold, but got {text!r}"
+        )
+
+
+def _read_sparsity(text: str) -> tuple[float, tuple[int, int] | None]:
+    """Read `s0.5` or `s2:4`."""
+    match = _SPARSE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"a sparsity such as s0.5 or s2:4 must hold, but got {text!r}")
+    if ":" not in match[1]:
+        sparsity, pattern = float(match[1]), None
+    else:
+        n, m = map(int, match[1].split(":"))
+        sparsity, pattern = (1 - n / m if m else 0.0), (n, m)
+    if not 0 < sparsity < 1:
+        raise ValueError(f"`0 < sparsity < 1` must hold, but got {text!r}")
+    return sparsity, pattern
+
+
+DENSE: Final = WeightSetting()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSetting:
+    """How an attention's KV cache is stored; as text `dense`, `kv8`, `kv4`.
+
+    Args:
+        bits: Of an integer code; None keeps the model's number format.
+    """
+
+    bits: int | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the cache is left as it is."""
+        return self.bits is None
+
+    def __str__(self) -> str:
+        return "dense" if self.bits is None else f"kv{self.bits}"
+
+
+def fitting_group_size(*columns: int) -> int | None:
+    """Return the largest size of a group that divides all of these columns; None if none does."""
+    return next((size for size in GROUP_SIZES if not any(n % size for n in columns)), None)
