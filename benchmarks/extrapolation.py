@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.making import make_space
 from autocompress.trial import Genotype
 from benchmarks.cost_model import (
     Gpu,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from autocompress.search.base import LEAST_SHARE
-from autocompress.spaces import moves
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Constraint, drops_of_each_kind, under
+from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype
 
 START_UP = 0.5
@@ -38,15 +38,15 @@ def half_the_time(space: SearchSpace) -> Constraint:
 def make_generation(constraint: Constraint, n: int, seed: int) -> list[Genotype]:
     """Return n distinct mutants of one random parent."""
     rng = np.random.default_rng(seed)
-    allowed = constraint.useful_entries(LEAST_SHARE)
-    parent = moves.random_candidate(constraint, allowed, rng)
+    moves = Moves(constraint, constraint.useful_levels(LEAST_SHARE))
+    parent = moves.random(1, rng)
     found: dict[Genotype, None] = {}
-    for _ in range(100 * n):
-        mutant = moves.mutate(parent, constraint, allowed, rng)
-        if mutant != parent:
-            found[constraint.space.genotype(mutant)] = None
-        if len(found) == n:
-            return list(found)
+    for _ in range(100):
+        mutants = moves.mutate(parent.repeat(n, axis=0), rng).tolist()
+        found |= dict.fromkeys(Genotype(tuple(own)) for own in mutants)
+        found.pop(Genotype(tuple(parent[0].tolist())), None)
+        if len(found) >= n:
+            return list(found)[:n]
     raise SystemExit(f"The parent has only {len(found)} different mutants, fewer than {n}.")
 
 

@@ -58,7 +58,7 @@ def measure_generation(
         "kl": [measurement.kl for measurement in measured],
         "nll": [measurement.nll for measurement in measured],
     }
-    if any(gene.name == "width" for site in plan.space.sites for gene in site.genes):
+    if any(units not in (0, gene.units[0]) for gene in plan.space.genes for units in gene.units):
         result["parts_again"] = _parts(session, plan, shard)[1]
     if torch.cuda.is_initialized():
         result["device_peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -21,8 +21,8 @@ import numpy as np
 from autocompress.models.architecture import Architecture
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import prepare
-from autocompress.spaces import moves
 from autocompress.spaces.cost import Constraint
+from autocompress.spaces.moves import Moves
 from autocompress.spec import from_mapping
 from autocompress.trial import Fidelity, Genotype, Split
 from autocompress.workers.base import BuildJob, Shard
@@ -38,13 +38,13 @@ MIB = 2**20
 def random_population(constraint: Constraint, n: int, seed: int) -> list[Genotype]:
     """Return n distinct random candidates."""
     rng = np.random.default_rng(seed)
-    allowed = constraint.useful_entries()
+    moves = Moves(constraint, constraint.useful_levels())
     found: dict[Genotype, None] = {}
-    for _ in range(100 * n):
-        drawn = moves.random_candidate(constraint, allowed, rng)
-        found[constraint.space.genotype(drawn)] = None
-        if len(found) == n:
-            return list(found)
+    for _ in range(100):
+        drawn = moves.random(n, rng).tolist()
+        found |= dict.fromkeys(Genotype(tuple(levels)) for levels in drawn)
+        if len(found) >= n:
+            return list(found)[:n]
     raise SystemExit(f"The space gave only {len(found)} different candidates, fewer than {n}.")
 
 

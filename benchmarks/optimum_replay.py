@@ -74,7 +74,7 @@ def replay(file: Path, which: int, seed: int, share: float, finalists: int) -> R
     evaluated: dict[Genotype, None] = {}
     limit = int(share * table.n_members)
     constraint = table.space.constraint
-    settings = settings_for(constraint.useful_entries(LEAST_SHARE))
+    settings = settings_for(constraint.useful_levels(LEAST_SHARE))
 
     def stop(_generation: int) -> str | None:
         # A generation that begins is finished.

@@ -9,10 +9,10 @@ import numpy as np
 
 from autocompress.models.architecture import Architecture
 from autocompress.search.base import LEAST_SHARE, Task
-from autocompress.search.single_changes import single_change, uniform_candidate
-from autocompress.spaces.base import Gene, SearchSpace, Site, SiteKind, make_space
+from autocompress.search.single_changes import single_change, uniform_candidates
+from autocompress.spaces.base import Entries, Gene, GeneKind, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, under
-from autocompress.spaces.moves import Entries
+from autocompress.spaces.making import make_space
 from autocompress.trial import Genotype
 
 DROPPED = {SiteKind.ATTENTION: 3, SiteKind.MLP: 2}
@@ -51,14 +51,14 @@ class EnumeratedSpace:
         """
         space = self.constraint.space
         changes = [
-            single_change(space, site, entry)
-            for site, entries in enumerate(self.constraint.useful_entries(LEAST_SHARE))
-            for entry in entries
-            if entry
+            single_change(space, gene, level)
+            for gene, levels in enumerate(self.constraint.useful_levels(LEAST_SHARE))
+            for level in levels
+            if level
         ]
-        uniform = uniform_candidate(Task(self.constraint, seed=0, context=1, available=1))
+        uniform = uniform_candidates(Task(self.constraint, seed=0, context=1, available=1))[:1]
         known = set(self.genotypes)
-        return [g for g in (*changes, *([uniform] if uniform else [])) if g not in known]
+        return [g for g in (*changes, *uniform) if g not in known]
 
 
 def enumerated_spaces(architecture: Architecture) -> list[EnumeratedSpace]:
@@ -97,8 +97,8 @@ def widths(architecture: Architecture) -> EnumeratedSpace:
     All sites of a kind have one menu: a mutation exchanges their entries.
     """
     groups, columns = architecture.kv_groups, architecture.ffn_columns
-    attention = (Gene("drop", (groups, 0)),)
-    mlp = (Gene("drop", (columns, 0)), Gene("width", (columns, columns // 3)))
+    attention = (Gene(GeneKind.WIDTH, (groups, 0)),)
+    mlp = (Gene(GeneKind.WIDTH, (columns, columns // 3, 0)),)
     space = SearchSpace(
         tuple(
             site

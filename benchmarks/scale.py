@@ -25,7 +25,8 @@ import torch
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import prepare
 from autocompress.search.shards import Cut, cut
-from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.making import make_space
 from autocompress.spec import from_mapping
 from autocompress.trial import Fidelity, Genotype, Split
 from autocompress.workers.local_pool import LocalPool

@@ -7,10 +7,11 @@ import numpy as np
 
 from autocompress.evaluators.latency_model import LatencyTable
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
-from autocompress.spaces import moves
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import under, useful_entries
+from autocompress.spaces.cost import under
+from autocompress.spaces.moves import Moves
 from autocompress.spec import Workload
+from autocompress.trial import Genotype
 
 
 def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
@@ -31,10 +32,11 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
     samples = []
     for speedup in (1.2, 1.4, 1.6, 1.8, 2.0, 2.2):
         constraint = under(space, cost, cost.dense / speedup)
-        entries = moves.random_candidate(constraint, useful_entries(cost), rng)
-        share = cost.of(entries) / cost.dense
+        drawn = Moves(constraint, constraint.useful_levels()).random(1, rng)[0]
+        genotype = Genotype(tuple(drawn.tolist()))
+        share = cost.of(space.entries(genotype)) / cost.dense
         spent = Spent(dense.prefill * share, dense.decode * share)
-        kept = tuple(choice.kept for choice in space.choices(space.genotype(entries)))
+        kept = tuple(choice.kept for choice in space.choices(genotype))
         samples.append(Sample(kept, spent, spent))
     return LatencyTable(
         "torch", "0", "arithmetic", 1, workload, profile, tuple(samples), (1.0, 1.0, 1.0)

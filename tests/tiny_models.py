@@ -20,7 +20,8 @@ from transformers import (
 
 from autocompress.models.loading import load_model
 from autocompress.models.surgery import Level
-from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind, make_space
+from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
+from autocompress.spaces.making import make_space
 from autocompress.trial import Genotype
 
 CPU = torch.device("cpu")

@@ -207,9 +207,10 @@ def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
 def _cost(
     profile: Profile, workload: Workload, space: SearchSpace, scales: tuple[float, float, float]
 ) -> AdditiveCost:
+    # The torch engine has no kernel for codes: what is stored otherwise takes as long as dense.
     known = {(row.kind, row.choice): row.spent.workload(workload) for row in profile.rows}
     needed = {
-        (site.kind, entry.choice)
+        (site.kind, entry.choice.shape)
         for site, menu in zip(space.sites, space.menus, strict=True)
         for entry in menu
     }
@@ -219,7 +220,7 @@ def _cost(
     sites = []
     for site, menu in zip(space.sites, space.menus, strict=True):
         scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
-        sites.append(tuple(scale * known[site.kind, entry.choice] for entry in menu))
+        sites.append(tuple(scale * known[site.kind, entry.choice.shape] for entry in menu))
     return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(sites))
 
 

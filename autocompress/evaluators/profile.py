@@ -17,6 +17,7 @@ from autocompress.evaluators.timing import Timing, make_prompt, run
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spec import Workload
+from autocompress.trial import Genotype
 
 DECODE_STEPS = 16
 Progress = Callable[[int, int], None]
@@ -39,9 +40,10 @@ class Profiler:
         space = self._shaped.space
         keys = sorted(
             {
-                (site.kind, entry.choice)
+                (site.kind, entry.choice.shape)
                 for site, menu in zip(space.sites, space.menus, strict=True)
-                for entry in menu[1:]
+                for entry in menu
+                if not entry.choice.is_whole
             }
         )
         plans = {key: _replicate(space, *key) for key in keys}
@@ -61,11 +63,11 @@ class Profiler:
         return _rows(space, dense, savings)
 
     def samples(
-        self, candidates: Sequence[tuple[int, ...]], rounds: int, seed: int, progress: Progress
+        self, candidates: Sequence[Genotype], rounds: int, seed: int, progress: Progress
     ) -> list[Sample]:
         """Measure whole configurations, each twice over."""
         space = self._shaped.space
-        plans = [space.choices(space.genotype(entries)) for entries in candidates]
+        plans = [space.choices(genotype) for genotype in candidates]
         measured = self._ratios(plans, 2 * rounds, seed, progress)
         result = []
         for plan, pairs in zip(plans, measured.pairs, strict=True):

@@ -222,8 +222,8 @@ def _unit_norms(linears: list[nn.Linear], units: int) -> Tensor:
 
 def _is_gone(site: Site, choice: Choice, levels: LevelSource) -> Tensor:
     """Return for each unit of a site whether a choice leaves it out, (units,)."""
-    is_gone = torch.full((site.units,), not choice.is_dense)
-    if not choice.is_dense and not choice.is_dropped:
+    is_gone = torch.full((site.units,), not choice.is_whole)
+    if not choice.is_whole and not choice.is_dropped:
         is_gone[levels.level(site, choice).kept.cpu()] = False
     return is_gone
 

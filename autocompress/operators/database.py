@@ -71,5 +71,5 @@ class LevelDatabase:
 
 def settings_of(site: Site) -> tuple[int, ...]:
     """Return the widths of a site that have to be built: all but dense and dropped."""
-    widths = {setting for gene in site.genes for setting in gene.settings}
+    widths = {units for gene in site.genes for units in gene.units}
     return tuple(sorted(widths - {0, site.units}, reverse=True))

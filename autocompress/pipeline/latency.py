@@ -17,9 +17,10 @@ from autocompress.evaluators.profile import Profiler
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.observer import Observer
-from autocompress.spaces import moves
-from autocompress.spaces.cost import AdditiveCost, under, useful_entries
+from autocompress.spaces.cost import AdditiveCost, under
+from autocompress.spaces.moves import Moves
 from autocompress.spec import Workload
+from autocompress.trial import Genotype
 
 PROFILE_ROUNDS = 7
 SAMPLE_ROUNDS = 2
@@ -71,10 +72,9 @@ def measure_table(
     rng = np.random.default_rng([seed, 11])
     # Every third is held out: both parts spread evenly over the whole range.
     speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
-    candidates = [
-        moves.random_candidate(under(space, cost, cost.dense / speedup), useful_entries(cost), rng)
-        for speedup in speedups
-    ]
+    limits = [under(space, cost, cost.dense / speedup) for speedup in speedups]
+    drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
+    candidates = [Genotype(tuple(levels.tolist())) for levels in drawn]
     observer.stage("latency check on whole configurations")
     samples = profiler.samples(candidates, SAMPLE_ROUNDS, seed, observer.advance)
     scales = latency_model.fit(profile, samples, workload, space)

@@ -18,7 +18,8 @@ from autocompress.models.architecture import Architecture
 from autocompress.operators.database import address
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.search.shards import Cut
-from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.making import make_space
 from autocompress.spec import SearchSpec
 from autocompress.trial import Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan

@@ -10,8 +10,9 @@ from autocompress.search.base import Task
 from autocompress.search.listed import SINGLE_SEQUENCES
 from autocompress.search.memo import Memo
 from autocompress.search.retarget import retarget
-from autocompress.spaces.base import SearchSpace, make_space
+from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left, under
+from autocompress.spaces.making import make_space
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json, StudyStore
 from autocompress.store.study_store import open_study

@@ -5,6 +5,7 @@ import torch
 from autocompress.evaluators import scorers
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.prepared import Prepared
+from autocompress.search.single_changes import gene_losses
 from autocompress.search.strategies import RuleScores
 from autocompress.trial import Split
 
@@ -16,9 +17,10 @@ def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
     shaped.apply_dense()
     ids = torch.from_numpy(prepared.sequences[Split.SEARCH][:RULE_SEQUENCES]).long()
     ids = ids.to(prepared.device)
-    windows = scorers.window_cosine(shaped.model, prepared.space, ids)
+    space = prepared.space
+    windows = scorers.window_cosine(shaped.model, space, ids)
     return RuleScores(
-        scorers.block_influence(shaped.model, prepared.space, ids),
+        gene_losses(space, scorers.block_influence(shaped.model, space, ids)),
         [(window.n_layers, window.start) for window in windows],
     )
 
@@ -26,4 +28,5 @@ def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
 def weight_scores(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> RuleScores:
     """Score every menu entry by the weights alone: a start that reads no text."""
     shaped.apply_dense()
-    return RuleScores(weight_error=scorers.weight_error(shaped.model, prepared.space, levels))
+    scores = scorers.weight_error(shaped.model, prepared.space, levels)
+    return RuleScores(weight_error=gene_losses(prepared.space, scores))

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import numpy as np
 
-from autocompress.spaces.base import SearchSpace
+from autocompress.spaces.base import Levels, SearchSpace
 from autocompress.spaces.cost import Constraint
 from autocompress.trial import Fidelity, Genotype, Trial
 
 LEAST_SHARE = 0.01
-"""An entry must save this share of the dearest site over the entry before it, or is left out."""
+"""A level must save this share of the dearest site over the level before it, or is left out."""
 
 Stopper = Callable[[int], str | None]
 """Asked before each generation with its number; a reason ends the search."""
@@ -85,9 +85,9 @@ class Task:
         return self.constraint.space
 
     @property
-    def allowed(self) -> tuple[tuple[int, ...], ...]:
-        """The entries of each site that are worth taking."""
-        return self.constraint.useful_entries(LEAST_SHARE)
+    def allowed(self) -> tuple[Levels, ...]:
+        """The levels of each gene that are worth taking."""
+        return self.constraint.useful_levels(LEAST_SHARE)
 
     def rng(self, generation: int) -> np.random.Generator:
         """Return the random numbers of a generation, whatever came before it."""

@@ -23,12 +23,11 @@ from autocompress.search.single_changes import (
     additive_solution,
     measure_single_changes,
     random_candidates,
-    uniform_candidate,
+    uniform_candidates,
 )
 from autocompress.search.steps import Conversation, Rung, Steps, read
 from autocompress.search.surrogate import Readings, Surrogate, observe
-from autocompress.spaces import moves
-from autocompress.spaces.moves import Entries
+from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype, Trial
 
 ROUNDS = 3
@@ -79,14 +78,14 @@ class EvolveStrategy:
     def __init__(self, task: Task, settings: EvolveSettings, start: Losses | None = None) -> None:
         self._task = task
         self._settings = settings
-        self._allowed = task.allowed
         self._ledger = Ledger(task.context)
         self._losses: Losses = start or []
         self._generation = 0
         self._draw = 0
         self._parent: Genotype | None = None
         self._scale = 1.0
-        self._seen: dict[Genotype, Entries] = {}
+        self._moves = Moves(task.constraint, task.allowed)
+        self._seen: dict[Genotype, None] = {}
         self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
 
@@ -157,17 +156,11 @@ class EvolveStrategy:
     def _first_parents(self) -> list[Genotype]:
         task = self._task
         rng = task.rng(0)
-        known = [
-            task.space.genotype(
-                moves.repair(task.space.entries(g), task.constraint, self._allowed, rng)
-            )
-            for g in task.extra
-        ]
-        even = uniform_candidate(task)
+        known = _array(task.extra).reshape(len(task.extra), len(task.space.genes))
         return [
-            *known,
+            *map(_genotype, self._moves.repair(known, rng)),
             additive_solution(task, self._losses),
-            *([even] if even else []),
+            *uniform_candidates(task)[:1],
             *random_candidates(task, self._settings.random_parents),
         ]
 
@@ -245,60 +238,56 @@ class EvolveStrategy:
         """
         rng = self._task.rng(generation)
         surrogate = self._surrogate()
-        mutants = np.asarray(list(self._mutants(surrogate, rng)))
+        mutants = _array(list(self._mutants(surrogate, rng)))
         if not len(mutants) or self._parent is None:
             return []
-        space = self._task.space
-        parent = np.asarray(self._seen[self._parent])
+        parent = np.asarray(self._parent.levels)
         picked = pick(surrogate, mutants, parent, self._settings.offspring, rng)
-        return [space.genotype(tuple(map(int, mutants[i]))) for i in picked]
+        return [_genotype(mutants[i]) for i in picked]
 
-    def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Entries, None]:
+    def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Genotype, None]:
         """Return candidates that were never measured: mutants and crossings of the elites.
 
         In rounds: those that the surrogate likes best of a round are elites of the next, so that
         it also sees what is several moves away.
         """
-        task = self._task
-        elites = [self._seen[genotype] for genotype in self._elites(surrogate)]
+        elites = self._elites(surrogate)
         if self._parent is not None:
-            elites = list(dict.fromkeys([self._seen[self._parent], *elites]))
-        known = set(self._seen.values())
-        found: dict[Entries, None] = {}
-        liked: list[Entries] = []
+            elites = list(dict.fromkeys([self._parent, *elites]))
+        found: dict[Genotype, None] = {}
+        liked: list[Genotype] = []
         for round_ in range(ROUNDS):
-            for attempt in range(self._settings.mutants // ROUNDS):
-                starts = liked if round_ and attempt % 2 else elites
-                start = starts[int(len(starts) * rng.random() ** 2)]
-                if attempt % 5 == 4 and len(elites) > 1:
-                    other = elites[int(rng.integers(len(elites)))]
-                    mutant = moves.cross(start, other, task.constraint, self._allowed, rng)
-                else:
-                    mutant = moves.mutate(start, task.constraint, self._allowed, rng)
-                if mutant not in known:
-                    found[mutant] = None
+            n = self._settings.mutants // ROUNDS
+            starts = _drawn(elites, n, rng)
+            if round_:
+                starts[::2] = _drawn(liked, len(starts[::2]), rng)
+            n_crossed = n // 5 if len(elites) > 1 else 0
+            others = _array(elites)[rng.integers(len(elites), size=n_crossed)]
+            crossed = self._moves.cross(starts[:n_crossed], others, rng)
+            mutated = self._moves.mutate(starts[n_crossed:], rng)
+            made = dict.fromkeys(map(_genotype, np.vstack([crossed, mutated])))
+            found |= {genotype: None for genotype in made if genotype not in self._seen}
             if not found:
                 break
             seen = list(found)
-            order = np.argsort(surrogate.sample(np.asarray(seen), 1, rng)[0], kind="stable")
+            order = np.argsort(surrogate.sample(_array(seen), 1, rng)[0], kind="stable")
             liked = [seen[i] for i in order[: self._settings.elites]]
         return found
 
     def _surrogate(self) -> Surrogate:
         readings: Readings = {}
-        for genotype, entries in self._seen.items():
+        for genotype in self._seen:
             for draw in range(self._draw + 1):
                 measured = self._ledger.measurement(genotype, draw)
                 if measured is not None:
-                    readings.setdefault((draw, len(measured.kl)), {})[entries] = measured
+                    readings.setdefault((draw, len(measured.kl)), {})[genotype.levels] = measured
         return Surrogate(self._task.space, self._losses, observe(readings, self._task.available))
 
     def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
         """Return candidates by estimate, the best first."""
         if not genotypes:
             return []
-        entries = np.asarray([self._seen[g] for g in genotypes])
-        estimates = surrogate.estimate(entries)
+        estimates = surrogate.estimate(_array(genotypes))
         order = sorted(range(len(genotypes)), key=lambda i: (estimates[i], genotypes[i].levels))
         return [genotypes[i] for i in order]
 
@@ -314,8 +303,21 @@ class EvolveStrategy:
         ]
 
     def _see(self, genotypes: Sequence[Genotype]) -> None:
-        entries = self._task.space.entries
-        self._seen |= {g: entries(g) for g in genotypes if g not in self._seen}
+        self._seen |= dict.fromkeys(genotypes)
 
     def _end(self, rung: Rung) -> int:
         return min(rung.sequences, self._task.available)
+
+
+def _array(genotypes: Sequence[Genotype]) -> np.ndarray:
+    """Return candidates as (candidates, genes) levels."""
+    return np.asarray([genotype.levels for genotype in genotypes], dtype=int)
+
+
+def _genotype(levels: np.ndarray) -> Genotype:
+    return Genotype(tuple(levels.tolist()))
+
+
+def _drawn(ranked: Sequence[Genotype], n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the levels of n candidates drawn with replacement, the first ones more often."""
+    return np.asarray(_array(ranked)[(len(ranked) * rng.random(n) ** 2).astype(int)])

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autocompress.errors import UnreachableTarget
 from autocompress.search.base import Batch, Standing, Task
 from autocompress.search.ledger import Ledger
+from autocompress.search.single_changes import random_candidates
 from autocompress.search.steps import Conversation, Steps, read
-from autocompress.spaces import moves
-from autocompress.spaces.base import SiteKind
-from autocompress.spaces.moves import Entries
+from autocompress.spaces.base import GeneKind, Levels, SearchSpace
+from autocompress.spaces.even import even_candidates
 from autocompress.trial import Genotype, Trial
 
 ATTEMPTS = 1000
@@ -88,14 +87,13 @@ class EvoPressStrategy:
 
     def _run(self) -> Steps:
         task, settings = self._task, self._settings
-        rng = task.rng(0)
-        first: dict[Genotype, None] = {}
-        for _ in range(settings.initially_generated):
-            drawn = moves.random_candidate(task.constraint, task.allowed, rng)
-            if task.constraint.violation_of(drawn) > 0:
-                raise UnreachableTarget("No candidate of the space meets the constraint.")
-            first[task.space.genotype(drawn)] = None
-        (self._parent,) = yield from self._stage(list(first), Stage(settings.initial_tokens, 1))
+        first = random_candidates(task, settings.initially_generated)
+        if not any(gene.kind is GeneKind.WIDTH for gene in task.space.genes):
+            even = even_candidates(task.constraint, task.rng(0))
+            first = tuple(map(Genotype, even)) or first
+        (self._parent,) = yield from self._stage(
+            list(dict.fromkeys(first)), Stage(settings.initial_tokens, 1)
+        )
         self._generations = settings.generations or self._usual_generations()
         for generation in range(1, self._generations + 1):
             limit = task.max_tokens
@@ -122,45 +120,47 @@ class EvoPressStrategy:
 
     def _usual_generations(self) -> int:
         """Return k (n - k) / 1.5 of the kind of which the parent compresses more sites."""
-        entries = self._task.space.entries(self._parent) if self._parent else ()
+        levels = self._parent.levels if self._parent else ()
         usual = 1.0
-        for kind in SiteKind:
-            own = [
-                entry > 0
-                for entry, site in zip(entries, self._task.space.sites, strict=True)
-                if site.kind is kind
-            ]
-            usual = max(usual, sum(own) * (len(own) - sum(own)) / 1.5)
+        for own in _trading(self._task.space):
+            compressed = sum(levels[gene] > 0 for gene in own)
+            usual = max(usual, compressed * (len(own) - compressed) / 1.5)
         return int(usual)
 
     def _offspring(self, parent: Genotype, generation: int) -> list[Genotype]:
         rng = self._task.rng(generation)
-        start = self._task.space.entries(parent)
         found: dict[Genotype, None] = {}
         for _ in range(ATTEMPTS):
             if len(found) == self._settings.offspring:
                 break
-            mutant = self._mutant(start, rng)
-            if mutant != start and self._task.constraint.violation_of(mutant) <= 0:
-                found[self._task.space.genotype(mutant)] = None
+            mutant = self._task.space.canonical(Genotype(self._mutant(parent.levels, rng)))
+            if mutant != parent and self._task.constraint.violation(mutant) <= 0:
+                found[mutant] = None
         return list(found)
 
-    def _mutant(self, start: Entries, rng: np.random.Generator) -> Entries:
-        """Switch one level up and one down between two sites of a kind, min(U, U) times."""
+    def _mutant(self, start: Levels, rng: np.random.Generator) -> Levels:
+        """Switch one level up and one down between two genes that trade, min(U, U) times."""
         current = list(start)
-        allowed, sites = self._task.allowed, self._task.space.sites
-        kinds = list(SiteKind)
+        allowed, groups = self._task.allowed, _trading(self._task.space)
+        sizes = np.asarray([len(group) for group in groups])
         for _ in range(min(rng.integers(1, 4), rng.integers(1, 4))):
-            kind = kinds[rng.integers(len(kinds))]
-            own = [i for i, site in enumerate(sites) if site.kind is kind]
-            lighter = [i for i in own if current[i] > allowed[i][0]]
+            own = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
+            lighter = [gene for gene in own if current[gene] > allowed[gene][0]]
             if not lighter:
                 continue
             up = lighter[rng.integers(len(lighter))]
-            heavier = [i for i in own if i != up and current[i] < allowed[i][-1]]
+            heavier = [g for g in own if g != up and current[g] < allowed[g][-1]]
             if not heavier:
                 continue
             down = heavier[rng.integers(len(heavier))]
-            current[up] = max(entry for entry in allowed[up] if entry < current[up])
-            current[down] = min(entry for entry in allowed[down] if entry > current[down])
+            current[up] = max(level for level in allowed[up] if level < current[up])
+            current[down] = min(level for level in allowed[down] if level > current[down])
         return tuple(current)
+
+
+def _trading(space: SearchSpace) -> list[list[int]]:
+    """Return the genes between which levels are switched: of one kind, on sites of one kind."""
+    groups: dict[object, list[int]] = {}
+    for index, (gene, site) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
+        groups.setdefault((gene.kind, space.sites[site].kind), []).append(index)
+    return list(groups.values())

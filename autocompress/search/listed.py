@@ -14,7 +14,7 @@ from autocompress.search.single_changes import (
     greedy_solution,
     measure_single_changes,
     random_candidates,
-    uniform_candidate,
+    uniform_candidates,
 )
 from autocompress.search.steps import Conversation, Rung, Steps, read
 from autocompress.trial import Genotype, Trial
@@ -103,16 +103,16 @@ def random(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]
 
 
 def uniform(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
-    """List the evenly spaced candidate.
+    """List what compresses all sites alike.
 
     Raises:
         UnreachableTarget: If no even one meets the constraint.
     """
     yield from ()
-    even = uniform_candidate(task)
-    if even is None:
+    even = uniform_candidates(task)
+    if not even:
         raise UnreachableTarget("No evenly compressed candidate meets the constraint.")
-    return [even]
+    return even
 
 
 def by_losses(losses: Losses) -> List:
@@ -134,7 +134,7 @@ def by_windows(windows: Windows) -> List:
         for n_layers, start in windows:
             dropped = range(start, start + n_layers)
             entries = [
-                len(menu) - 1 if site.layer in dropped else 0
+                len(menu) - 1 if site.layer in dropped and menu[-1].choice.is_dropped else 0
                 for site, menu in zip(space.sites, space.menus, strict=True)
             ]
             if task.constraint.violation_of(entries) <= 0:
@@ -151,16 +151,17 @@ def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Geno
         SpecError: If the space is too large to be counted out.
     """
     yield from ()
-    n = math.prod(len(entries) for entries in task.allowed)
+    n = math.prod(map(len, task.allowed))
     if n > 50 * MOST_ENUMERATED:
         raise SpecError(
             f"`candidates <= {50 * MOST_ENUMERATED:,}` must hold for brute-force, but the space "
             f"has {n:,}. Take another --strategy."
         )
+    everyone = (task.space.canonical(Genotype(g)) for g in itertools.product(*task.allowed))
     found = [
-        task.space.genotype(entries)
-        for entries in itertools.product(*task.allowed)
-        if task.constraint.violation_of(entries) <= 0 and _is_full(task, entries)
+        genotype
+        for genotype in dict.fromkeys(everyone)
+        if task.constraint.violation(genotype) <= 0 and _is_full(task, genotype)
     ]
     if not found:
         raise UnreachableTarget("No candidate of the space meets the constraint.")
@@ -172,12 +173,13 @@ def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Geno
     return found
 
 
-def _is_full(task: Task, entries: Sequence[int]) -> bool:
-    """Whether no site can be given back one entry within the constraint."""
-    for site, allowed in enumerate(task.allowed):
-        lighter = [entry for entry in allowed if entry < entries[site]]
+def _is_full(task: Task, genotype: Genotype) -> bool:
+    """Whether no gene can be given back one level within the constraint."""
+    levels = genotype.levels
+    for gene, allowed in enumerate(task.allowed):
+        lighter = [level for level in allowed if level < levels[gene]]
         if lighter:
-            trial = [*entries[:site], lighter[-1], *entries[site + 1 :]]
-            if task.constraint.violation_of(trial) <= 0:
+            trial = (*levels[:gene], lighter[-1], *levels[gene + 1 :])
+            if task.constraint.violation(Genotype(trial)) <= 0:
                 return False
     return True

@@ -13,7 +13,7 @@ import numpy as np
 from autocompress.search.surrogate import Surrogate
 
 START_SHARES = (0.0, 0.25, 0.5, 0.75)
-"""Of the sites: where the changes of a generation may begin."""
+"""Of the genes: where the changes of a generation may begin."""
 
 UNSHARED = 0.2
 """Share of a candidate's cost that no sibling shares: the head, the losses, the swaps."""
@@ -31,13 +31,13 @@ def pick(
     """Return which mutants to measure, at most n of them.
 
     Args:
-        mutants: (M, sites) menu entries, none of them the parent's.
-        parent: (sites) menu entries.
+        mutants: (M, genes) levels, none of them the parent's.
+        parent: (genes) levels.
     """
     half = n // 2
     rows = [surrogate.mean(mutants)] * (n - half) + list(surrogate.sample(mutants, half, rng))
     gains = _gains(surrogate, mutants, parent, rng)
-    shared = shared_sites(mutants, parent)
+    shared = shared_genes(mutants, parent)
     best: list[int] = []
     best_rate = -np.inf
     for start in dict.fromkeys(int(share * len(parent)) for share in START_SHARES):
@@ -56,16 +56,16 @@ def cost(candidates: np.ndarray, parent: np.ndarray) -> float:
     """Return what measuring a batch beside its parent costs; 1 for each candidate if alone.
 
     Args:
-        candidates: (n, sites) menu entries.
+        candidates: (n, genes) levels.
     """
     rows = np.vstack([parent, candidates])
-    n, sites = candidates.shape
-    computed = sum(len(np.unique(rows[:, : end + 1], axis=0)) - 1 for end in range(sites))
-    return float(UNSHARED * n + (1 - UNSHARED) * computed / sites)
+    n, genes = candidates.shape
+    computed = sum(len(np.unique(rows[:, : end + 1], axis=0)) - 1 for end in range(genes))
+    return float(UNSHARED * n + (1 - UNSHARED) * computed / genes)
 
 
-def shared_sites(candidates: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return how many sites each candidate shares with another, from the first one on, (n)."""
+def shared_genes(candidates: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return how many genes each candidate shares with another, from the first one on, (n)."""
     return np.asarray(np.cumprod(candidates == other, axis=1).sum(axis=1))
 
 

@@ -15,8 +15,8 @@ from autocompress.search.single_changes import (
     measure_single_changes,
 )
 from autocompress.search.surrogate import Readings, Surrogate, observe
-from autocompress.spaces import moves
-from autocompress.spaces.moves import Entries
+from autocompress.spaces.base import Levels
+from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype, Split, Trial
 
 ROUNDS = 12
@@ -53,7 +53,7 @@ def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
         SpecError: If too little was measured to fit a surrogate.
     """
     losses = _single_losses(task, memo, single_sequences)
-    readings = _combined(task, memo)
+    readings = _combined(memo)
     if sum(map(len, readings.values())) < FEWEST:
         raise SpecError(
             f"`combined candidates >= {FEWEST}` must hold to answer a new target, but the study "
@@ -64,7 +64,7 @@ def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
     best = _evolve(task, surrogate, _starts(task, losses, readings))
     mean, spread = surrogate.predict(np.asarray([best]), deepest)
     kl, low, high = np.exp(mean[0] + spread[0] * np.asarray([0.0, -1.96, 1.96]))
-    return Answer(task.space.genotype(best), float(kl), (float(low), float(high)))
+    return Answer(Genotype(best), float(kl), (float(low), float(high)))
 
 
 def _single_losses(task: Task, memo: Memo, sequences: int) -> Losses:
@@ -92,39 +92,41 @@ def _known(genotype: Genotype, batch: Batch, memo: Memo) -> Trial:
     return Trial(genotype, batch.fidelity, None, "it was not measured")
 
 
-def _combined(task: Task, memo: Memo) -> Readings:
-    """Return the search text's readings of candidates that change more than one site."""
+def _combined(memo: Memo) -> Readings:
+    """Return the search text's readings of candidates that change more than one gene."""
     readings: Readings = {}
     for genotype, fidelity in memo.readings():
-        entries = task.space.entries(genotype)
-        if fidelity.split is Split.SEARCH and sum(map(bool, entries)) > 1:
+        if fidelity.split is Split.SEARCH and sum(map(bool, genotype.levels)) > 1:
             own = readings.setdefault((fidelity.draw, fidelity.end), {})
-            own[entries] = memo.measurement(genotype, fidelity)
+            own[genotype.levels] = memo.measurement(genotype, fidelity)
     return readings
 
 
-def _starts(task: Task, losses: Losses, readings: Readings) -> list[Entries]:
+def _starts(task: Task, losses: Losses, readings: Readings) -> list[Levels]:
     """Return the additive solution and the measured candidates of least loss, repaired."""
-    rng = task.rng(0)
-    best: dict[Entries, None] = {}
+    best: dict[Levels, None] = {}
     for own in readings.values():
-        ranked = sorted(own, key=lambda entries: own[entries].loss)
+        ranked = sorted(own, key=lambda levels: own[levels].loss)
         best |= dict.fromkeys(ranked[:ELITES])
-    repaired = [moves.repair(entries, task.constraint, task.allowed, rng) for entries in best]
-    return [task.space.entries(additive_solution(task, losses)), *repaired]
+    moves = Moves(task.constraint, task.allowed)
+    repaired = moves.repair(np.asarray(list(best)), task.rng(0))
+    return [additive_solution(task, losses).levels, *_rows(repaired)]
 
 
-def _evolve(task: Task, surrogate: Surrogate, starts: Sequence[Entries]) -> Entries:
+def _evolve(task: Task, surrogate: Surrogate, starts: Sequence[Levels]) -> Levels:
+    moves = Moves(task.constraint, task.allowed)
     pool = dict.fromkeys(starts)
     for number in range(1, ROUNDS + 1):
-        rng = task.rng(number)
         elites = _ranked(surrogate, list(pool))[:ELITES]
-        for attempt in range(MUTANTS):
-            start = elites[attempt % len(elites)]
-            pool[moves.mutate(start, task.constraint, task.allowed, rng)] = None
+        parents = np.asarray([elites[i % len(elites)] for i in range(MUTANTS)])
+        pool |= dict.fromkeys(_rows(moves.mutate(parents, task.rng(number))))
     return _ranked(surrogate, list(pool))[0]
 
 
-def _ranked(surrogate: Surrogate, pool: list[Entries]) -> list[Entries]:
+def _rows(candidates: np.ndarray) -> list[Levels]:
+    return [tuple(levels) for levels in candidates.tolist()]
+
+
+def _ranked(surrogate: Surrogate, pool: list[Levels]) -> list[Levels]:
     means = surrogate.mean(np.asarray(pool))
     return [pool[i] for i in sorted(range(len(pool)), key=lambda i: (means[i], pool[i]))]

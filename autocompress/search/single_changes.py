@@ -1,94 +1,146 @@
 """Losses of single changes and what follows from them alone: the warm start of a search."""
 
+import itertools
 import math
 from collections.abc import Generator, Sequence
+
+import numpy as np
 
 from autocompress.errors import UnreachableTarget
 from autocompress.search.base import Batch, Task
 from autocompress.search.ledger import Ledger
 from autocompress.search.steps import read
-from autocompress.spaces import knapsack, moves
-from autocompress.spaces.base import SearchSpace
+from autocompress.spaces import knapsack
+from autocompress.spaces.base import Entries, Gene, GeneKind, SearchSpace
+from autocompress.spaces.even import even_candidates
+from autocompress.spaces.moves import Moves
+from autocompress.spaces.settings import CacheSetting, WeightSetting
 from autocompress.trial import Genotype
 
 Losses = list[list[float]]
-"""`losses[site][entry]`, as in `SearchSpace.menus`; 0 for dense."""
+"""`losses[gene][level]`, all other genes dense; 0 for dense."""
+
+DENSE_BITS = 16
+"""Of what is not quantized, where bits are no more than a scale to interpolate on."""
 
 
 def measure_single_changes(
     task: Task, ledger: Ledger, sequences: int
 ) -> Generator[Batch, None, Losses]:
-    """Measure changes of one site each, coarsely: every second entry, the others interpolated.
+    """Measure changes of one gene each, coarsely: every second level, the others interpolated.
 
-    A loss between two entries is taken as linear in the units kept. Entries that are not allowed
-    lose infinitely much.
+    Levels that are not allowed lose infinitely much.
 
     Raises:
         EvaluationError: If all of them failed.
     """
     space = task.space
-    picked = [_coarse(allowed) for allowed in task.allowed]
     changes = {
-        (site, entry): single_change(space, site, entry)
-        for site, entries in enumerate(picked)
-        for entry in entries
+        (gene, level): single_change(space, gene, level)
+        for gene, levels in enumerate(map(_coarse, task.allowed))
+        for level in levels
     }
     n = min(sequences, task.available)
     yield from read(list(changes.values()), 0, n, ledger)
     ledger.best(changes.values(), 0, n, 1)  # raises if every one of them failed
-    losses: Losses = [[math.inf] * len(menu) for menu in space.menus]
-    for site, entries in enumerate(picked):
-        losses[site][0] = 0.0
-        for entry in entries:
-            losses[site][entry] = ledger.loss(changes[site, entry], 0, n)
-        _interpolate(losses[site], space, site, task.allowed[site])
+    losses: Losses = [[math.inf] * len(gene.settings) for gene in space.genes]
+    for row in losses:
+        row[0] = 0.0
+    for (gene, level), genotype in changes.items():
+        losses[gene][level] = ledger.loss(genotype, 0, n)
+    for row, own, allowed in zip(losses, space.genes, task.allowed, strict=True):
+        _interpolate(row, own, allowed)
     return losses
 
 
-def single_change(space: SearchSpace, site: int, entry: int) -> Genotype:
-    """Return the dense model with one site changed."""
-    entries = [0] * len(space.menus)
-    entries[site] = entry
-    return space.genotype(entries)
+def single_change(space: SearchSpace, gene: int, level: int) -> Genotype:
+    """Return the dense model with one gene changed."""
+    levels = [0] * len(space.genes)
+    levels[gene] = level
+    return Genotype(tuple(levels))
 
 
-def additive_solution(task: Task, losses: Sequence[Sequence[float]]) -> Genotype:
+def entry_losses(
+    space: SearchSpace, losses: Sequence[Sequence[float] | np.ndarray]
+) -> list[np.ndarray]:
+    """Return for each site the losses of its menu's entries: of its genes, summed.
+
+    What is stored otherwise loses in proportion to the units that a width leaves of it.
+    """
+    found = []
+    start = 0
+    for site, menu in zip(space.sites, space.menus, strict=True):
+        own = [np.asarray(row, dtype=float) for row in losses[start : start + len(site.genes)]]
+        start += len(site.genes)
+        kept = np.ones(1)
+        total = np.zeros(1)
+        if site.genes and site.genes[0].kind is GeneKind.WIDTH:
+            kept = np.asarray(site.genes[0].units) / site.units
+            total = own.pop(0)
+        rest = np.zeros(1)
+        for row in own:
+            rest = np.add.outer(rest, row).ravel()
+        with np.errstate(invalid="ignore"):  # what is not allowed, of a dropped site: left out
+            combined = total[:, None] + kept[:, None] * rest[None]
+        found.append(combined.ravel()[: len(menu)])
+    return found
+
+
+def gene_losses(space: SearchSpace, scores: Sequence[Sequence[float]]) -> Losses:
+    """Return the losses of single changes out of scores for each site's menu entries."""
+    return [
+        [
+            scores[site][min(level * stride, len(scores[site]) - 1)]
+            for level in range(len(gene.settings))
+        ]
+        for gene, site, stride in zip(space.genes, space.gene_sites, space.strides, strict=True)
+    ]
+
+
+def additive_solution(task: Task, losses: Losses) -> Genotype:
     """Return the candidate of least summed loss under the constraint.
 
     Raises:
         UnreachableTarget: If no candidate meets the constraint.
     """
-    solution = knapsack.solve_under(losses, task.constraint, task.allowed)
+    space = task.space
+    by_entry = [row.tolist() for row in entry_losses(space, losses)]
+    solution = knapsack.solve_under(by_entry, task.constraint, _allowed_entries(task))
     if solution is None:
         # The knapsack rounds costs up: it misses a limit that only the least candidate meets.
-        solution = tuple(entries[-1] for entries in task.allowed)
+        solution = tuple(own[-1] for own in _allowed_entries(task))
     if task.constraint.violation_of(solution) > 0:
         raise UnreachableTarget("No candidate of the space meets the constraint.")
-    return task.space.genotype(moves.fill(solution, task.constraint, task.allowed, task.rng(0)))
+    levels = np.asarray([space.genotype(solution).levels])
+    filled = Moves(task.constraint, task.allowed).fill(levels, task.rng(0))
+    return Genotype(tuple(map(int, filled[0])))
 
 
-def greedy_solution(task: Task, losses: Sequence[Sequence[float]]) -> Genotype:
-    """Compress the site that loses least as far as it goes, then the next, until it suffices.
+def greedy_solution(task: Task, losses: Losses) -> Genotype:
+    """Compress the gene that loses least as far as it goes, then the next, until it suffices.
 
     Raises:
         UnreachableTarget: If no candidate meets the constraint.
     """
-    entries = [0] * len(task.space.menus)
-    order = sorted(range(len(entries)), key=lambda site: losses[site][task.allowed[site][-1]])
-    for site in order:
-        violated = [limit for limit in task.constraint.limits if limit.violation_of(entries) > 0]
-        last = task.allowed[site][-1]
-        if any(limit.cost.sites[site][last] < limit.cost.sites[site][0] for limit in violated):
-            entries[site] = last
-    if task.constraint.violation_of(entries) > 0:
+    space, constraint = task.space, task.constraint
+    levels = [0] * len(space.genes)
+    order = sorted(range(len(levels)), key=lambda gene: losses[gene][task.allowed[gene][-1]])
+    for gene in order:
+        entries = space.entries(Genotype(tuple(levels)))
+        violated = [limit for limit in constraint.limits if limit.violation_of(entries) > 0]
+        deeper = [*levels[:gene], task.allowed[gene][-1], *levels[gene + 1 :]]
+        lower = space.entries(Genotype(tuple(deeper)))
+        if any(limit.cost.of(lower) < limit.cost.of(entries) for limit in violated):
+            levels = deeper
+    if constraint.violation(Genotype(tuple(levels))) > 0:
         raise UnreachableTarget("No candidate of the space meets the constraint.")
-    return task.space.genotype(moves.fill(entries, task.constraint, task.allowed, task.rng(0)))
+    filled = Moves(constraint, task.allowed).fill(np.asarray([levels]), task.rng(0))
+    return space.canonical(Genotype(tuple(map(int, filled[0]))))
 
 
-def uniform_candidate(task: Task) -> Genotype | None:
-    """Return evenly spaced drops, or even narrowing where nothing can be dropped."""
-    even = moves.evenly_spaced(task.constraint) or moves.evenly_narrow(task.constraint)
-    return None if even is None else task.space.genotype(even)
+def uniform_candidates(task: Task) -> list[Genotype]:
+    """Return candidates that compress all sites alike; none if none of them suffices."""
+    return [Genotype(levels) for levels in even_candidates(task.constraint, task.rng(0))]
 
 
 def random_candidates(task: Task, n: int) -> tuple[Genotype, ...]:
@@ -97,29 +149,78 @@ def random_candidates(task: Task, n: int) -> tuple[Genotype, ...]:
     Raises:
         UnreachableTarget: If no candidate meets the constraint.
     """
-    rng = task.rng(0)
-    drawn = [moves.random_candidate(task.constraint, task.allowed, rng) for _ in range(n)]
-    if any(task.constraint.violation_of(entries) > 0 for entries in drawn):
+    drawn = Moves(task.constraint, task.allowed).random(n, task.rng(0))
+    found = tuple(Genotype(tuple(map(int, levels))) for levels in drawn)
+    if any(task.constraint.violation(genotype) > 0 for genotype in found):
         raise UnreachableTarget("No candidate of the space meets the constraint.")
-    return tuple(map(task.space.genotype, drawn))
+    return found
+
+
+def _allowed_entries(task: Task) -> list[Entries]:
+    """Return for each site the menu entries whose levels may all be taken."""
+    found = []
+    start = 0
+    for site, menu in zip(task.space.sites, task.space.menus, strict=True):
+        own = task.allowed[start : start + len(site.genes)]
+        start += len(site.genes)
+        levels = set(itertools.product(*own))
+        found.append(
+            tuple(
+                index
+                for index, entry in enumerate(menu)
+                # Of a dropped site only the first level counts.
+                if entry.levels in levels
+                or (entry.choice.is_dropped and entry.levels[0] in own[0])
+            )
+        )
+    return found
 
 
 def _coarse(allowed: Sequence[int]) -> list[int]:
-    """Return the last entry and every second one before it, dense left out."""
-    return sorted(entry for entry in list(allowed[::-1])[::2] if entry)
+    """Return the last level and every second one before it, dense left out."""
+    return sorted(level for level in list(allowed[::-1])[::2] if level)
 
 
-def _interpolate(
-    losses: list[float], space: SearchSpace, site: int, allowed: Sequence[int]
-) -> None:
-    """Fill in what was not measured between two entries that were; a failure spreads to it."""
-    kept = [entry.choice.kept for entry in space.menus[site]]
-    known = [entry for entry in allowed if not math.isinf(losses[entry])]
-    for entry in allowed:
-        if entry in known:
+def _interpolate(losses: list[float], gene: Gene, allowed: Sequence[int]) -> None:
+    """Fill in what was not measured between two levels that were; a failure spreads to it.
+
+    A loss is linear in the units that a width keeps. Rounding's error falls by a constant factor
+    a bit, so losses of bits, and of sparsities alike, are linear in their logarithm; milder than
+    the mildest that was measured they fall on as fast as between the two mildest.
+    """
+    left = [_left(gene, level) for level in range(len(losses))]
+    known = [level for level in allowed if not math.isinf(losses[level])]
+    for level in allowed:
+        if level in known:
             continue
-        below = max(other for other in known if other < entry)
-        above = [other for other in known if other > entry]
-        if above:
-            share = (kept[below] - kept[entry]) / (kept[below] - kept[above[0]])
-            losses[entry] = losses[below] + share * (losses[above[0]] - losses[below])
+        below = max(other for other in known if other < level)
+        above = [other for other in known if other > level]
+        if not above:
+            continue
+        ends = (below, above[0])
+        if gene.kind is not GeneKind.WIDTH and not below and len(above) > 1:
+            ends = (above[0], above[1])
+        losses[level] = _between(
+            [left[end] for end in ends],
+            [losses[end] for end in ends],
+            left[level],
+            in_logarithm=gene.kind is not GeneKind.WIDTH,
+        )
+
+
+def _between(x: Sequence[float], y: Sequence[float], at: float, *, in_logarithm: bool) -> float:
+    """Return the value of the line through two points."""
+    share = (x[0] - at) / (x[0] - x[1])
+    if in_logarithm and min(y) > 0:
+        return math.exp(math.log(y[0]) + share * (math.log(y[1]) - math.log(y[0])))
+    return max(0.0, y[0] + share * (y[1] - y[0]))
+
+
+def _left(gene: Gene, level: int) -> float:
+    """Return how much a level leaves: units, or bits a number."""
+    setting = gene.settings[level]
+    if isinstance(setting, WeightSetting):
+        return setting.nominal_bits(DENSE_BITS)
+    if isinstance(setting, CacheSetting):
+        return float(setting.bits or DENSE_BITS)
+    return float(setting)

@@ -18,9 +18,9 @@ class RuleScores:
     """What rules say of a model, as data: strategies never see it.
 
     Args:
-        block_influence: ShortGPT's, for every menu entry.
+        block_influence: ShortGPT's, for every level of every gene.
         windows: Gromov's, the best run of layers of each length.
-        weight_error: What each menu entry takes from the weights: an evolution's data-free start.
+        weight_error: What each level takes from the weights: an evolution's data-free start.
     """
 
     block_influence: Losses | None = None

@@ -1,8 +1,8 @@
 """A cheap model of the loss, fitted to every measured trial, that ranks what is not measured.
 
-log loss = log of the summed losses of single changes + a weight for each entry of each site +
-a weight for each pair of sites in reach of each other, times the shares removed of both + one
-constant for each reading. Bayesian linear regression (Bishop, PRML, section 3.3) with the widths
+log loss = log of the summed losses of single changes + a weight for each level of each gene +
+a weight for each pair of genes in reach of each other, times how far both compress + one constant
+for each reading. Bayesian linear regression (Bishop, PRML, section 3.3) with the widths
 of the priors chosen by the evidence (equation 3.86) from a small grid.
 """
 
@@ -14,23 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from autocompress.spaces.base import SearchSpace
+from autocompress.search.single_changes import Losses, entry_losses
+from autocompress.spaces.base import Board, Gene, Levels, SearchSpace
 from autocompress.trial import Measurement
 
-ENTRY_WIDTHS = (0.05, 0.2, 0.6)
+LEVEL_WIDTHS = (0.05, 0.2, 0.6)
 PAIR_WIDTHS = (0.03, 0.15, 0.6)
 MISFITS = (0.01, 0.04, 0.16)
 ALL_PAIRS = 32
-"""Spaces of up to so many sites have a weight for every pair; larger ones for neighbours."""
+"""Spaces of up to so many genes have a weight for every pair; larger ones for neighbours."""
 REACH = 6
+"""Sites."""
 READING_WIDTH = 10.0
 LEAST_KL = 1e-9
 LEAST_VARIANCE = 1e-8
 USUAL_VARIANCE = 0.04
 """Of the log loss on one sequence, taken as long as there is nothing to estimate it from."""
 
-Readings = dict[tuple[int, int], dict[tuple[int, ...], Measurement]]
-"""Measurements by (draw, sequences read) and menu entries."""
+Readings = dict[tuple[int, int], dict[Levels, Measurement]]
+"""Measurements by (draw, sequences read) and levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Observation:
         noise: Variance of that from the choice of sequences.
     """
 
-    entries: tuple[int, ...]
+    levels: Levels
     reading: tuple[int, int]
     log_loss: float
     noise: float
@@ -61,13 +63,13 @@ def observe(readings: Readings, available: int) -> list[Observation]:
     variance = _sequence_variance([list(own.values()) for own in readings.values()])
     return [
         Observation(
-            entries,
+            levels,
             reading,
             math.log(max(measured.loss, LEAST_KL)),
             variance / len(measured.kl) * max(0.0, 1 - len(measured.kl) / available),
         )
         for reading, own in readings.items()
-        for entries, measured in own.items()
+        for levels, measured in own.items()
     ]
 
 
@@ -75,7 +77,8 @@ class Surrogate:
     """The fitted model.
 
     Args:
-        losses: Of single changes; a candidate's summed ones are its prior mean.
+        losses: Of single changes; a candidate's summed ones are its prior mean. What lost
+            infinitely much is taken to lose ten times the most that did not.
 
     Raises:
         ValueError: If there is no observation.
@@ -84,18 +87,18 @@ class Surrogate:
     def __init__(
         self,
         space: SearchSpace,
-        losses: Sequence[Sequence[float]],
+        losses: Losses,
         observations: Sequence[Observation],
     ) -> None:
         if not observations:
             raise ValueError("a surrogate needs an observation")
-        self._losses = [_finite(row) for row in losses]
-        self._removed = [
-            np.asarray([1 - entry.choice.kept / entry.choice.total for entry in menu])
-            for menu in space.menus
-        ]
-        self._pairs = _pairs(len(space.menus))
-        self._offsets = np.cumsum([0, *(len(menu) - 1 for menu in space.menus)])
+        self._board = Board(space)
+        finite = [_finite(row) for row in losses]
+        self._losses = entry_losses(space, finite)
+        genes = zip(space.genes, finite, strict=True)
+        self._removed = [_removed(gene, row) for gene, row in genes]
+        self._pairs = _pairs(space.gene_sites)
+        self._offsets = np.cumsum([0, *(len(gene.settings) - 1 for gene in space.genes)])
         readings = {o.reading: None for o in observations}
         self._readings = {reading: index for index, reading in enumerate(readings)}
         self._fit(observations)
@@ -109,7 +112,7 @@ class Surrogate:
         """Return the expected log loss, up to one constant.
 
         Args:
-            candidates: (n, sites) menu entries.
+            candidates: (n, genes) levels.
         """
         features, prior = self._features(candidates)
         return np.asarray(prior + features @ self._weights[: features.shape[1]])
@@ -145,7 +148,7 @@ class Surrogate:
         return np.asarray(means + np.asarray(corrections))
 
     def _fit(self, observations: Sequence[Observation]) -> None:
-        candidates = np.asarray([o.entries for o in observations])
+        candidates = np.asarray([o.levels for o in observations])
         features, prior = self._features(candidates)
         constants = np.zeros((len(observations), len(self._readings)))
         for row, observation in enumerate(observations):
@@ -159,7 +162,7 @@ class Surrogate:
             gram = (design.T * precision) @ design
             against = design.T @ (precision * target)
             fixed = float((precision * target**2).sum() - np.log(precision).sum())
-            for widths in itertools.product(ENTRY_WIDTHS, PAIR_WIDTHS):
+            for widths in itertools.product(LEVEL_WIDTHS, PAIR_WIDTHS):
                 variances = self._variances(*widths)
                 factor = cholesky(gram + np.diag(1.0 / variances), lower=True)
                 weights = cho_solve((factor, True), against)
@@ -175,26 +178,24 @@ class Surrogate:
         self._own = _own_parts(observations, target - design @ self._weights, self._misfit)
 
     def _features(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the features (n, weights of entries and pairs) and the prior means (n)."""
-        n, sites = candidates.shape
-        removed = np.stack([self._removed[s][candidates[:, s]] for s in range(sites)], axis=1)
+        """Return the features (n, weights of levels and pairs) and the prior means (n)."""
+        n, genes = candidates.shape
+        removed = np.stack([self._removed[g][candidates[:, g]] for g in range(genes)], axis=1)
         one_hot = np.zeros((n, self._offsets[-1]))
-        summed = np.zeros(n)
-        for site in range(sites):
-            entries = candidates[:, site]
-            rows = np.flatnonzero(entries)
-            one_hot[rows, self._offsets[site] + entries[rows] - 1] = 1.0
-            summed += self._losses[site][entries]
+        rows, columns = np.nonzero(candidates)
+        one_hot[rows, self._offsets[columns] + candidates[rows, columns] - 1] = 1.0
+        entries = self._board.entries(candidates)
+        summed = np.sum([own[entries[:, site]] for site, own in enumerate(self._losses)], axis=0)
         first, second = self._pairs
         products = removed[:, first] * removed[:, second]
         return np.hstack([one_hot, products]), np.log(np.maximum(summed, 1e-12))
 
-    def _variances(self, entry_width: float, pair_width: float) -> np.ndarray:
+    def _variances(self, level_width: float, pair_width: float) -> np.ndarray:
         first, second = self._pairs
         pairs = pair_width**2 / (second - first)
         return np.concatenate(
             [
-                np.full(self._offsets[-1], entry_width**2),
+                np.full(self._offsets[-1], level_width**2),
                 pairs,
                 np.full(len(self._readings), READING_WIDTH**2),
             ]
@@ -203,16 +204,14 @@ class Surrogate:
 
 def _own_parts(
     observations: Sequence[Observation], residuals: np.ndarray, misfit: float
-) -> dict[tuple[int, ...], float]:
+) -> dict[Levels, float]:
     """Return each candidate's own part of what the model misses: residuals shrunk by noise."""
-    sums: dict[tuple[int, ...], tuple[float, float]] = {}
+    sums: dict[Levels, tuple[float, float]] = {}
     for observation, residual in zip(observations, residuals, strict=True):
-        weight, total = sums.get(observation.entries, (0.0, 0.0))
+        weight, total = sums.get(observation.levels, (0.0, 0.0))
         precision = 1.0 / max(observation.noise, 1e-12)
-        sums[observation.entries] = (weight + precision, total + precision * float(residual))
-    return {
-        entries: total / (weight + 1.0 / misfit**2) for entries, (weight, total) in sums.items()
-    }
+        sums[observation.levels] = (weight + precision, total + precision * float(residual))
+    return {levels: total / (weight + 1.0 / misfit**2) for levels, (weight, total) in sums.items()}
 
 
 def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
@@ -232,12 +231,26 @@ def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
     return max(squares / freedom, LEAST_VARIANCE) if freedom else USUAL_VARIANCE
 
 
-def _pairs(sites: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of sites that have a weight."""
-    reach = sites if sites <= ALL_PAIRS else REACH
-    pairs = [(i, j) for i in range(sites) for j in range(i + 1, min(sites, i + reach + 1))]
+def _pairs(gene_sites: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of genes that have a weight."""
+    n = len(gene_sites)
+    reach = n if n <= ALL_PAIRS else REACH
+    pairs = [
+        (i, j) for i in range(n) for j in range(i + 1, n) if gene_sites[j] - gene_sites[i] <= reach
+    ]
     both = np.asarray(pairs, dtype=int).reshape(-1, 2)
     return both[:, 0], both[:, 1]
+
+
+def _removed(gene: Gene, losses: np.ndarray) -> np.ndarray:
+    """Return how far each level compresses, from 0 for dense to 1.
+
+    The share of the units that go; of what is stored otherwise the size of the error, which is
+    about the root of what it loses.
+    """
+    if gene.units:
+        return 1 - np.asarray(gene.units) / gene.units[0]
+    return np.asarray(np.sqrt(np.maximum(losses, 0) / max(losses.max(), LEAST_KL)))
 
 
 def _finite(row: Sequence[float]) -> np.ndarray:

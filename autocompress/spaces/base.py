@@ -5,10 +5,27 @@ Knows neither weights nor measurements: everything here is integers and names.
 
 import enum
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from autocompress.errors import SpecError
+from autocompress.spaces.settings import DENSE, DENSE_CACHE, CacheSetting, WeightSetting
 from autocompress.trial import Genotype
+
+MOST_ENTRIES = 20_000
+"""Of a site's menu: every combination of its genes' levels is written out."""
+
+Setting = int | WeightSetting | CacheSetting
+"""What a level stands for: units kept, or how weights or a KV cache are stored."""
+
+Levels = tuple[int, ...]
+"""One level a gene, in the order of the space."""
+
+Entries = tuple[int, ...]
+"""One entry of its menu a site."""
 
 
 class SiteKind(enum.StrEnum):
@@ -18,6 +35,42 @@ class SiteKind(enum.StrEnum):
     MLP = "mlp"
 
 
+class GeneKind(enum.StrEnum):
+    """What a gene decides."""
+
+    WIDTH = "width"
+    BITS = "bits"
+    SPARSITY = "sparsity"
+    CACHE = "kv"
+
+
+@dataclass(frozen=True, slots=True)
+class LinearGroup:
+    """Linear layers that engines force to share a setting; they read the same inputs.
+
+    Args:
+        linears: Their names within the sub-block; their rows lie one below the other.
+        rows: Output features of each, of the dense site.
+        columns: Input features, of the dense site.
+        narrows_columns: Whether a width takes columns away; else it takes rows.
+        has_bias: Whether each row has a bias beside its weights.
+    """
+
+    name: str
+    linears: tuple[str, ...]
+    rows: tuple[int, ...]
+    columns: int
+    narrows_columns: bool
+    has_bias: bool = False
+
+    def shape(self, kept: int, total: int) -> tuple[int, int]:
+        """Return the (rows, columns) that a width leaves."""
+        rows = sum(self.rows)
+        if self.narrows_columns:
+            return rows, self.columns * kept // total
+        return rows * kept // total, self.columns
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Choice:
     """What is done to one site: the settings of its genes together.
@@ -25,14 +78,28 @@ class Choice:
     Args:
         kept: Units that stay: KV groups with their query heads, or FFN columns; 0 drops the site.
         total: Units of the dense site.
+        weights: How each of the site's linear groups is stored; empty if all are dense.
+        cache: How an attention's KV cache is stored.
     """
 
     kept: int
     total: int
+    weights: tuple[WeightSetting, ...] = ()
+    cache: CacheSetting = DENSE_CACHE
 
     @property
     def is_dense(self) -> bool:
         """Whether the site is left as it is."""
+        return self.is_whole and not self.weights and self.cache.is_dense
+
+    @property
+    def shape(self) -> "Choice":
+        """The same units, all stored densely: what a kernel without codes runs."""
+        return Choice(self.kept, self.total)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all units stay."""
         return self.kept == self.total
 
     @property
@@ -43,41 +110,82 @@ class Choice:
     def __str__(self) -> str:
         if self.is_dense:
             return "dense"
-        return "drop" if self.is_dropped else f"width {self.kept}/{self.total}"
+        if self.is_dropped:
+            return "drop"
+        parts = [] if self.is_whole else [f"width {self.kept}/{self.total}"]
+        if self.weights:
+            parts.append(" ".join(map(str, self.weights)))
+        if not self.cache.is_dense:
+            parts.append(str(self.cache))
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Gene:
-    """One decision at a site: at a level, `settings[level]` units stay; level 0 is dense."""
+    """One decision at a site: level 0 is dense, each level compresses more than those before it.
 
-    name: str
-    settings: tuple[int, ...]
+    Args:
+        settings: What each level stands for: units kept for a width (0 drops the site).
+        group: The linear group that a gene of bits or of sparsity decides on.
+    """
+
+    kind: GeneKind
+    settings: tuple[Setting, ...]
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The kind and what it decides on: `width`, `bits qkv`."""
+        return f"{self.kind} {self.group}".rstrip()
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The units that each level of a width keeps; empty for other genes."""
+        return tuple(setting for setting in self.settings if isinstance(setting, int))
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A sub-block of one layer with its genes.
+    """A sub-block of one layer with its genes; a width comes first among them.
 
     Args:
         units: KV groups of an attention, or columns of an MLP.
+        groups: Its linear layers; none where only widths are of interest.
+        other_parameters: Of the site beside its groups, gone only with all of it: norms.
     """
 
     layer: int
     kind: SiteKind
     units: int
     genes: tuple[Gene, ...]
+    groups: tuple[LinearGroup, ...] = ()
+    other_parameters: int = 0
 
     def choice(self, levels: Sequence[int]) -> Choice:
-        """Return what the levels of this site's genes leave together: the least of them."""
-        kept = [gene.settings[level] for gene, level in zip(self.genes, levels, strict=True)]
-        return Choice(kept=min(kept, default=self.units), total=self.units)
+        """Return what the levels of this site's genes do together."""
+        kept = self.units
+        cache = DENSE_CACHE
+        weights = dict.fromkeys((group.name for group in self.groups), DENSE)
+        for gene, level in zip(self.genes, levels, strict=True):
+            setting = gene.settings[level]
+            if isinstance(setting, int):
+                kept = setting
+            elif isinstance(setting, CacheSetting):
+                cache = setting
+            else:
+                weights[gene.group] = weights[gene.group].with_setting(setting)
+        if not kept:
+            return Choice(0, self.units)
+        stored = tuple(weights.values())
+        all_dense = all(setting.is_dense for setting in stored)
+        return Choice(kept, self.units, () if all_dense else stored, cache)
 
 
 @dataclass(frozen=True, slots=True)
 class MenuEntry:
     """One canonical combination of a site's levels, and what it amounts to."""
 
-    levels: tuple[int, ...]
+    levels: Levels
     choice: Choice
 
 
@@ -85,88 +193,104 @@ class MenuEntry:
 class SearchSpace:
     """All sites of a model with their menus; a genotype is one level per gene in this order.
 
-    Every menu begins with dense and goes from the most units kept to the fewest.
+    A menu lists all combinations of a site's levels, the last gene's level changing fastest; it
+    begins with dense and ends, where a site can be dropped, with the drop.
     """
 
     sites: tuple[Site, ...]
     menus: tuple[tuple[MenuEntry, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "menus", tuple(_menu(site) for site in self.sites))
+        made: dict[object, tuple[MenuEntry, ...]] = {}
+        for site in self.sites:
+            key = (site.units, site.genes, site.groups)
+            if key not in made:
+                made[key] = _menu(site)
+        menus = tuple(made[site.units, site.genes, site.groups] for site in self.sites)
+        object.__setattr__(self, "menus", menus)
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """All genes, site by site."""
+        return tuple(gene for site in self.sites for gene in site.genes)
+
+    @property
+    def gene_sites(self) -> tuple[int, ...]:
+        """For each gene the index of its site."""
+        return tuple(index for index, site in enumerate(self.sites) for _ in site.genes)
 
     @property
     def dense(self) -> Genotype:
         """The genotype of the untouched model."""
-        return Genotype((0,) * sum(len(site.genes) for site in self.sites))
+        return Genotype((0,) * len(self.genes))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """For each gene by how many menu entries its next level is further on."""
+        found = []
+        for site in self.sites:
+            sizes = [len(gene.settings) for gene in site.genes]
+            found += [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+        return tuple(found)
 
     def genotype(self, entries: Sequence[int]) -> Genotype:
         """Return the genotype that takes entry `entries[i]` of site i's menu."""
         chosen = (menu[entry] for menu, entry in zip(self.menus, entries, strict=True))
         return Genotype(tuple(itertools.chain.from_iterable(entry.levels for entry in chosen)))
 
-    def entries(self, genotype: Genotype) -> tuple[int, ...]:
+    def entries(self, genotype: Genotype) -> Entries:
         """Return the menu entry of each site; levels without effect are read as canonical ones."""
         found = []
-        for menu, choice in zip(self.menus, self.choices(genotype), strict=True):
-            found.append(next(i for i, entry in enumerate(menu) if entry.choice == choice))
+        start = 0
+        for site, menu in zip(self.sites, self.menus, strict=True):
+            entry = 0
+            for gene, level in zip(site.genes, genotype.levels[start:], strict=False):
+                entry = entry * len(gene.settings) + level
+            # Everything from the drop on is the drop: it ends the menu.
+            found.append(min(entry, len(menu) - 1))
+            start += len(site.genes)
         return tuple(found)
 
     def choices(self, genotype: Genotype) -> tuple[Choice, ...]:
         """Return what is done to each site."""
-        start = 0
-        chosen = []
-        for site in self.sites:
-            end = start + len(site.genes)
-            chosen.append(site.choice(genotype.levels[start:end]))
-            start = end
-        return tuple(chosen)
+        pairs = zip(self.menus, self.entries(genotype), strict=True)
+        return tuple(menu[entry].choice for menu, entry in pairs)
 
     def canonical(self, genotype: Genotype) -> Genotype:
         """Return the one genotype that stands for all that build the same model."""
         return self.genotype(self.entries(genotype))
 
 
+class Board:
+    """A space's levels and entries as arrays, for many candidates at once."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        genes = len(space.genes)
+        self.sites = np.asarray(space.gene_sites, dtype=int)
+        self.strides = np.asarray(space.strides, dtype=int)
+        self.last = np.asarray([len(menu) - 1 for menu in space.menus])
+        # Float products are exact here, and many times as fast as integer ones.
+        self._spread = np.zeros((genes, len(space.sites)))
+        self._spread[np.arange(genes), self.sites] = self.strides
+
+    def entries(self, levels: np.ndarray) -> np.ndarray:
+        """Return the menu entries, (candidates, sites), of (candidates, genes) levels."""
+        found = np.rint(levels @ self._spread).astype(int)
+        return np.asarray(np.minimum(found, self.last))
+
+
 def _menu(site: Site) -> tuple[MenuEntry, ...]:
-    """List a site's distinct choices, each with its lowest levels, most units kept first."""
-    best: dict[Choice, tuple[int, ...]] = {}
+    """List a site's distinct choices, dense first."""
+    size = math.prod(len(gene.settings) for gene in site.genes)
+    if size > MOST_ENTRIES:
+        raise SpecError(
+            f"`combinations of a site's levels <= {MOST_ENTRIES:,}` must hold, but layer "
+            f"{site.layer} {site.kind} has {size:,}. Search fewer bits, or fused groups."
+        )
+    entries: list[MenuEntry] = []
     for levels in itertools.product(*(range(len(gene.settings)) for gene in site.genes)):
         choice = site.choice(levels)
-        if choice not in best or sum(levels) < sum(best[choice]):
-            best[choice] = levels
-    ordered = sorted(best, key=lambda choice: -choice.kept)
-    return tuple(MenuEntry(best[choice], choice) for choice in ordered)
-
-
-def make_space(
-    n_layers: int,
-    kv_groups: int,
-    ffn_columns: int,
-    *,
-    depth: bool,
-    width: bool,
-    ffn_step: int = 64,
-    ffn_levels: int = 6,
-) -> SearchSpace:
-    """Return the space of a model whose layers are alike.
-
-    Args:
-        depth: Give every site a gene that drops it.
-        width: Give attention a gene of KV groups kept, MLP one of columns kept.
-        ffn_step: Columns go in multiples of this.
-        ffn_levels: At most so many widths beside dense, evenly spaced.
-    """
-    groups = tuple(range(kv_groups, 0, -1))
-    steps = range(ffn_step, ffn_columns, ffn_step)
-    n_levels = min(ffn_levels, len(steps))
-    picked = {steps[len(steps) * i // n_levels] for i in range(n_levels)}
-    columns = (ffn_columns, *sorted(picked, reverse=True))
-    sites = []
-    for layer in range(n_layers):
-        for kind, widths in ((SiteKind.ATTENTION, groups), (SiteKind.MLP, columns)):
-            genes = []
-            if depth:
-                genes.append(Gene("drop", (widths[0], 0)))
-            if width and len(widths) > 1:
-                genes.append(Gene("width", widths))
-            sites.append(Site(layer, kind, widths[0], tuple(genes)))
-    return SearchSpace(tuple(sites))
+        entries.append(MenuEntry(levels, choice))
+        if choice.is_dropped:
+            break
+    return tuple(entries)

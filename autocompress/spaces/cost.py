@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.base import Levels, SearchSpace, SiteKind
 from autocompress.trial import Genotype
+
+ROUNDING = 1e-9
+"""Of a limit: sums of the same costs in another order differ by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Limit:
 
     def violation_of(self, entries: Sequence[int]) -> float:
         """Return by how much of the limit a candidate exceeds it; met at <= 0."""
-        return self.cost.of(entries) / self.most - 1.0
+        excess = self.cost.of(entries) / self.most - 1.0
+        return 0.0 if 0 < excess <= ROUNDING else excess
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +67,28 @@ class Constraint:
         """Return the violation of a candidate given as menu entries."""
         return max(limit.violation_of(entries) for limit in self.limits)
 
-    def useful_entries(self, least_share: float = 0.0) -> tuple[tuple[int, ...], ...]:
-        """Return for each site the entries that save something under some limit.
+    def useful_levels(self, least_share: float = 0.0) -> tuple[Levels, ...]:
+        """Return for each gene the levels that save something under some limit.
+
+        A gene is looked at with the others of its site dense. The last level stays whatever it
+        saves, if it saves anything: what is reachable must not depend on this sieve.
 
         Args:
-            least_share: What an entry must save over the one before it, as a share of the most
+            least_share: What a level must save over the one before it, as a share of the most
                 expensive dense site.
         """
-        useful = [
-            useful_entries(limit.cost, least_share * max(costs[0] for costs in limit.cost.sites))
-            for limit in self.limits
-        ]
-        return tuple(tuple(sorted(set().union(*own))) for own in zip(*useful, strict=True))
+        space = self.space
+        useful = []
+        for gene, site, stride in zip(space.genes, space.gene_sites, space.strides, strict=True):
+            picked: set[int] = set()
+            for limit in self.limits:
+                whole = limit.cost.sites[site]
+                steps = range(len(gene.settings))
+                costs = [whole[min(level * stride, len(whole) - 1)] for level in steps]
+                dearest = max(own[0] for own in limit.cost.sites)
+                picked.update(useful_levels(costs, least_share * dearest))
+            useful.append(tuple(sorted(picked)))
+        return tuple(useful)
 
 
 def under(space: SearchSpace, cost: AdditiveCost, most: float) -> Constraint:
@@ -96,24 +110,20 @@ def drops_of_each_kind(space: SearchSpace, n: int) -> Constraint:
     return Constraint(space, tuple(limits))
 
 
-def useful_entries(cost: AdditiveCost, least_saving: float = 0.0) -> tuple[tuple[int, ...], ...]:
-    """Return for each site the entries that cost less than every entry that keeps more units.
+def useful_levels(costs: Sequence[float], least_saving: float = 0.0) -> Levels:
+    """Return the levels of a gene that cost less than every level before them.
 
-    An entry that keeps fewer units and saves nothing can only hurt.
+    A level that compresses more and saves nothing can only hurt.
 
     Args:
-        least_saving: What an entry must save over the one before it, in the cost's unit.
+        least_saving: What a level must save over the one before it, in the cost's unit.
     """
-    useful = []
-    for costs in cost.sites:
-        picked = [0]
-        for entry in range(1, len(costs)):
-            if costs[entry] < costs[picked[-1]] - least_saving:
-                picked.append(entry)
-        # The cheapest stays whatever it saves: what is reachable must not depend on this sieve.
-        cheapest = min(range(len(costs)), key=lambda entry: (costs[entry], entry))
-        useful.append(tuple(dict.fromkeys([*picked, max(cheapest, picked[-1])])))
-    return tuple(useful)
+    picked = [0]
+    for level in range(1, len(costs)):
+        if costs[level] < costs[picked[-1]] - least_saving:
+            picked.append(level)
+    cheapest = min(range(len(costs)), key=lambda level: (costs[level], level))
+    return tuple(dict.fromkeys([*picked, max(cheapest, picked[-1])]))
 
 
 def least_left(cost: AdditiveCost) -> float:

@@ -1,219 +1,303 @@
-"""Moves on candidates: random ones, evenly spaced ones, mutation and repair.
+"""Moves on candidates: random ones, mutation, crossing and repair, many candidates at once.
 
-Candidates are menu entries here (one a site). Every move returns a feasible candidate that uses
-its budget: no site can be given back to a less compressed entry within the limit.
+Candidates are rows of an array, one level a gene. Every move returns feasible candidates that use
+their budget: no gene can be given back to a less compressed level within the limits.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from autocompress.spaces.base import SiteKind
-from autocompress.spaces.cost import Constraint
+from autocompress.spaces.base import Board, GeneKind, SearchSpace
+from autocompress.spaces.cost import ROUNDING, Constraint
 
-Entries = tuple[int, ...]
-Allowed = Sequence[Sequence[int]]
+MOST_MOVES = 3
 
 
-def repair(
-    entries: Sequence[int],
-    constraint: Constraint,
-    allowed: Allowed,
-    rng: np.random.Generator,
-) -> Entries:
-    """Compress random sites to random deeper levels until it is feasible; give slack back.
+class Moves:
+    """The moves under one constraint.
 
     Args:
-        allowed: For each site the entries that may be taken, most units kept first; the first must
-            cost the most and the last the least.
+        allowed: For each gene the levels that may be taken, least compressed first.
     """
-    current = list(entries)
-    while constraint.violation_of(current) > 0:
-        site = _payer(current, constraint, allowed, rng, frozenset())
-        if site is None:
-            break
-        deeper = _deeper(current[site], allowed[site])
-        current[site] = deeper[rng.integers(len(deeper))]
-    return fill(current, constraint, allowed, rng)
 
+    def __init__(self, constraint: Constraint, allowed: Sequence[Sequence[int]]) -> None:
+        space = constraint.space
+        self._board = Board(space)
+        self._sites = self._board.sites
+        self._strides = self._board.strides
+        # From here on a gene's level is told by its rank among those allowed.
+        most = max(map(len, allowed), default=1)
+        padded = [[*own, *[own[-1]] * (most - len(own))] for own in allowed]
+        self._levels = np.asarray(padded, dtype=int).reshape(len(allowed), most)
+        self._last = np.asarray([len(own) - 1 for own in allowed], dtype=int)
+        self._genes = np.arange(len(allowed))
+        self._drop, self._width = _drops(space, allowed)
+        self._classes = _classes(space, allowed)
+        self._first = np.searchsorted(self._sites, np.arange(len(space.sites)))
+        self._counts = np.bincount(self._sites, minlength=len(space.sites))
+        self._costs, self._fixed, self._most = _tables(constraint)
 
-def fill(
-    entries: Sequence[int],
-    constraint: Constraint,
-    allowed: Allowed,
-    rng: np.random.Generator,
-    last: frozenset[int] = frozenset(),
-) -> Entries:
-    """Give every site, in random order, the least compressed entry that still fits.
+    def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Compress random genes of the dense model, by random levels, until it is feasible."""
+        return self.repair(np.zeros((n, len(self._genes)), dtype=int), rng)
 
-    Args:
-        last: Sites whose turn comes after all others'.
-    """
-    current = list(entries)
-    order = rng.permutation(len(current))
-    slacks = _slacks(current, constraint)
-    for site in sorted(order, key=lambda site: site in last):
-        for entry in allowed[site]:
-            if entry >= current[site]:
-                break
-            # Most entries exceed what is left by far: only a near one is summed up.
-            if any(
-                costs[site][entry] - costs[site][current[site]] > slack for costs, slack in slacks
-            ):
+    def repair(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Compress random genes to random deeper levels until it is feasible; give slack back.
+
+        Args:
+            levels: (candidates, genes); one that is not allowed is taken for the next that is.
+        """
+        ranks = self._ranks(levels)
+        self._pay(ranks, np.zeros(ranks.shape, dtype=bool), rng, by_one=False)
+        return self._filled(ranks, np.zeros(ranks.shape, dtype=bool), rng)
+
+    def fill(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Give every gene, in random order, the least compressed level that still fits."""
+        ranks = self._ranks(levels)
+        return self._filled(ranks, np.zeros(ranks.shape, dtype=bool), rng)
+
+    def mutate(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Move compression from some genes to others, `min(U1, U2)` times, U uniform on 1..3.
+
+        Half of the moves exchange the levels of two genes that decide the same of two sites: a
+        drop goes to another layer, the cost stays. The others give a gene back some levels, and
+        random genes of any kind pay one level at a time. EvoPress (arXiv:2410.14649) switches
+        between equal shares of a parameter count; here the shares differ, so it is repaired.
+
+        Args:
+            levels: (candidates, genes).
+        """
+        ranks = self._ranks(levels)
+        given = np.zeros(ranks.shape, dtype=bool)
+        n = len(ranks)
+        times = np.minimum(rng.integers(1, MOST_MOVES + 1, n), rng.integers(1, MOST_MOVES + 1, n))
+        for turn in range(MOST_MOVES):
+            self._give_back(ranks, given, np.flatnonzero(times > turn), rng)
+        self._pay(ranks, given, rng, by_one=True)
+        return self._filled(ranks, ~given, rng)
+
+    def cross(self, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Take each site from one of two candidates at random, and repair.
+
+        Args:
+            first: (candidates, genes); `second` alike.
+        """
+        from_first = rng.random((len(first), len(self._counts))) < 0.5
+        return self.repair(np.where(from_first[:, self._sites], first, second), rng)
+
+    def _ranks(self, levels: np.ndarray) -> np.ndarray:
+        """Return the rank of the first allowed level that compresses as much, at most the last."""
+        less = self._levels[None] < np.asarray(levels)[:, :, None]  # (candidates, genes, ranks)
+        return np.asarray(np.minimum(less.sum(axis=2), self._last))
+
+    def _is_alive(self, ranks: np.ndarray) -> np.ndarray:
+        """Return which genes mean something: all but those of dropped sites, (candidates, genes).
+
+        What drops a site is alive itself.
+        """
+        dropped = (ranks == self._drop) & (self._drop >= 0)
+        gone = np.zeros((len(ranks), len(self._counts)), dtype=bool)
+        rows, genes = np.nonzero(dropped)
+        gone[rows, self._sites[genes]] = True
+        return np.asarray(~gone[:, self._sites] | self._width)
+
+    def _entries(self, ranks: np.ndarray) -> np.ndarray:
+        return self._board.entries(self._levels[self._genes, ranks])
+
+    def _slack(self, entries: np.ndarray) -> np.ndarray:
+        """Return what is left of each limit, (limits, candidates)."""
+        sites = np.arange(entries.shape[1])
+        spent = self._costs[:, sites, entries].sum(axis=2) + self._fixed[:, None]
+        return np.asarray(self._most[:, None] - spent)
+
+    def _give_back(
+        self, ranks: np.ndarray, given: np.ndarray, rows: np.ndarray, rng: np.random.Generator
+    ) -> None:
+        """Compress one gene of each row less, in place."""
+        able = (ranks[rows] > 0) & ~given[rows]
+        rows = rows[able.any(axis=1)]
+        if not len(rows):
+            return
+        genes = _any_of(able[able.any(axis=1)], rng)
+        own = ranks[rows, genes]
+        partners = (
+            (self._classes[None] == self._classes[genes][:, None])
+            & (ranks[rows] < own[:, None])
+            & self._is_alive(ranks[rows])
+        )
+        swaps = partners.any(axis=1) & (rng.random(len(rows)) < 0.5)
+        others = _any_of(partners, rng)
+        lighter = (rng.random(len(rows)) * own).astype(int)
+        donors = _any_of(self._donors(ranks[rows], genes), rng)
+        for row, gene, other, swap, rank, donor in zip(
+            rows, genes, others, swaps, lighter, donors, strict=True
+        ):
+            if not swap:
+                if self._width[gene] and ranks[row, gene] == self._drop[gene]:
+                    self._copy_rest(ranks[row], donor, gene)
+                ranks[row, gene] = rank
+            elif self._width[gene]:
+                mine, theirs = self._of_site(gene), self._of_site(other)
+                ranks[row, mine], ranks[row, theirs] = (
+                    ranks[row, theirs].copy(),
+                    ranks[row, mine].copy(),
+                )
+            else:
+                ranks[row, gene], ranks[row, other] = ranks[row, other], ranks[row, gene]
+            given[row, gene] = True
+
+    def _donors(self, ranks: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Return which widths belong to sites that are there, of the kind of each row's gene."""
+        alike = self._classes[None] == self._classes[genes][:, None]
+        return np.asarray(alike & self._width & (ranks != self._drop))
+
+    def _copy_rest(self, ranks: np.ndarray, donor: int, gene: int) -> None:
+        """Give a site that comes back what a site of its kind has in its genes after the width.
+
+        Dense, it would cost many times what was freed.
+        """
+        if self._classes[donor] == self._classes[gene]:
+            ranks[gene + 1 : self._of_site(gene).stop] = ranks[
+                donor + 1 : self._of_site(donor).stop
+            ]
+
+    def _of_site(self, gene: int) -> slice:
+        """Return the genes of a gene's site."""
+        first = int(self._first[self._sites[gene]])
+        return slice(first, first + int(self._counts[self._sites[gene]]))
+
+    def _pay(
+        self, ranks: np.ndarray, spared: np.ndarray, rng: np.random.Generator, *, by_one: bool
+    ) -> None:
+        """Compress random genes, in place, until all is feasible or nothing helps.
+
+        Only genes that save under a violated limit pay; spared ones only if no other can.
+        """
+        rows = np.arange(len(ranks))
+        while True:
+            entries = self._entries(ranks[rows])
+            slack = self._slack(entries)
+            violated = slack < -ROUNDING / 2 * self._most[:, None]
+            rows, entries = rows[violated.any(axis=0)], entries[violated.any(axis=0)]
+            violated = violated[:, violated.any(axis=0)]
+            if not len(rows):
+                return
+            saves = self._saves(ranks[rows], entries, violated)
+            able = saves.any(axis=1)
+            rows, saves = rows[able], saves[able]
+            if not len(rows):
+                return
+            preferred = saves & ~spared[rows]
+            payers = _any_of(np.where(preferred.any(axis=1)[:, None], preferred, saves), rng)
+            step = np.ones(len(rows), dtype=int)
+            if not by_one:
+                step += (
+                    rng.random(len(rows)) * (self._last[payers] - ranks[rows, payers])
+                ).astype(int)
+            ranks[rows, payers] += step
+            for row, gene in zip(rows, payers, strict=True):
+                if self._width[gene] and ranks[row, gene] == self._drop[gene]:
+                    ranks[row, gene + 1 : self._of_site(gene).stop] = 0
+
+    def _saves(self, ranks: np.ndarray, entries: np.ndarray, violated: np.ndarray) -> np.ndarray:
+        """Return which genes save under a violated limit where they go deeper, one or all levels.
+
+        Args:
+            violated: (limits, candidates).
+        """
+        able = (ranks < self._last) & self._is_alive(ranks)
+        now = entries[:, self._sites]  # (candidates, genes)
+        level = self._levels[self._genes, ranks]
+        before = self._costs[:, self._sites, now]  # (limits, candidates, genes)
+        saves = np.zeros(able.shape, dtype=bool)
+        for deeper in (
+            np.minimum(ranks + 1, self._last),
+            np.broadcast_to(self._last, ranks.shape),
+        ):
+            then = now + (self._levels[self._genes, deeper] - level) * self._strides
+            then = np.minimum(then, self._board.last[self._sites])
+            saved = (before - self._costs[:, self._sites, then]) > 0
+            saves |= (saved & violated[:, :, None]).any(axis=0)
+        return np.asarray(able & saves)
+
+    def _filled(self, ranks: np.ndarray, last: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return levels with what is left of the budget given back.
+
+        Args:
+            last: (candidates, genes) whose turn comes after all others'.
+        """
+        n = len(ranks)
+        order = np.argsort(rng.random(ranks.shape) + last, axis=1)
+        entries = self._entries(ranks)
+        # Feasible candidates stay so whatever the order of a sum.
+        slack = self._slack(entries) + ROUNDING / 2 * self._most[:, None]
+        rows = np.arange(n)
+        steps = np.arange(self._levels.shape[1])
+        for genes in order.T:
+            sites = self._sites[genes]
+            own = ranks[rows, genes]
+            now = entries[rows, sites]
+            level = self._levels[genes, own]
+            # (candidates, ranks): where each lighter level would lead, and whether it fits.
+            lead = (
+                now[:, None] + (self._levels[genes] - level[:, None]) * self._strides[genes, None]
+            )
+            lighter = steps[None] < own[:, None]
+            lead = np.where(lighter, lead, now[:, None])
+            before = self._costs[:, sites, now]  # (limits, candidates)
+            more = self._costs[:, sites[:, None], lead] - before[:, :, None]
+            fits = lighter & (more <= slack[:, :, None]).all(axis=0)
+            taken = np.flatnonzero(fits.any(axis=1))
+            if not len(taken):
                 continue
-            trial = [*current[:site], entry, *current[site + 1 :]]
-            if constraint.violation_of(trial) <= 0:
-                current = trial
-                slacks = _slacks(current, constraint)
-                break
-    return tuple(current)
+            best = fits[taken].argmax(axis=1)
+            ranks[taken, genes[taken]] = best
+            entries[taken, sites[taken]] = lead[taken, best]
+            slack[:, taken] -= more[:, taken, best]
+        # Genes of a dropped site are 0, whatever may be taken: candidates are canonical.
+        return np.where(self._is_alive(ranks), self._levels[self._genes, ranks], 0)
 
 
-def _slacks(
-    entries: Sequence[int], constraint: Constraint
-) -> list[tuple[tuple[tuple[float, ...], ...], float]]:
-    """Return each limit's costs and what is left of it, a little more for rounding."""
-    return [
-        (limit.cost.sites, limit.most - limit.cost.of(entries) + 1e-9 * abs(limit.most))
-        for limit in constraint.limits
-    ]
+def _any_of(able: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random column of each row among those that are true; any where none is."""
+    return np.asarray(np.where(able, rng.random(able.shape), -1.0).argmax(axis=1))
 
 
-def mutate(
-    entries: Sequence[int], constraint: Constraint, allowed: Allowed, rng: np.random.Generator
-) -> Entries:
-    """Move compression from some sites to others, `min(U1, U2)` times, U uniform on 1..3.
+def _drops(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each gene the rank that drops its site, or -1, and whether it is a width."""
+    drops, widths = [], []
+    for gene, levels in zip(space.genes, allowed, strict=True):
+        is_width = gene.kind is GeneKind.WIDTH
+        widths.append(is_width)
+        drops.append(len(levels) - 1 if is_width and gene.settings[levels[-1]] == 0 else -1)
+    return np.asarray(drops, dtype=int), np.asarray(widths, dtype=bool)
 
-    Half of the moves exchange the entries of two sites of a kind: a drop goes to another layer,
-    the cost stays. The others switch levels: a site is given back some levels and random others
-    pay one level at a time. EvoPress (arXiv:2410.14649) switches between equal shares of a
-    parameter count; under a latency budget the shares differ, so the candidate is repaired.
+
+def _classes(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return a number for each gene, equal for those that may exchange their levels.
+
+    Genes of one site never are alike, and sites whose genes are alike are so one by one.
     """
-    current = list(entries)
-    given: set[int] = set()
-    for _ in range(min(rng.integers(1, 4), rng.integers(1, 4))):
-        site = _given_back(current, allowed, rng, given)
-        if site is None:
-            break
-        partners = [
-            other
-            for other, own in enumerate(constraint.space.sites)
-            if own.kind is constraint.space.sites[site].kind
-            and current[other] < current[site]
-            and current[other] in allowed[site]
-            and current[site] in allowed[other]
-        ]
-        if partners and rng.random() < 0.5:
-            other = partners[rng.integers(len(partners))]
-            current[site], current[other] = current[other], current[site]
-        else:
-            lighter = [entry for entry in allowed[site] if entry < current[site]]
-            current[site] = lighter[rng.integers(len(lighter))]
-        given.add(site)
-    while constraint.violation_of(current) > 0:
-        site = _payer(current, constraint, allowed, rng, frozenset(given))
-        if site is None:
-            break
-        current[site] = _deeper(current[site], allowed[site])[0]
-    return fill(current, constraint, allowed, rng, last=frozenset(range(len(current))) - given)
+    numbers: dict[object, int] = {}
+    found = []
+    start = 0
+    for site in space.sites:
+        own = tuple(tuple(levels) for levels in allowed[start : start + len(site.genes)])
+        start += len(site.genes)
+        for position in range(len(site.genes)):
+            key = (site.kind, site.genes, own, position)
+            found.append(numbers.setdefault(key, len(numbers)))
+    return np.asarray(found, dtype=int)
 
 
-def random_candidate(
-    constraint: Constraint, allowed: Allowed, rng: np.random.Generator
-) -> Entries:
-    """Compress random sites of the dense model, by random levels, until it is feasible."""
-    return repair((0,) * len(allowed), constraint, allowed, rng)
-
-
-def _deeper(entry: int, allowed: Sequence[int]) -> list[int]:
-    return [other for other in allowed if other > entry]
-
-
-def _payer(
-    entries: Sequence[int],
-    constraint: Constraint,
-    allowed: Allowed,
-    rng: np.random.Generator,
-    spared: frozenset[int],
-) -> int | None:
-    """Return a random site that can be compressed further; a spared one only if no other can.
-
-    Only sites that a violated limit counts can help to meet it.
-    """
-    violated = [limit.cost.sites for limit in constraint.limits if limit.violation_of(entries) > 0]
-    able = [
-        i
-        for i, entry in enumerate(entries)
-        if entry < allowed[i][-1]
-        and any(costs[i][entry] > costs[i][allowed[i][-1]] for costs in violated)
-    ]
-    preferred = [i for i in able if i not in spared] or able
-    return preferred[rng.integers(len(preferred))] if preferred else None
-
-
-def _given_back(
-    entries: Sequence[int], allowed: Allowed, rng: np.random.Generator, done: set[int]
-) -> int | None:
-    """Return a random site that can be compressed less and was not yet."""
-    able = [i for i, entry in enumerate(entries) if entry > allowed[i][0] and i not in done]
-    return able[rng.integers(len(able))] if able else None
-
-
-def evenly_spaced(constraint: Constraint) -> Entries | None:
-    """Drop the fewest sites, attention and MLP alike and evenly spaced over depth, that suffice.
-
-    The uniform baseline of the depth space. Returns None if dropping all does not suffice.
-    """
-    space = constraint.space
-    by_kind = {
-        kind: [
-            i
-            for i, site in enumerate(space.sites)
-            if site.kind is kind and space.menus[i][-1].choice.is_dropped
-        ]
-        for kind in SiteKind
-    }
-    counts = sorted(
-        itertools.product(*(range(len(sites) + 1) for sites in by_kind.values())),
-        key=lambda pair: (sum(pair), abs(pair[0] - pair[1]), pair),
-    )
-    for pair in counts:
-        entries = [0] * len(space.sites)
-        for n, sites in zip(pair, by_kind.values(), strict=True):
-            for i in spread(n, len(sites)):
-                entries[sites[i]] = len(space.menus[sites[i]]) - 1
-        if abs(pair[0] - pair[1]) <= 1 and constraint.violation_of(entries) <= 0:
-            return tuple(entries)
-    return None
-
-
-def spread(n: int, total: int) -> list[int]:
-    """Return n evenly spaced positions out of `total`, away from both ends."""
-    return [int((i + 0.5) * total / n) for i in range(n)]
-
-
-def evenly_narrow(constraint: Constraint) -> Entries | None:
-    """Narrow every site alike, as little as suffices: the uniform baseline of the width space."""
+def _tables(constraint: Constraint) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return costs (limits, sites, entries), and each limit's fixed part and most, (limits)."""
     menus = constraint.space.menus
-    for share in np.linspace(0, 1, 65):
-        entries = []
-        for menu in menus:
-            position = round(float(share) * (len(menu) - 1))
-            entries.append(position)
-        if constraint.violation_of(entries) <= 0:
-            return tuple(entries)
-    return None
-
-
-def cross(
-    first: Sequence[int],
-    second: Sequence[int],
-    constraint: Constraint,
-    allowed: Allowed,
-    rng: np.random.Generator,
-) -> Entries:
-    """Take each site from one of two candidates at random, and repair."""
-    from_first = rng.random(len(first)) < 0.5
-    mixed = [a if own else b for a, b, own in zip(first, second, from_first, strict=True)]
-    return repair(mixed, constraint, allowed, rng)
+    costs = np.zeros((len(constraint.limits), len(menus), max(map(len, menus), default=1)))
+    for index, limit in enumerate(constraint.limits):
+        for site, own in enumerate(limit.cost.sites):
+            costs[index, site, : len(own)] = own
+    fixed = np.asarray([limit.cost.fixed for limit in constraint.limits])
+    most = np.asarray([limit.most for limit in constraint.limits])
+    return costs, fixed, most

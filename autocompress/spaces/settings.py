@@ -3,6 +3,7 @@
 Settings are names and numbers; how a tensor is brought into one is an operator's business.
 """
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ BLOCK_FORMATS: Final[dict[str, BlockFormat]] = {
 """By the names of compressed-tensors: OCP FP8 E4M3 a row, OCP MXFP4, NVIDIA's NVFP4."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class WeightSetting:
     """How the weights of one linear group are stored; as text `dense`, `w4g128`, `s0.5+w3`.
 
@@ -71,6 +72,14 @@ class WeightSetting:
     def is_sparse(self) -> bool:
         """Whether some weights are zero, told by a bit mask."""
         return self.sparsity > 0
+
+    def with_setting(self, other: "WeightSetting") -> "WeightSetting":
+        """Return this setting with what another one says of codes, or of zeros, in addition."""
+        if other.is_dense:
+            return self
+        if other.is_sparse:
+            return dataclasses.replace(self, sparsity=other.sparsity, pattern=other.pattern)
+        return dataclasses.replace(other, sparsity=self.sparsity, pattern=self.pattern)
 
     def nominal_bits(self, dense_bits: int) -> float:
         """Return the bits of a weight as the field counts them: codes only, zeros at no cost."""
@@ -164,7 +173,7 @@ def _read_sparsity(text: str) -> tuple[float, tuple[int, int] | None]:
 DENSE: Final = WeightSetting()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class CacheSetting:
     """How an attention's KV cache is stored; as text `dense`, `kv8`, `kv4`.
 
@@ -181,6 +190,9 @@ class CacheSetting:
 
     def __str__(self) -> str:
         return "dense" if self.bits is None else f"kv{self.bits}"
+
+
+DENSE_CACHE: Final = CacheSetting()
 
 
 def fitting_group_size(*columns: int) -> int | None:

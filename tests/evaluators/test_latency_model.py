@@ -13,7 +13,8 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTable, conformal, fit, read_table
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.evaluators.profile import isotonic
-from autocompress.spaces.base import SearchSpace, SiteKind, make_space
+from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.making import make_space
 from autocompress.spec import Workload
 from autocompress.store.base import Json
 

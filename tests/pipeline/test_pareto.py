@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autocompress.errors import ModelError, SpecError
 from autocompress.pipeline.pareto import ENOUGH, read_all, read_front, usual_least
-from autocompress.spaces.base import make_space
+from autocompress.spaces.making import make_space
 from autocompress.spaces.pareto import dominates
 from autocompress.spec import SearchSpec, Workload
 from autocompress.store.base import Record, StudyState

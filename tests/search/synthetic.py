@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from autocompress.errors import EvaluationError
 from autocompress.search.base import Batch, Strategy
-from autocompress.spaces.base import make_space
 from autocompress.spaces.cost import AdditiveCost, Constraint, under
+from autocompress.spaces.making import make_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Trial
 from autocompress.workers.base import BuildJob, Measured, Shard
 

@@ -13,8 +13,8 @@ from autocompress.search.base import Standing, Stopper, Task, go_on
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy, settings_for
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import make_strategy
-from autocompress.spaces.base import make_space
 from autocompress.spaces.cost import under
+from autocompress.spaces.making import make_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from tests.search.synthetic import (
     COST,

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.search.offspring import UNSHARED, cost, pick, shared_sites
+from autocompress.search.offspring import UNSHARED, cost, pick, shared_genes
 from autocompress.search.surrogate import Observation, Surrogate
 from tests.search.synthetic import SPACE
 
-SITES = len(SPACE.menus)
-LOSSES = [[0.1 * entry for entry in range(len(menu))] for menu in SPACE.menus]
+GENES = len(SPACE.genes)
+LOSSES = [[0.1 * level for level in range(len(gene.settings))] for gene in SPACE.genes]
 entries = st.tuples(*(st.integers(0, len(menu) - 1) for menu in SPACE.menus))
 populations = st.lists(entries, min_size=1, max_size=12, unique=True)
 
@@ -40,7 +40,7 @@ def mutants_of(parent: np.ndarray, sites: range) -> np.ndarray:
 def test_a_batch_costs_no_more_than_its_candidates_alone(
     population: list[tuple[int, ...]], parent: tuple[int, ...]
 ) -> None:
-    own = np.asarray([row for row in population if row != parent]).reshape(-1, SITES)
+    own = np.asarray([row for row in population if row != parent]).reshape(-1, GENES)
 
     batch = cost(own, np.asarray(parent))
 
@@ -57,28 +57,28 @@ def test_a_batch_costs_no_less_than_any_part_of_it(
 
 
 def test_changes_behind_a_depth_cost_what_is_behind_it() -> None:
-    parent = np.zeros(SITES, dtype=int)
+    parent = np.zeros(GENES, dtype=int)
     last = parent.copy()
     last[-1] = 1
 
-    expected = UNSHARED + (1 - UNSHARED) / SITES
+    expected = UNSHARED + (1 - UNSHARED) / GENES
     assert cost(last[None], parent) == pytest.approx(expected)
 
 
 @given(entries, entries)
-def test_shared_sites_are_those_before_the_first_difference(
+def test_shared_genes_are_those_before_the_first_difference(
     first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
-    (found,) = shared_sites(np.asarray([first]), np.asarray(second))
+    (found,) = shared_genes(np.asarray([first]), np.asarray(second))
 
     assert first[:found] == second[:found]
-    assert found == SITES or first[found] != second[found]
+    assert found == GENES or first[found] != second[found]
 
 
 @given(st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_what_is_picked_is_there_and_picked_once(n: int, seed: int) -> None:
-    parent = np.zeros(SITES, dtype=int)
-    mutants = mutants_of(parent, range(SITES))
+    parent = np.zeros(GENES, dtype=int)
+    mutants = mutants_of(parent, range(GENES))
 
     picked = pick(surrogate(), mutants, parent, n, np.random.default_rng(seed))
 
@@ -91,26 +91,26 @@ def test_of_equal_gains_the_cheaper_are_picked() -> None:
     alike = Surrogate(
         SPACE,
         [[0.1] * len(menu) for menu in SPACE.menus],
-        [Observation((0,) * SITES, (0, 4), 0.0, 0.01)],
+        [Observation((0,) * GENES, (0, 4), 0.0, 0.01)],
     )
-    parent = np.zeros(SITES, dtype=int)
-    mutants = mutants_of(parent, range(SITES))
+    parent = np.zeros(GENES, dtype=int)
+    mutants = mutants_of(parent, range(GENES))
 
     picked = pick(alike, mutants, parent, 4, np.random.default_rng(0))
 
-    assert int(shared_sites(mutants[picked], parent).min()) >= SITES // 2
+    assert int(shared_genes(mutants[picked], parent).min()) >= GENES // 2
 
 
 def test_a_large_gain_at_the_first_site_is_not_missed() -> None:
-    rows = [tuple(int(i == site) for i in range(SITES)) for site in range(SITES)]
-    better = (2,) + (0,) * (SITES - 1)
+    rows = [tuple(int(i == site) for i in range(GENES)) for site in range(GENES)]
+    better = (2,) + (0,) * (GENES - 1)
     known = Surrogate(
         SPACE,
         [[0.1] * len(menu) for menu in SPACE.menus],
         [Observation(row, (0, 4), 0.0, 1e-4) for row in rows]
         + [Observation(better, (0, 4), -5.0, 1e-4)],
     )
-    parent = np.zeros(SITES, dtype=int)
+    parent = np.zeros(GENES, dtype=int)
     mutants = np.asarray([better, *rows])
 
     assert 0 in pick(known, mutants, parent, 4, np.random.default_rng(0))

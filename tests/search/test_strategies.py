@@ -11,8 +11,9 @@ from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy
 from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import RuleScores, make_strategy
-from autocompress.spaces.base import SiteKind, make_space
+from autocompress.spaces.base import SiteKind
 from autocompress.spaces.cost import drops_of_each_kind, under
+from autocompress.spaces.making import make_space
 from autocompress.spec import STRATEGIES
 from autocompress.trial import Genotype, Measurement, Split, Trial
 from tests.search.synthetic import (

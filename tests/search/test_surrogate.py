@@ -8,7 +8,7 @@ import pytest
 
 from autocompress.search import surrogate as surrogates
 from autocompress.search.surrogate import Observation, Surrogate
-from autocompress.spaces.base import make_space
+from autocompress.spaces.making import make_space
 from autocompress.trial import Measurement
 from tests.search.synthetic import SPACE, loss_of
 
@@ -85,8 +85,8 @@ def test_samples_centre_on_the_mean() -> None:
 def test_an_estimate_trusts_exact_measurements_and_doubts_noisy_ones() -> None:
     rows = some(100)
     odd = observe(rows)
-    odd[0] = Observation(odd[0].entries, odd[0].reading, odd[0].log_loss + 0.2, odd[0].noise)
-    noisy = [Observation(o.entries, o.reading, o.log_loss, 1.0) for o in odd]
+    odd[0] = Observation(odd[0].levels, odd[0].reading, odd[0].log_loss + 0.2, odd[0].noise)
+    noisy = [Observation(o.levels, o.reading, o.log_loss, 1.0) for o in odd]
     candidate = EVERYONE[rows[:1]]
 
     exact = Surrogate(SPACE, SINGLES, odd)

@@ -4,10 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.base import Choice, Gene, SearchSpace, Site, SiteKind, make_space
+from autocompress.errors import SpecError
+from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
+from autocompress.spaces.making import Weights, make_space
+from autocompress.spaces.settings import WeightSetting
 from autocompress.trial import Genotype
-from tests.spaces.problems import everything, genotypes, spaces
+from tests.spaces.problems import GROUPS, everything, genotypes, spaces
 
+SPARSITIES = [WeightSetting(sparsity=n / 10) for n in range(1, 10)]
 SPACES_AND_GENOTYPES = spaces().flatmap(lambda s: st.tuples(st.just(s), genotypes(s)))
 
 
@@ -41,7 +45,7 @@ def test_menus_go_from_dense_to_the_fewest_units(space: SearchSpace) -> None:
         kept = [entry.choice.kept for entry in menu]
 
         assert menu[0].choice.is_dense
-        assert kept == sorted(set(kept), reverse=True)
+        assert kept == sorted(kept, reverse=True)
         assert all(entry.choice.total == site.units for entry in menu)
 
 
@@ -81,12 +85,15 @@ def test_widths_are_at_most_as_many_as_asked_and_evenly_spaced() -> None:
     assert [entry.choice.kept for entry in space.menus[1]] == [1024, 704, 384, 64]
 
 
-def test_a_drop_makes_the_width_of_no_account() -> None:
-    space = make_space(1, 2, 128, depth=True, width=True)
-    dropped_narrow, dropped_wide = Genotype((1, 1, 0, 0)), Genotype((1, 0, 0, 0))
+def test_a_drop_makes_the_other_genes_of_a_site_of_no_account() -> None:
+    space = make_space(
+        1, 2, 128, depth=True, width=True, weights=Weights(bits=(4, 2)), groups=GROUPS
+    )
+    dropped = Genotype((2, 0, 0, 0, 0))
 
-    assert space.canonical(dropped_narrow) == space.canonical(dropped_wide) == dropped_wide
-    assert dropped_narrow.key != dropped_wide.key
+    assert [gene.name for gene in space.genes[:2]] == ["width", "bits qkv"]
+    assert space.canonical(Genotype((2, 1, 0, 0, 0))) == space.canonical(dropped) == dropped
+    assert space.choices(dropped)[0] == Choice(0, 2)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +110,27 @@ def test_a_site_without_genes_has_one_entry() -> None:
     assert [entry.choice for entry in SearchSpace((site,)).menus[0]] == [Choice(1, 1)]
 
 
-def test_the_strictest_gene_decides() -> None:
-    genes = (Gene("drop", (4, 0)), Gene("width", (4, 3, 2, 1)))
-    site = Site(0, SiteKind.ATTENTION, 4, genes)
+def test_the_genes_of_a_site_are_put_together() -> None:
+    space = make_space(
+        1,
+        2,
+        96,
+        depth=True,
+        width=True,
+        weights=Weights(bits=(4,), sparsities=(WeightSetting(sparsity=0.5),), cache_bits=(8,)),
+        groups=GROUPS,
+    )
 
-    assert site.choice((0, 2)) == Choice(2, 4)
-    assert site.choice((1, 2)) == Choice(0, 4)
+    attention = space.sites[0]
+    assert str(attention.choice((1, 1, 1, 1))) == "width 1/2, s0.5+w4g64, kv8"
+    assert str(attention.choice((0, 0, 1, 0))) == "s0.5"
+    assert str(attention.choice((0, 0, 0, 1))) == "kv8"
+    assert str(attention.choice((2, 1, 1, 1))) == "drop"
+
+
+def test_a_menu_too_long_to_write_out_is_refused() -> None:
+    bits = Weights(bits=(8, 6, 5, 4, 3, 2), sparsities=tuple(SPARSITIES), cache_bits=(8, 4))
+    wide = {kind: own * 2 for kind, own in GROUPS.items()}
+
+    with pytest.raises(SpecError, match="Search fewer bits, or fused groups"):
+        make_space(1, 4, 96, depth=True, width=True, weights=bits, groups=wide)

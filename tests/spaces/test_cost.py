@@ -6,21 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.base import make_space
+from autocompress.spaces.base import Entries
 from autocompress.spaces.cost import (
     AdditiveCost,
     drops_of_each_kind,
     least_left,
     under,
-    useful_entries,
+    useful_levels,
 )
-from autocompress.spaces.moves import Entries
-from tests.spaces.problems import Problem, candidates, everything, problems
+from autocompress.spaces.making import Weights, make_space
+from autocompress.trial import Genotype
+from tests.spaces.problems import Problem, entries_of, everything, menus_of, problems
 
 # Sums in another order differ by roundings of numbers below a few hundred.
 ROUNDING = 1e-9
 
-CASES = problems().flatmap(lambda p: st.tuples(st.just(p), candidates(p)))
+CASES = problems().flatmap(lambda p: st.tuples(st.just(p), entries_of(p)))
 
 
 @given(CASES)
@@ -37,11 +38,11 @@ def test_cost_is_additive_over_sites(case: tuple[Problem, Entries]) -> None:
     assert cost.of(entries) - cost.dense == pytest.approx(sum(alone), abs=ROUNDING)
 
 
-@given(problems(most_layers=2))
+@given(problems(most_layers=2, stored=(Weights(),)))
 def test_the_least_cost_is_that_of_some_candidate(problem: Problem) -> None:
     cost = problem.cost
 
-    costs = [cost.of(entries) for entries in everything(problem.allowed)]
+    costs = [cost.of(entries) for entries in everything(menus_of(problem.space))]
 
     assert min(costs) == pytest.approx(cost.least, abs=ROUNDING)
     assert max(costs) == pytest.approx(cost.dense, abs=ROUNDING)
@@ -67,31 +68,37 @@ def test_a_genotype_violates_as_its_entries_do(case: tuple[Problem, Entries]) ->
     assert problem.constraint.violation(genotype) == expected
 
 
-@given(problems(), st.floats(0.0, 3.0))
-def test_useful_entries_save_more_and_more(problem: Problem, least_saving: float) -> None:
-    cost = problem.cost
-
-    for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
-        picked = [costs[entry] for entry in useful]
-
-        assert useful[0] == 0
-        assert list(useful) == sorted(set(useful))
-        assert all(later < earlier for earlier, later in itertools.pairwise(picked))
+COSTS = st.lists(st.floats(0.0, 9.0), min_size=1, max_size=8)
 
 
-@given(problems(), st.floats(0.0, 3.0))
-def test_the_cheapest_entry_is_always_useful(problem: Problem, least_saving: float) -> None:
-    cost = problem.cost
+@given(COSTS, st.floats(0.0, 3.0))
+def test_useful_levels_save_more_and_more(costs: list[float], least_saving: float) -> None:
+    useful = useful_levels(costs, least_saving)
 
-    for costs, useful in zip(cost.sites, useful_entries(cost, least_saving), strict=True):
-        assert costs[useful[-1]] == min(costs)
+    picked = [costs[level] for level in useful]
+    assert useful[0] == 0
+    assert list(useful) == sorted(set(useful))
+    assert all(later < earlier for earlier, later in itertools.pairwise(picked))
 
 
-def test_an_entry_that_saves_nothing_is_left_out() -> None:
-    cost = AdditiveCost(1.0, ((5.0, 5.0, 4.9, 3.0, 3.0, 0.0),))
+@given(COSTS, st.floats(0.0, 3.0))
+def test_the_cheapest_level_is_always_useful(costs: list[float], least_saving: float) -> None:
+    assert costs[useful_levels(costs, least_saving)[-1]] == min(costs)
 
-    assert useful_entries(cost) == ((0, 2, 3, 5),)
-    assert useful_entries(cost, least_saving=0.5) == ((0, 3, 5),)
+
+@given(problems())
+def test_a_level_that_saves_under_some_limit_is_useful(problem: Problem) -> None:
+    useful = problem.constraint.useful_levels()
+
+    last = problem.space.entries(Genotype(tuple(own[-1] for own in useful)))
+    assert problem.cost.of(last) == pytest.approx(problem.cost.least, abs=ROUNDING)
+
+
+def test_a_level_that_saves_nothing_is_left_out() -> None:
+    costs = (5.0, 5.0, 4.9, 3.0, 3.0, 0.0)
+
+    assert useful_levels(costs) == (0, 2, 3, 5)
+    assert useful_levels(costs, least_saving=0.5) == (0, 3, 5)
 
 
 def test_the_least_of_what_is_left_has_one_site() -> None:
@@ -112,4 +119,4 @@ def test_drops_of_each_kind_are_counted_apart() -> None:
     assert feasible == {
         e for e in everything([range(2)] * 8) if sum(e[0::2]) >= 2 and sum(e[1::2]) >= 2
     }
-    assert constraint.useful_entries() == ((0, 1),) * 8
+    assert constraint.useful_levels() == ((0, 1),) * 8

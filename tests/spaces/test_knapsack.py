@@ -1,15 +1,16 @@
 """The additive solution against counting all candidates out."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.base import make_space
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, drops_of_each_kind, under
 from autocompress.spaces.knapsack import BUCKETS, solve, solve_under
-from tests.spaces.problems import Problem, everything, problems
+from autocompress.spaces.making import Weights, make_space
+from tests.spaces.problems import Problem, everything, menus_of, problems
 
 # A cost that is a whole number of buckets but for rounding counts as that number.
 ROUNDING = 1e-6
@@ -22,7 +23,8 @@ def losses_for(draw: st.DrawFn, problem: Problem) -> list[list[float]]:
     return [[0.0, *(draw(amounts) for _ in costs[1:])] for costs in problem.cost.sites]
 
 
-CASES = problems(most_layers=2).flatmap(lambda p: st.tuples(st.just(p), losses_for(p)))
+WIDTHS_ALONE = problems(most_layers=2, stored=(Weights(),))
+CASES = WIDTHS_ALONE.flatmap(lambda p: st.tuples(st.just(p), losses_for(p)))
 
 
 def best_within(problem: Problem, losses: list[list[float]], limit: float) -> float:
@@ -30,7 +32,7 @@ def best_within(problem: Problem, losses: list[list[float]], limit: float) -> fl
     return min(
         (
             sum(row[entry] for row, entry in zip(losses, entries, strict=True))
-            for entries in everything(problem.allowed)
+            for entries in everything(menus_of(problem.space))
             if problem.cost.of(entries) <= limit
         ),
         default=math.inf,
@@ -45,7 +47,7 @@ def test_the_solution_equals_brute_force_within_a_bucket_a_site(
     cost, limit = problem.cost, problem.limit
     bucket = (limit - cost.fixed) / BUCKETS
 
-    solution = solve(losses, cost, limit, problem.allowed)
+    solution = solve(losses, cost, limit)
 
     found = (
         math.inf
@@ -64,10 +66,11 @@ def test_the_solution_meets_the_limit_and_stays_in_the_space(
     problem, losses = case
     cost, limit = problem.cost, problem.limit
 
-    solution = solve(losses, cost, limit, problem.allowed)
+    solution = solve(losses, cost, limit)
 
     assert solution is None or cost.of(solution) <= limit * (1 + ROUNDING)
-    assert solution is None or problem.is_in_space(solution)
+    sizes = zip(solution or (), problem.space.menus, strict=False)
+    assert all(0 <= entry < len(menu) for entry, menu in sizes)
 
 
 @given(CASES)
@@ -77,7 +80,7 @@ def test_a_limit_below_the_least_cost_has_no_solution(
     problem, losses = case
     cost = problem.cost
 
-    assert solve(losses, cost, 0.99 * cost.least, problem.allowed) is None
+    assert solve(losses, cost, 0.99 * cost.least) is None
 
 
 def test_a_limit_below_the_fixed_part_has_no_solution() -> None:
@@ -121,7 +124,7 @@ def test_limits_on_different_sites_are_solved_together() -> None:
     constraint = drops_of_each_kind(space, 1)
     losses = [[0.0, loss] for loss in (3.0, 0.5, 1.0, 2.0, 2.0, 0.4)]
 
-    assert solve_under(losses, constraint, constraint.useful_entries()) == (0, 0, 1, 0, 0, 1)
+    assert solve_under(losses, constraint, constraint.useful_levels()) == (0, 0, 1, 0, 0, 1)
 
 
 def test_a_single_limit_is_the_plain_knapsack() -> None:
@@ -134,11 +137,29 @@ def test_a_single_limit_is_the_plain_knapsack() -> None:
     assert solve_under(losses, under(space, cost, 6.0), [(0, 1)] * 4) == expected
 
 
-def test_limits_that_share_a_site_are_refused() -> None:
-    space = make_space(1, 1, 128, depth=True, width=False)
-    cost = AdditiveCost(1.0, ((3.0, 0.0), (2.0, 0.0)))
+@given(CASES, st.floats(0.0, 1.0), st.randoms(use_true_random=False))
+def test_two_limits_on_the_same_sites_are_both_met(
+    case: tuple[Problem, list[list[float]]], share: float, order: random.Random
+) -> None:
+    problem, losses = case
+    turned = tuple(tuple(order.sample(own, len(own))) for own in problem.cost.sites)
+    second = AdditiveCost(1.0, turned)
+    most = second.least + share * (second.dense - second.least)
+    both = Constraint(
+        problem.space, (Limit(problem.cost, problem.limit), Limit(second, max(most, second.least)))
+    )
 
-    with pytest.raises(ValueError, match="must count different sites"):
-        solve_under(
-            [[0.0, 1.0]] * 2, Constraint(space, (Limit(cost, 4.0), Limit(cost, 5.0))), [(0, 1)] * 2
-        )
+    solution = solve_under(losses, both, menus_of(problem.space))
+
+    assert solution is None or both.violation_of(solution) <= 0
+
+
+def test_two_limits_find_what_neither_finds_alone() -> None:
+    space = make_space(1, 1, 128, depth=True, width=False)
+    time = AdditiveCost(1.0, ((3.0, 0.0), (1.0, 0.0)))
+    size = AdditiveCost(1.0, ((1.0, 0.0), (3.0, 0.0)))
+    both = Constraint(space, (Limit(time, 2.0), Limit(size, 2.0)))
+
+    solution = solve_under([[0.0, 1.0], [0.0, 1.0]], both, menus_of(space))
+
+    assert solution == (1, 1)

@@ -1,112 +1,119 @@
 """Moves stay in the space, meet the limit and use it up."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.base import make_space
-from autocompress.spaces.cost import AdditiveCost, drops_of_each_kind, under, useful_entries
-from autocompress.spaces.moves import (
-    Entries,
-    evenly_narrow,
-    evenly_spaced,
-    fill,
-    mutate,
-    random_candidate,
-    repair,
-    spread,
-)
+from autocompress.spaces.base import Levels
+from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, drops_of_each_kind, under
+from autocompress.spaces.making import make_space
+from autocompress.spaces.moves import Moves
 from tests.spaces.problems import Problem, candidates, problems
 
-CASES = problems().flatmap(lambda p: st.tuples(st.just(p), candidates(p)))
+CASES = problems().flatmap(
+    lambda p: st.tuples(st.just(p), st.lists(candidates(p), min_size=1, max_size=4))
+)
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+def moves_of(problem: Problem) -> Moves:
+    """Return the moves of a problem."""
+    return Moves(problem.constraint, problem.allowed)
 
 
 @given(CASES, SEEDS)
 def test_repair_is_feasible_and_never_leaves_the_space(
-    case: tuple[Problem, Entries], seed: int
+    case: tuple[Problem, list[Levels]], seed: int
 ) -> None:
-    problem, entries = case
+    problem, start = case
 
-    repaired = repair(entries, problem.constraint, problem.allowed, np.random.default_rng(seed))
+    repaired = moves_of(problem).repair(np.asarray(start), np.random.default_rng(seed)).tolist()
 
-    assert problem.constraint.violation_of(repaired) <= 0
-    assert problem.is_in_space(repaired)
-    assert problem.is_filled(repaired)
+    assert all(problem.violation(levels) <= 0 for levels in repaired)
+    assert all(problem.is_in_space(levels) for levels in repaired)
+    assert all(problem.is_filled(levels) for levels in repaired)
 
 
 @given(CASES, SEEDS, SEEDS)
 def test_repair_leaves_what_it_repaired(
-    case: tuple[Problem, Entries], seed: int, other: int
+    case: tuple[Problem, list[Levels]], seed: int, other: int
 ) -> None:
-    problem, entries = case
-    repaired = repair(entries, problem.constraint, problem.allowed, np.random.default_rng(seed))
+    problem, start = case
+    moves = moves_of(problem)
+    repaired = moves.repair(np.asarray(start), np.random.default_rng(seed))
 
-    again = repair(repaired, problem.constraint, problem.allowed, np.random.default_rng(other))
+    again = moves.repair(repaired, np.random.default_rng(other))
 
-    assert again == repaired
+    assert again.tolist() == repaired.tolist()
 
 
 @given(CASES, SEEDS)
-def test_mutate_takes_any_candidate(case: tuple[Problem, Entries], seed: int) -> None:
-    # Evenly spaced parents may hold entries that the sieve leaves out.
-    problem, _ = case
-    narrow = tuple(allowed[-1:] for allowed in problem.allowed)
-    mixed = [(0, *own) if own[0] else own for own in narrow]
+def test_mutate_takes_any_candidate(case: tuple[Problem, list[Levels]], seed: int) -> None:
+    # Evenly spaced parents may hold levels that the sieve leaves out.
+    problem, start = case
+    only_last = [own[-1:] for own in problem.allowed]
 
-    mutant = mutate(
-        tuple(len(menu) - 1 for menu in problem.constraint.space.menus),
-        problem.constraint,
-        mixed,
-        np.random.default_rng(seed),
+    mutants = Moves(problem.constraint, only_last).mutate(
+        np.asarray(start), np.random.default_rng(seed)
     )
 
-    assert len(mutant) == len(mixed)
+    assert mutants.shape == np.asarray(start).shape
 
 
 @given(problems(), SEEDS)
 def test_fill_only_gives_back_and_leaves_nothing_to_give(problem: Problem, seed: int) -> None:
-    least = tuple(allowed[-1] for allowed in problem.allowed)
+    cheapest = [int(np.argmin(costs)) for costs in problem.cost.sites]
+    least = problem.space.genotype(cheapest).levels
 
-    filled = fill(least, problem.constraint, problem.allowed, np.random.default_rng(seed))
+    filled = moves_of(problem).fill(np.asarray([least]), np.random.default_rng(seed))[0].tolist()
 
-    assert all(new <= old for new, old in zip(filled, least, strict=True))
-    assert problem.constraint.violation_of(filled) <= 0
-    assert problem.is_in_space(filled)
+    assert problem.violation(filled) <= 0
     assert problem.is_filled(filled)
 
 
 @given(problems(), SEEDS)
-def test_a_random_candidate_is_feasible_and_full(problem: Problem, seed: int) -> None:
-    candidate = random_candidate(problem.constraint, problem.allowed, np.random.default_rng(seed))
+def test_random_candidates_are_feasible_and_full(problem: Problem, seed: int) -> None:
+    drawn = moves_of(problem).random(5, np.random.default_rng(seed)).tolist()
 
-    assert problem.constraint.violation_of(candidate) <= 0
-    assert problem.is_in_space(candidate)
-    assert problem.is_filled(candidate)
-
-
-@given(CASES, SEEDS)
-def test_a_mutant_is_feasible_and_full(case: tuple[Problem, Entries], seed: int) -> None:
-    problem, entries = case
-
-    mutant = mutate(entries, problem.constraint, problem.allowed, np.random.default_rng(seed))
-
-    assert problem.constraint.violation_of(mutant) <= 0
-    assert problem.is_in_space(mutant)
-    assert problem.is_filled(mutant)
+    assert all(problem.violation(levels) <= 0 for levels in drawn)
+    assert all(problem.is_in_space(levels) for levels in drawn)
+    assert all(problem.is_filled(levels) for levels in drawn)
 
 
 @given(CASES, SEEDS)
-def test_the_same_seed_gives_the_same_moves(case: tuple[Problem, Entries], seed: int) -> None:
-    problem, entries = case
-    constraint, allowed = problem.constraint, problem.allowed
+def test_mutants_are_feasible_and_full(case: tuple[Problem, list[Levels]], seed: int) -> None:
+    problem, start = case
+
+    mutants = moves_of(problem).mutate(np.asarray(start), np.random.default_rng(seed)).tolist()
+
+    assert all(problem.violation(levels) <= 0 for levels in mutants)
+    assert all(problem.is_in_space(levels) for levels in mutants)
+    assert all(problem.is_filled(levels) for levels in mutants)
+
+
+@given(CASES, SEEDS)
+def test_a_crossing_takes_whole_sites_and_is_feasible(
+    case: tuple[Problem, list[Levels]], seed: int
+) -> None:
+    problem, start = case
+    first, second = np.asarray(start), np.asarray(start[::-1])
+
+    crossed = moves_of(problem).cross(first, second, np.random.default_rng(seed)).tolist()
+
+    assert all(problem.violation(levels) <= 0 for levels in crossed)
+    assert all(problem.is_in_space(levels) for levels in crossed)
+
+
+@given(CASES, SEEDS)
+def test_the_same_seed_gives_the_same_moves(case: tuple[Problem, list[Levels]], seed: int) -> None:
+    problem, start = case
+    moves = moves_of(problem)
 
     first, second = (
         [
-            random_candidate(constraint, allowed, rng),
-            mutate(entries, constraint, allowed, rng),
-            repair(entries, constraint, allowed, rng),
+            moves.random(3, rng).tolist(),
+            moves.mutate(np.asarray(start), rng).tolist(),
+            moves.repair(np.asarray(start), rng).tolist(),
         ]
         for rng in (np.random.default_rng(seed), np.random.default_rng(seed))
     )
@@ -114,102 +121,39 @@ def test_the_same_seed_gives_the_same_moves(case: tuple[Problem, Entries], seed:
     assert first == second
 
 
-@given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
-def test_spread_gives_distinct_positions(pair: tuple[int, int]) -> None:
-    n, total = pair
-
-    positions = spread(n, total)
-
-    assert len(set(positions)) == n
-    assert positions == sorted(positions)
-    assert all(0 <= position < total for position in positions)
-
-
-def test_spread_stays_away_from_both_ends() -> None:
-    assert spread(1, 9) == [4]
-    assert spread(3, 9) == [1, 4, 7]
-
-
-@given(st.integers(1, 8), st.floats(0.1, 5.0), st.floats(0.1, 5.0), st.floats(0.01, 1.0))
-def test_evenly_spaced_drops_as_few_as_suffice(
-    n_layers: int, attention: float, mlp: float, share: float
-) -> None:
-    space = make_space(n_layers, 2, 128, depth=True, width=False)
-    cost = AdditiveCost(0.5, ((attention, 0.0), (mlp, 0.0)) * n_layers)
-    constraint = under(space, cost, cost.least + share * (cost.dense - cost.least))
-
-    found = evenly_spaced(constraint)
-
-    assert found is not None
-    assert constraint.violation_of(found) <= 0
-    by_kind = sum(found[0::2]), sum(found[1::2])
-    assert abs(by_kind[0] - by_kind[1]) <= 1
-    cheaper_pairs = [
-        (a, m)
-        for a in range(n_layers + 1)
-        for m in range(n_layers + 1)
-        if abs(a - m) <= 1 and a + m < sum(by_kind)
-    ]
-    saved = [a * attention + m * mlp for a, m in cheaper_pairs]
-    assert all(cost.dense - s > constraint.limits[0].most - 1e-9 for s in saved)
-
-
-def test_evenly_spaced_gives_up_where_all_drops_do_not_suffice() -> None:
-    space = make_space(3, 2, 128, depth=True, width=False)
-    cost = AdditiveCost(5.0, ((1.0, 0.0),) * 6)
-
-    assert evenly_spaced(under(space, cost, 4.9)) is None
-
-
-def test_evenly_spaced_has_nothing_to_drop_in_the_width_space() -> None:
-    space = make_space(2, 2, 128, depth=False, width=True)
-    cost = AdditiveCost(1.0, ((1.0, 0.0), (1.0, 0.0)) * 2)
-
-    assert evenly_spaced(under(space, cost, 3.0)) is None
-
-
-@pytest.mark.parametrize("speedup", [1.0, 1.5, 2.0, 5.0])
-def test_evenly_narrow_narrows_all_sites_alike(speedup: float) -> None:
-    space = make_space(3, 4, 256, depth=False, width=True, ffn_step=64)
-    cost = AdditiveCost(1.0, ((3.0, 2.0, 1.0, 0.0),) * 6)
-    constraint = under(space, cost, cost.dense / speedup)
-
-    found = evenly_narrow(constraint)
-
-    assert found is not None
-    assert constraint.violation_of(found) <= 0
-    assert len(set(found)) == 1
-    one_wider = [max(0, entry - 1) for entry in found]
-    assert constraint.violation_of(one_wider) > 0 or found == tuple(one_wider)
-
-
-def test_evenly_narrow_gives_up_where_the_narrowest_does_not_suffice() -> None:
-    space = make_space(1, 2, 128, depth=False, width=True)
-    cost = AdditiveCost(5.0, ((1.0, 0.0), (1.0, 0.0)))
-
-    assert evenly_narrow(under(space, cost, 4.9)) is None
-
-
 def test_every_feasible_candidate_of_the_depth_space_can_be_drawn() -> None:
     space = make_space(2, 1, 128, depth=True, width=False)
     cost = AdditiveCost(1.0, ((1.0, 0.0),) * 4)
     constraint = under(space, cost, 3.0)
-    rng = np.random.default_rng(0)
 
-    drawn = {random_candidate(constraint, useful_entries(cost), rng) for _ in range(300)}
+    drawn = Moves(constraint, constraint.useful_levels()).random(300, np.random.default_rng(0))
 
-    assert len(drawn) == 6
-    assert {sum(entries) for entries in drawn} == {2}
+    assert len(set(map(tuple, drawn.tolist()))) == 6
+    assert set(drawn.sum(axis=1).tolist()) == {2}
 
 
 @given(st.integers(0, 5), SEEDS)
 def test_moves_keep_the_drops_of_each_kind(n: int, seed: int) -> None:
-    space = make_space(5, 1, 128, depth=True, width=False)
-    constraint = drops_of_each_kind(space, n)
-    allowed, rng = constraint.useful_entries(), np.random.default_rng(seed)
+    constraint = drops_of_each_kind(make_space(5, 1, 128, depth=True, width=False), n)
+    moves, rng = Moves(constraint, constraint.useful_levels()), np.random.default_rng(seed)
 
-    drawn = random_candidate(constraint, allowed, rng)
-    mutants = [mutate(drawn, constraint, allowed, rng) for _ in range(5)]
+    drawn = moves.random(1, rng)
+    mutants = moves.mutate(drawn.repeat(5, axis=0), rng)
 
-    for entries in (drawn, *mutants):
-        assert (sum(entries[0::2]), sum(entries[1::2])) == (n, n)
+    for levels in (*drawn.tolist(), *mutants.tolist()):
+        assert (sum(levels[0::2]), sum(levels[1::2])) == (n, n)
+
+
+@given(st.floats(0.3, 1.0), st.floats(0.3, 1.0), SEEDS)
+def test_moves_meet_two_limits_at_once(first: float, second: float, seed: int) -> None:
+    space = make_space(4, 2, 128, depth=True, width=True)
+    time = AdditiveCost(1.0, ((3.0, 2.0, 0.0), (4.0, 2.0, 0.0)) * 4)
+    size = AdditiveCost(1.0, ((2.0, 1.0, 0.0), (9.0, 5.0, 0.0)) * 4)
+    limits = (Limit(time, first * time.dense), Limit(size, second * size.dense))
+    constraint = Constraint(space, limits)
+    moves, rng = Moves(constraint, constraint.useful_levels()), np.random.default_rng(seed)
+
+    drawn = moves.random(4, rng)
+
+    entries = [*drawn.tolist(), *moves.mutate(drawn, rng).tolist()]
+    assert all(constraint.violation_of(own) <= 0 for own in entries)

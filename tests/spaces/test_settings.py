@@ -75,3 +75,10 @@ def test_the_largest_fitting_group_divides_every_width() -> None:
     assert fitting_group_size(256, 768) == 128
     assert fitting_group_size(256, 192) == 64
     assert fitting_group_size(100) is None
+
+
+def test_codes_and_zeros_are_put_together_in_either_order() -> None:
+    codes, zeros = WeightSetting.parse("w4g128"), WeightSetting.parse("s0.5")
+
+    assert str(codes.with_setting(zeros)) == str(zeros.with_setting(codes)) == "s0.5+w4g128"
+    assert codes.with_setting(DENSE) == DENSE.with_setting(codes) == codes

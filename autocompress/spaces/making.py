@@ -1,0 +1,170 @@
+"""Makes the space of a model from its shape and from what a search may compress."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from autocompress.errors import SpecError
+from autocompress.spaces.base import (
+    Gene,
+    GeneKind,
+    LinearGroup,
+    SearchSpace,
+    Site,
+    SiteKind,
+)
+from autocompress.spaces.settings import (
+    DENSE,
+    GROUP_SIZES,
+    CacheSetting,
+    WeightSetting,
+    fitting_group_size,
+)
+
+Groups = Mapping[SiteKind, Sequence[LinearGroup]]
+"""The linear groups of each kind of site."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How weights and KV caches may be stored; nothing by default.
+
+    Args:
+        bits: Of integer codes.
+        group_size: Columns that share a scale; None takes the largest of 128, 64 and 32 that
+            divides what a group may keep, or whole rows; 0 takes whole rows.
+        symmetric: Whether codes go without zero points.
+        blocks: Names of block formats, besides the integers.
+        sparsities: Shares of zero weights, or patterns such as `2:4`, least first.
+        cache_bits: Of KV caches, most first.
+    """
+
+    bits: tuple[int, ...] = ()
+    group_size: int | None = None
+    symmetric: bool = False
+    blocks: tuple[str, ...] = ()
+    sparsities: tuple[WeightSetting, ...] = ()
+    cache_bits: tuple[int, ...] = ()
+
+
+def make_space(
+    n_layers: int,
+    kv_groups: int,
+    ffn_columns: int,
+    *,
+    depth: bool,
+    width: bool,
+    ffn_step: int = 64,
+    ffn_levels: int = 6,
+    weights: Weights | None = None,
+    groups: Groups | None = None,
+    other_parameters: Mapping[SiteKind, int] | None = None,
+) -> SearchSpace:
+    """Return the space of a model whose layers are alike.
+
+    Args:
+        depth: Let every site be dropped.
+        width: Let attention lose KV groups, and MLP columns.
+        ffn_step: Columns go in multiples of this.
+        ffn_levels: At most so many widths beside dense, evenly spaced.
+        groups: What weights may be stored otherwise; needed for costs of what is stored.
+
+    Raises:
+        SpecError: If the group size asked for does not divide what a group may keep.
+    """
+    weights, groups = weights or Weights(), groups or {}
+    attention, columns = [kv_groups], [ffn_columns]
+    if width:
+        attention += range(kv_groups - 1, 0, -1)
+        steps = range(ffn_step, ffn_columns, ffn_step)
+        n_levels = min(ffn_levels, len(steps))
+        columns += sorted({steps[len(steps) * i // n_levels] for i in range(n_levels)})[::-1]
+    widths = {SiteKind.ATTENTION: attention, SiteKind.MLP: columns}
+    _check_group_size(n_layers, widths, weights, groups)
+    sites = {}
+    for kind, kept in widths.items():
+        settings = (*kept, 0) if depth else tuple(kept)
+        genes = [Gene(GeneKind.WIDTH, settings)] if len(settings) > 1 else []
+        for group in groups.get(kind, ()):
+            genes += _weight_genes(group, _columns(group, kept), weights)
+        if kind is SiteKind.ATTENTION and weights.cache_bits:
+            caches = (CacheSetting(), *map(CacheSetting, weights.cache_bits))
+            genes.append(Gene(GeneKind.CACHE, caches))
+        other = (other_parameters or {}).get(kind, 0)
+        sites[kind] = Site(0, kind, kept[0], tuple(genes), tuple(groups.get(kind, ())), other)
+    return SearchSpace(
+        tuple(
+            dataclasses.replace(sites[kind], layer=layer)
+            for layer in range(n_layers)
+            for kind in SiteKind
+        )
+    )
+
+
+def equal_count_sparsities(
+    group: LinearGroup, centre: float, weights: int, levels: int
+) -> tuple[WeightSetting, ...]:
+    """Return sparsities whose neighbours differ by the same number of weights in every group.
+
+    A step up in one group and down in another keeps the number of zeros (EvoPress,
+    arXiv:2410.14649, section 4.2): with shares instead, only groups of one size may trade.
+
+    Args:
+        centre: The share that all groups begin with.
+        weights: By which neighbours differ.
+        levels: At most so many on each side of the centre.
+    """
+    total = sum(group.rows) * group.columns
+    shares = [centre + step * weights / total for step in range(-levels, levels + 1)]
+    return tuple(WeightSetting(sparsity=round(s, 6)) for s in shares if 0 < round(s, 6) < 1)
+
+
+def _columns(group: LinearGroup, widths: Sequence[int]) -> list[int]:
+    """Return the columns that each width leaves of a group."""
+    return [group.shape(kept, widths[0])[1] for kept in widths]
+
+
+def _check_group_size(
+    n_layers: int, widths: Mapping[SiteKind, Sequence[int]], weights: Weights, groups: Groups
+) -> None:
+    """Make sure that an explicit group size divides every layer, at every width."""
+    size = weights.group_size
+    if not size or not weights.bits:
+        return
+    offenders = [
+        f"{linear} ({columns} columns)"
+        for kind, kept in widths.items()
+        for group in groups.get(kind, ())
+        for columns in dict.fromkeys(_columns(group, kept))
+        for linear in group.linears
+        if columns % size
+    ]
+    if offenders:
+        raise SpecError(
+            f"`columns % group_size == 0` must hold for every linear layer, but {size} does not "
+            f"divide {', '.join(offenders)}, in each of {n_layers} layers. Leave the size out, "
+            f"or take one of {', '.join(map(str, GROUP_SIZES))} that does."
+        )
+
+
+def _weight_genes(group: LinearGroup, columns: Sequence[int], weights: Weights) -> list[Gene]:
+    """Return the genes of bits and of sparsity of a linear group.
+
+    Args:
+        columns: That it may keep, width by width.
+    """
+    size = weights.group_size
+    size = fitting_group_size(*columns) if size is None else size or None
+    coded = [
+        WeightSetting(bits=bits, group_size=size, symmetric=weights.symmetric)
+        for bits in weights.bits
+    ]
+    coded += [WeightSetting(block=name) for name in weights.blocks]
+    rows = sum(group.rows)
+    coded.sort(key=lambda setting: -setting.stored_bits(rows, group.columns, 16))
+    genes = []
+    if coded:
+        genes.append(Gene(GeneKind.BITS, (DENSE, *coded), group.name))
+    if weights.sparsities:
+        genes.append(Gene(GeneKind.SPARSITY, (DENSE, *weights.sparsities), group.name))
+    return genes

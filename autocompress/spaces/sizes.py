@@ -1,0 +1,85 @@
+"""What the sites of a space take to store, as costs that a search may limit."""
+
+from collections.abc import Callable
+
+from autocompress.spaces.base import Choice, SearchSpace, Site
+from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.settings import DENSE
+
+
+def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> AdditiveCost:
+    """Return the bytes of a whole model: codes, scales, zero points, masks, norms and biases.
+
+    Args:
+        dense_bits: Of a number in the model's own format.
+        other_bytes: Of what no site holds: embedding, head and last norm.
+    """
+
+    def of(site: Site, choice: Choice) -> float:
+        bits = dense_bits * _uncompressed(site, choice)
+        for index, group in enumerate(site.groups):
+            rows, columns = group.shape(choice.kept, choice.total)
+            setting = choice.weights[index] if choice.weights else DENSE
+            # Each tensor of a level is padded to whole bytes: less than one a tensor.
+            bits += setting.stored_bits(rows, columns, dense_bits)
+        return bits / 8
+
+    return _cost(space, other_bytes, of)
+
+
+def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
+    """Return the numbers that a whole model keeps; a weight that is zero under a mask is gone.
+
+    Args:
+        other_parameters: What no site holds: embedding, head and last norm.
+    """
+
+    def of(site: Site, choice: Choice) -> float:
+        count = _uncompressed(site, choice)
+        for index, group in enumerate(site.groups):
+            rows, columns = group.shape(choice.kept, choice.total)
+            setting = choice.weights[index] if choice.weights else DENSE
+            count += setting.stored_weights(rows, columns)
+        return count
+
+    return _cost(space, other_parameters, of)
+
+
+def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
+    """Return the bits of codes for each weight of the dense model's searched linear layers.
+
+    What is dropped, narrowed away or zero counts nothing, scales and zero points neither: the
+    field's convention.
+    """
+    total = sum(sum(group.rows) * group.columns for site in space.sites for group in site.groups)
+
+    def of(site: Site, choice: Choice) -> float:
+        bits = 0.0
+        for index, group in enumerate(site.groups):
+            rows, columns = group.shape(choice.kept, choice.total)
+            setting = choice.weights[index] if choice.weights else DENSE
+            bits += setting.nominal_bits(dense_bits) * rows * columns
+        return bits / total
+
+    return _cost(space, 0.0, of)
+
+
+def _uncompressed(site: Site, choice: Choice) -> int:
+    """Return the norms and biases that a choice leaves."""
+    biases = sum(
+        group.shape(choice.kept, choice.total)[0] for group in site.groups if group.has_bias
+    )
+    return site.other_parameters + biases
+
+
+def _cost(space: SearchSpace, fixed: float, of: Callable[[Site, Choice], float]) -> AdditiveCost:
+    made: dict[object, tuple[float, ...]] = {}
+    sites = []
+    for site, menu in zip(space.sites, space.menus, strict=True):
+        key = (site.kind, site.units, site.genes, site.groups, site.other_parameters)
+        if key not in made:
+            made[key] = tuple(
+                0.0 if entry.choice.is_dropped else of(site, entry.choice) for entry in menu
+            )
+        sites.append(made[key])
+    return AdditiveCost(float(fixed), tuple(sites))

@@ -1,0 +1,70 @@
+"""Spaces are made from a model's shape and what may be compressed."""
+
+import pytest
+
+from autocompress.errors import SpecError
+from autocompress.spaces.making import Weights, equal_count_sparsities, make_space
+from autocompress.spaces.settings import WeightSetting
+from tests.spaces.problems import GROUPS
+
+
+def names(weights: Weights, *, width: bool = False) -> list[list[str]]:
+    """Return the settings of each gene of one layer."""
+    space = make_space(1, 2, 96, depth=False, width=width, weights=weights, groups=GROUPS)
+    return [[str(setting) for setting in gene.settings] for gene in space.genes]
+
+
+def test_every_linear_group_has_genes_of_its_own() -> None:
+    weights = Weights(bits=(2, 4), sparsities=(WeightSetting.parse("s2:4"),), cache_bits=(8, 4))
+
+    assert names(weights) == [
+        ["dense", "w4g64", "w2g64"],
+        ["dense", "s2:4"],
+        ["dense", "kv8", "kv4"],
+        ["dense", "w4g64", "w2g64"],
+        ["dense", "s2:4"],
+        ["dense", "w4g32", "w2g32"],
+        ["dense", "s2:4"],
+    ]
+
+
+def test_levels_go_from_the_most_bits_stored_to_the_fewest() -> None:
+    assert names(Weights(bits=(2, 8, 4), blocks=("nvfp4", "fp8")))[0] == [
+        "dense",
+        "fp8",
+        "w8g64",
+        "nvfp4",
+        "w4g64",
+        "w2g64",
+    ]
+
+
+def test_a_default_group_divides_every_width() -> None:
+    assert names(Weights(bits=(4,)), width=True)[-1] == ["dense", "w4g32"]
+
+
+def test_whole_rows_are_asked_for_by_0() -> None:
+    assert names(Weights(bits=(4,), group_size=0))[0] == ["dense", "w4"]
+
+
+def test_a_group_size_that_does_not_divide_is_refused_with_all_offenders() -> None:
+    with pytest.raises(SpecError) as refused:
+        names(Weights(bits=(4,), group_size=128))
+
+    assert str(refused.value) == (
+        "`columns % group_size == 0` must hold for every linear layer, but 128 does not divide "
+        "q (64 columns), k (64 columns), v (64 columns), gate (64 columns), up (64 columns), "
+        "down (96 columns), in each of 1 layers. Leave the size out, or take one of 128, 64, 32 "
+        "that does."
+    )
+
+
+def test_equal_counts_differ_by_as_many_weights_in_every_group() -> None:
+    small, large = GROUPS[next(iter(GROUPS))][0], list(GROUPS.values())[1][0]
+
+    for group in (small, large):
+        total = sum(group.rows) * group.columns
+        settings = equal_count_sparsities(group, 0.5, 512, 3)
+        zeros = [total - s.stored_weights(sum(group.rows), group.columns) for s in settings]
+
+        assert [zero - total // 2 for zero in zeros] == [512 * n for n in range(-3, 4)]
