@@ -13,6 +13,12 @@ SCALE_BITS: Final = 16
 INTEGER_BITS: Final = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES: Final = (128, 64, 32)
 """Columns that may share a scale, the largest first."""
+CACHE_BITS: Final = (8, 4)
+CACHE_GROUP: Final = 32
+"""Tokens of a KV cache that become codes together, and channels of a value that share a scale.
+
+KIVI's own size (arXiv:2402.02750); scale and lowest number then cost 1 bit a number.
+"""
 
 _SPARSE: Final = re.compile(r"s(0\.\d+|\d+:\d+)")
 _INTEGER: Final = re.compile(r"w(\d+)(?:g(\d+))?(sym)?")
@@ -188,11 +194,29 @@ class CacheSetting:
         """Whether the cache is left as it is."""
         return self.bits is None
 
+    def token_bits(self, kv_heads: int, head_size: int, dense_bits: int) -> float:
+        """Return the bits of a token's keys and values in a long text.
+
+        Scales and lowest numbers count; the last tokens, not yet in codes, do not.
+        """
+        numbers = kv_heads * head_size
+        if self.bits is None:
+            return 2 * numbers * dense_bits
+        shared = 2 * SCALE_BITS  # a scale and the lowest number
+        keys = numbers * (self.bits + shared / CACHE_GROUP)
+        values = numbers * (self.bits + shared / value_group_size(head_size))
+        return keys + values
+
     def __str__(self) -> str:
         return "dense" if self.bits is None else f"kv{self.bits}"
 
 
 DENSE_CACHE: Final = CacheSetting()
+
+
+def value_group_size(head_size: int) -> int:
+    """Return how many channels of a head's value share a scale: 32 if that divides it, or all."""
+    return head_size if head_size % CACHE_GROUP else CACHE_GROUP
 
 
 def fitting_group_size(*columns: int) -> int | None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from autocompress.spaces.settings import (
     BLOCK_FORMATS,
     DENSE,
+    DENSE_CACHE,
     GROUP_SIZES,
     INTEGER_BITS,
     CacheSetting,
@@ -69,6 +70,23 @@ def test_nominal_bits_are_those_of_the_codes_that_are_not_zero() -> None:
 
 def test_a_cache_setting_names_its_bits() -> None:
     assert [str(CacheSetting(bits)) for bits in (None, 8, 4)] == ["dense", "kv8", "kv4"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "head_size", "bits_a_number"),
+    [
+        (DENSE_CACHE, 128, 16),
+        (CacheSetting(8), 128, 8 + 32 / 32),
+        (CacheSetting(4), 64, 4 + 32 / 32),
+        (CacheSetting(4), 80, 4 + (32 / 32 + 32 / 80) / 2),
+    ],
+)
+def test_the_bits_of_a_token_count_scales_and_lowest_numbers(
+    setting: CacheSetting, head_size: int, bits_a_number: float
+) -> None:
+    found = setting.token_bits(kv_heads=3, head_size=head_size, dense_bits=16)
+
+    assert found == pytest.approx(2 * 3 * head_size * bits_a_number, rel=1e-12)
 
 
 def test_the_largest_fitting_group_divides_every_width() -> None:
