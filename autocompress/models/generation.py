@@ -4,7 +4,9 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
+
+from autocompress.spaces.settings import CACHE_GROUP
 
 
 class _Generated(Protocol):
@@ -25,15 +27,21 @@ class _Generator(Protocol):
         pad_token_id: int,
         output_logits: bool,
         return_dict_in_generate: bool,
+        past_key_values: Cache | None,
+        prefill_chunk_size: int | None,
     ) -> _Generated: ...
 
 
-def generate(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
+def generate(
+    model: PreTrainedModel, prompt: Tensor, n_tokens: int, cache: Cache | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the prompt with its answer, (B, T + answer), and the answer's logits, (B, answer, V).
 
     Args:
         prompt: (B, T) token ids on the model's device, all of them text.
         n_tokens: Length of the answer at most; an end-of-text token ends it.
+        cache: An empty one of `make_cache`, instead of transformers' own. The prompt is read in
+            chunks of a group of tokens, so that it sees itself as it would token by token.
     """
     generated = cast("_Generator", model).generate(
         prompt,
@@ -43,5 +51,7 @@ def generate(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> tuple[Ten
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
+        past_key_values=cache,
+        prefill_chunk_size=None if cache is None else CACHE_GROUP,
     )
     return generated.sequences, torch.stack(generated.logits, 1)
