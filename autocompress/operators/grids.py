@@ -21,6 +21,10 @@ SHRINKAGES: Final = (1.0, 0.9, 0.8, 0.7, 0.6)
 The loss is flat around its least, and time goes with their number.
 """
 
+# From so many bits on steps are so short that to cut off more than a tenth does not pay.
+FINE_BITS: Final = 6
+FINE_SHRINKAGES: Final = 2
+
 # Below it fp16 keeps fewer than the 7 bits after the first one that bf16 always keeps.
 SMALLEST_FP16_SCALE: Final = 2.0**-17
 LARGEST_FP16_SCALE: Final = 65504.0
@@ -96,9 +100,11 @@ def fit_integer_grid(
 
     Args:
         importance: (columns,), at least 0.
-        shrinkages: Shares of the range to try; `FULL_RANGE` does not search.
+        shrinkages: Shares of the range to try, from 6 bits on the first two of them;
+            `FULL_RANGE` does not search.
     """
     bits = _bits(setting)
+    shrinkages = shrinkages[:FINE_SHRINKAGES] if bits >= FINE_BITS else shrinkages
     size = setting.group_size or weight.shape[1]
     groups = _groups(_working(weight), size)  # (rows, groups, size)
     low, high = (side.clamp_(max=0) for side in (groups.amin(2), -groups.amax(2)))
