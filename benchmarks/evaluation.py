@@ -25,7 +25,6 @@ import torch
 from autocompress.evaluators.population import PopulationEvaluator, Work
 from autocompress.models.loading import load_model
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.database import LevelDatabase
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.search.shards import cut
@@ -47,9 +46,7 @@ Losses = dict[Genotype, Measurement]
 
 
 def make_evaluator(plan: SessionPlan, dtype: str = "auto") -> PopulationEvaluator:
-    shaped = ShapedModel(
-        load_model(plan.model, CPU, dtype), plan.space, LevelDatabase(plan.levels)
-    )
+    shaped = ShapedModel(load_model(plan.model, CPU, dtype), plan.space, plan.open_levels())
     return PopulationEvaluator(shaped, plan.sequences, plan.seed, plan.limits)
 
 

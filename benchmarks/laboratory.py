@@ -10,7 +10,6 @@ from pathlib import Path
 
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.database import LevelDatabase
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.rules import rule_scores
 from autocompress.search.base import Batch, Strategy, Task
@@ -115,7 +114,7 @@ def laboratory(space: Sequence[str], model: Path = MODEL) -> Iterator[Laboratory
     """Open workers on a model, one for each core, with all levels built."""
     prepared = prepare(SearchSpec(str(model), 2.0, space=tuple(space)))
     n = len(os.sched_getaffinity(0))
-    levels = LevelDatabase(prepared.session_plan(loading.fingerprint(prepared.folder)).levels)
+    levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
     with workers(prepared, n) as pool, tempfile.TemporaryDirectory() as folder:
         whole = loading.load_model(prepared.folder, prepared.device)
         shaped = ShapedModel(whole, prepared.space, levels)

@@ -18,10 +18,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from autocompress.models.architecture import linear_groups, read_architecture
 from autocompress.models.loading import load_model
 from autocompress.models.surgery import Level
 from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
-from autocompress.spaces.making import make_space
+from autocompress.spaces.making import Weights, make_space
 from autocompress.trial import Genotype
 
 CPU = torch.device("cpu")
@@ -75,8 +76,20 @@ def write_model(
     folder: Path, family: str, tied: bool, dtype: torch.dtype, shard_size: str
 ) -> None:
     """Write a model whose every tensor, biases and norms too, is random."""
-    make_config: Callable[..., PreTrainedConfig] = CONFIGS[family]
-    config = make_config(
+    model = AutoModelForCausalLM.from_config(make_config(family, tied))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            middle = 1.0 if "norm" in name else 0.0
+            tensor.normal_(middle, 0.2, generator=generator)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    make_tokenizer().save_pretrained(folder)
+
+
+def make_config(family: str = "llama", tied: bool = False) -> PreTrainedConfig:
+    """Return the config of a tiny model."""
+    config: Callable[..., PreTrainedConfig] = CONFIGS[family]
+    return config(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=FFN_COLUMNS,
@@ -91,14 +104,6 @@ def write_model(
         pad_token_id=None,
         **OWN_VALUES.get(family, {}),
     )
-    model = AutoModelForCausalLM.from_config(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            middle = 1.0 if "norm" in name else 0.0
-            tensor.normal_(middle, 0.2, generator=generator)
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    make_tokenizer().save_pretrained(folder)
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -116,10 +121,24 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
-def tiny_space(*, depth: bool = True, width: bool = True) -> SearchSpace:
-    """Return the space of every tiny model."""
+def tiny_space(
+    family: str = "llama",
+    *,
+    depth: bool = True,
+    width: bool = True,
+    weights: Weights | None = None,
+) -> SearchSpace:
+    """Return the space of a tiny model; without weights, that of every family."""
     return make_space(
-        LAYERS, KV_GROUPS, FFN_COLUMNS, depth=depth, width=width, ffn_step=8, ffn_levels=3
+        LAYERS,
+        KV_GROUPS,
+        FFN_COLUMNS,
+        depth=depth,
+        width=width,
+        ffn_step=8,
+        ffn_levels=3,
+        weights=weights,
+        groups=linear_groups(read_architecture(make_config(family))),
     )
 
 
@@ -186,6 +205,9 @@ class PlainSlices:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._outputs = {site: weight.clone() for site, weight in output_weights(model)}
+        self._whole = {
+            site: [weight.clone() for weight in weights] for site, weights in group_weights(model)
+        }
 
     def level(self, site: Site, choice: Choice) -> Level:
         """Slice the output projection."""
@@ -193,6 +215,16 @@ class PlainSlices:
         kept = kept_units(choice)
         columns = output.shape[1] // choice.total
         return Level(kept, output.view(len(output), -1, columns)[:, kept].flatten(1))
+
+    def weight(self, site: Site, choice: Choice, group: int) -> Tensor:
+        """Round to multiples of 2 to the minus bits."""
+        bits = choice.weights[group].bits or 0
+        linear = site.groups[group]
+        weight = self._whole[site.layer, site.kind][group]
+        if linear.narrows_columns and not choice.is_whole:
+            weight = self.level(site, choice).output
+        rounded: Tensor = (weight * 2**bits).round() / 2**bits
+        return rounded
 
 
 def kept_units(choice: Choice) -> Tensor:
@@ -205,3 +237,14 @@ def output_weights(model: PreTrainedModel) -> Iterator[tuple[tuple[int, SiteKind
     for number, layer in enumerate(model.model.layers):
         yield (number, SiteKind.ATTENTION), layer.self_attn.o_proj.weight
         yield (number, SiteKind.MLP), layer.mlp.down_proj.weight
+
+
+def group_weights(model: PreTrainedModel) -> Iterator[tuple[tuple[int, SiteKind], list[Tensor]]]:
+    """Yield the weights of every site's fused linear groups, their rows one below the other."""
+    for number, layer in enumerate(model.model.layers):
+        own = layer.self_attn
+        inputs = torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight])
+        yield (number, SiteKind.ATTENTION), [inputs, own.o_proj.weight]
+        mlp = layer.mlp
+        both = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        yield (number, SiteKind.MLP), [both, mlp.down_proj.weight]

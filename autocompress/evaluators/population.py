@@ -167,7 +167,7 @@ class PopulationEvaluator:
         for first in range(0, len(pasts), n):
             some = pasts[first : first + n]
             batch = states[some].flatten(0, 1) if len(some) > 1 else states[some[0]]
-            after = self._stepper.run(site, batch)  # (n B, T, hidden)
+            after = self._stepper.run(site, batch, choice.cache)  # (n B, T, hidden)
             following[first : first + len(some)] = after.unflatten(0, (len(some), sequences))
 
     def _losses(self, teacher: Teacher, states: Tensor, ids: Tensor) -> tuple[float, float]:

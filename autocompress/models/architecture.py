@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from autocompress.errors import ModelError
+from autocompress.spaces.base import LinearGroup, SiteKind
 
 HETEROGENEOUS_CLASS: Mapping[str, str] = {
     "llama": "AutocompressLlamaForCausalLM",
@@ -18,7 +19,13 @@ HETEROGENEOUS_CLASS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The shape of a Llama-family model; all layers alike."""
+    """The shape of a Llama-family model; all layers alike.
+
+    Args:
+        input_bias: Whether the query, key and value projections have biases; `output_bias`, the
+            attention's output projection; `mlp_bias`, all of an MLP's.
+        head_norms: Whether queries and keys are normed, head by head.
+    """
 
     family: str
     n_layers: int
@@ -28,6 +35,10 @@ class Architecture:
     head_size: int
     ffn_columns: int
     vocabulary: int
+    input_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False
 
     @property
     def queries_per_group(self) -> int:
@@ -62,4 +73,49 @@ def read_architecture(config: PreTrainedConfig) -> Architecture:
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
         ffn_columns=config.intermediate_size,
         vocabulary=config.vocab_size,
+        # Qwen2 has these biases whatever its config says, Mistral has none.
+        input_bias=family == "qwen2" or _says(config, "attention_bias", ("llama", "qwen3")),
+        output_bias=_says(config, "attention_bias", ("llama", "qwen3")),
+        mlp_bias=_says(config, "mlp_bias", ("llama",)),
+        head_norms=family == "qwen3",
     )
+
+
+def _says(config: PreTrainedConfig, name: str, families: tuple[str, ...]) -> bool:
+    """Return a switch of a config that only some families know."""
+    return config.model_type in families and bool(getattr(config, name, False))
+
+
+def linear_groups(
+    architecture: Architecture, *, fused: bool = True
+) -> dict[SiteKind, tuple[LinearGroup, ...]]:
+    """Return the linear layers of a layer's sites, in the order in which they are run.
+
+    Args:
+        fused: Engines run q, k and v as one matrix, gate and up too, and want one setting for
+            each; without, every linear layer is a group of its own.
+    """
+    head, hidden, columns = architecture.head_size, architecture.hidden, architecture.ffn_columns
+    queries, keys = architecture.query_heads * head, architecture.kv_groups * head
+
+    def inputs(rows: dict[str, int], name: str, *, has_bias: bool) -> list[LinearGroup]:
+        if fused:
+            return [LinearGroup(name, tuple(rows), tuple(rows.values()), hidden, False, has_bias)]
+        return [LinearGroup(one, (one,), (n,), hidden, False, has_bias) for one, n in rows.items()]
+
+    return {
+        SiteKind.ATTENTION: (
+            *inputs({"q": queries, "k": keys, "v": keys}, "qkv", has_bias=architecture.input_bias),
+            LinearGroup("o", ("o",), (hidden,), queries, True, architecture.output_bias),
+        ),
+        SiteKind.MLP: (
+            *inputs({"gate": columns, "up": columns}, "gate_up", has_bias=architecture.mlp_bias),
+            LinearGroup("down", ("down",), (hidden,), columns, True, architecture.mlp_bias),
+        ),
+    }
+
+
+def other_parameters(architecture: Architecture) -> dict[SiteKind, int]:
+    """Return how many numbers the norms of each kind of site hold."""
+    heads = 2 * architecture.head_size if architecture.head_norms else 0
+    return {SiteKind.ATTENTION: architecture.hidden + heads, SiteKind.MLP: architecture.hidden}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,17 @@ def load_model(
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+def lacks_bfloat16(device: torch.device) -> bool:
+    """Whether a device has no instructions for products of bfloat16: they are many times slower.
+
+    Told by what the processor can, never by a clock: all workers on one kind of machine agree.
+    """
+    if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    able = torch.cpu.get_capabilities()
+    return not (able["avx512_bf16"] or able["amx_bf16"])
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

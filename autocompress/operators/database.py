@@ -1,16 +1,20 @@
-"""The level database: every built width, on disk, addressed by what it was built from."""
+"""The level database: tensors in files that are whole or not there, addressed by what made them.
+
+A file appears at once under its name, so many processes may build and read together; what it
+holds is checked against a digest whenever it is read.
+"""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from autocompress.errors import EvaluationError
-from autocompress.models.surgery import Level
-from autocompress.spaces.base import Choice, Site
+CHECKSUM = "checksum"
 
 
 def address(*parts: str) -> str:
@@ -19,57 +23,39 @@ def address(*parts: str) -> str:
 
 
 class LevelDatabase:
-    """Built levels of one model under one calibration; a file holds all widths of one site.
-
-    A file appears whole or not at all, so many processes may build and read at once.
-    """
+    """Named sets of tensors of one model under one calibration."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def has(self, site: Site, settings: Sequence[int]) -> bool:
-        """Whether every width of a site is there and readable."""
+    def read(self, name: str) -> dict[str, Tensor] | None:
+        """Return what was written under a name; None if nothing was, or it is not as written."""
         try:
-            with safe_open(self._file(site), framework="pt") as file:
-                names = set(file.keys())
+            with safe_open(self._file(name), framework="pt") as file:
+                promised = (file.metadata() or {}).get(CHECKSUM)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
-            return False
-        return all({f"kept.{n}", f"output.{n}"} <= names for n in settings)
+            return None
+        return tensors if _checksum(tensors) == promised else None
 
-    def write(self, site: Site, levels: Mapping[int, Level]) -> None:
-        """Write all widths of a site."""
-        tensors = {}
-        for kept, level in levels.items():
-            tensors[f"kept.{kept}"] = level.kept.contiguous().cpu()
-            tensors[f"output.{kept}"] = level.output.contiguous().cpu()
+    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors under a name, in the place of what was there."""
+        plain = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._file(site).with_suffix(f".{os.getpid()}.partial")
-        save_file(tensors, partial)
-        partial.replace(self._file(site))
+        file = self._file(name)
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        save_file(plain, partial, {CHECKSUM: _checksum(plain)})
+        partial.replace(file)
 
-    def level(self, site: Site, choice: Choice) -> Level:
-        """Return one built width of a site.
-
-        Raises:
-            EvaluationError: If it was never built, or its file is gone or broken.
-        """
-        try:
-            with safe_open(self._file(site), framework="pt") as file:
-                return Level(
-                    file.get_tensor(f"kept.{choice.kept}"),
-                    file.get_tensor(f"output.{choice.kept}"),
-                )
-        except (OSError, SafetensorError) as error:
-            raise EvaluationError(
-                f"Level {choice} of layer {site.layer} {site.kind} cannot be read from "
-                f"{self._file(site)}: {error}"
-            ) from error
-
-    def _file(self, site: Site) -> Path:
-        return self._folder / f"layer{site.layer:04d}.{site.kind}.safetensors"
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
 
 
-def settings_of(site: Site) -> tuple[int, ...]:
-    """Return the widths of a site that have to be built: all but dense and dropped."""
-    widths = {units for gene in site.genes for units in gene.units}
-    return tuple(sorted(widths - {0, site.units}, reverse=True))
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of names, types, shapes and every byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -8,49 +8,59 @@ from torch import Tensor, nn
 from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import Statistics
-from autocompress.spaces.base import Choice, SiteKind
+from autocompress.operators.levels import SiteStatistics
+from autocompress.spaces.base import Choice
 
 SEQUENCES_AT_ONCE = 4
 
 
 @torch.inference_mode()
 def gather(
-    shaped: ShapedModel, layers: Sequence[int], sequences: Tensor
-) -> dict[tuple[int, SiteKind], Statistics]:
-    """Return the statistics of the sites of some layers; the model is left dense up to the last.
+    shaped: ShapedModel, sites: Sequence[int], sequences: Tensor
+) -> dict[int, SiteStatistics]:
+    """Return the statistics of some sites; the model is left dense up to the last of them.
 
     One walk over the sites with all sequences, so that a streamed model's tensors come once.
     Memory: (sequences, T, hidden) in the model's number format, twice.
 
     Args:
+        sites: Indices into the space's sites. What reads the residual stream is looked at only
+            where a site's weights may be stored otherwise.
         sequences: (sequences, T) token ids, on the model's device.
     """
     stepper = Stepper(shaped)
-    sums: dict[tuple[int, SiteKind], Tensor] = {}
+    found: dict[int, SiteStatistics] = {}
     states = [stepper.embed(batch) for batch in sequences.split(SEQUENCES_AT_ONCE)]
-    for index, site in enumerate(shaped.space.sites):
-        if site.layer > max(layers):
-            break
+    for index, site in enumerate(shaped.space.sites[: max(sites) + 1]):
         shaped.set(index, Choice(site.units, site.units))
-        handles = []
-        if site.layer in layers:
-            output = shaped.output_projection(index)
-            handles.append(output.register_forward_pre_hook(_adder(sums, (site.layer, site.kind))))
+        linears = shaped.linears(index)
+        sums = [_Sum(linears[-1])] if index in sites else []
+        if index in sites and any(gene.group for gene in site.genes):
+            sums.append(_Sum(linears[0]))
         try:
             states = [stepper.run(index, batch) for batch in states]
         finally:
-            for handle in handles:
-                handle.remove()
-    return {site: Statistics(total / sequences.numel()) for site, total in sums.items()}
+            for own in sums:
+                own.remove()
+        if sums:
+            output, *inputs = (Statistics(own.total() / sequences.numel()) for own in sums)
+            found[index] = SiteStatistics(inputs[0] if inputs else None, output)
+    return found
 
 
-def _adder(
-    sums: dict[tuple[int, SiteKind], Tensor], site: tuple[int, SiteKind]
-) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """Return a hook that adds x xᵀ of a linear layer's inputs to a site's sum."""
+class _Sum:
+    """Adds up x xᵀ of a linear layer's inputs as long as it is not removed."""
 
-    def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
+        self._sum: Tensor | None = None
+        self.remove: Callable[[], None] = linear.register_forward_pre_hook(self._add).remove
+
+    def total(self) -> Tensor:
+        """Return the sum, (columns, columns) float32."""
+        if self._sum is None:
+            raise ValueError("nothing was run")
+        return self._sum
+
+    def _add(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].flatten(0, -2).float()  # (tokens, columns)
-        sums[site] = sums[site] + x.T @ x if site in sums else x.T @ x
-
-    return add
+        self._sum = x.T @ x if self._sum is None else self._sum + x.T @ x

@@ -16,7 +16,6 @@ from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture
 from autocompress.operators.database import address
-from autocompress.operators.structured_obs import StructuredObs
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import make_space
@@ -58,15 +57,13 @@ class Prepared:
 
     def session_plan(self, weights: str) -> SessionPlan:
         """Return what workers need; `weights` is the model's fingerprint."""
-        operator = StructuredObs()
         on_gpu = self.device.type == "cuda"
         name = address(
             weights,
             text.fingerprint(self.sequences),
-            operator.version,
             str(CALIBRATION_SEQUENCES),
             self.spec.dtype,
-            repr(sorted({gene.settings for site in self.space.sites for gene in site.genes})),
+            str(loading.lacks_bfloat16(self.device)),
         )
         return SessionPlan(
             model=self.folder,

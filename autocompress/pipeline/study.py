@@ -30,7 +30,7 @@ from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.database import LevelDatabase
+from autocompress.operators.levels import Levels
 from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
 from autocompress.pipeline.latency import (
     MeasuredSpeedup,
@@ -202,7 +202,7 @@ def _run(
             return measure_speedup(engine, prepared.folder, folder, spec.workload, spec.seed)
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
-        scores = _scores(prepared, shaped, LevelDatabase(plan.levels))
+        scores = _scores(prepared, shaped, plan.open_levels())
         found = search(
             prepared, table, fastest, driver, store, inherited.start, scores, measure, observer
         )
@@ -320,10 +320,10 @@ def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
     model = loading.load_model(
         prepared.folder, prepared.device, prepared.spec.dtype, prepared.spec.trust_remote_code
     )
-    return ShapedModel(model, prepared.space, LevelDatabase(plan.levels))
+    return ShapedModel(model, prepared.space, plan.open_levels())
 
 
-def _scores(prepared: Prepared, shaped: ShapedModel, levels: LevelDatabase) -> RuleScores:
+def _scores(prepared: Prepared, shaped: ShapedModel, levels: Levels) -> RuleScores:
     """Return what the strategy needs to know of the dense model."""
     if prepared.spec.strategy in NEED_SCORES:
         return rule_scores(prepared, shaped)

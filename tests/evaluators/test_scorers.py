@@ -128,6 +128,9 @@ class NothingBuilt:
     def level(self, site: Site, choice: Choice) -> Level:
         raise EvaluationError(f"Level {choice} of layer {site.layer} {site.kind} was never built.")
 
+    def weight(self, site: Site, choice: Choice, group: int) -> Tensor:
+        raise EvaluationError(f"{site.groups[group].name} in {choice} was never built.")
+
 
 def weights_of_units(model: PreTrainedModel, site: Site) -> Tensor:
     """Return all weights of a site by unit, (units, weights of one), in double."""

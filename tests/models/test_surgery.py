@@ -6,8 +6,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from autocompress.models.surgery import ShapedModel
-from autocompress.spaces.base import Choice, SiteKind
+from autocompress.spaces.base import Choice, Site, SiteKind
+from autocompress.spaces.making import Weights
+from autocompress.spaces.settings import DENSE, WeightSetting
 from tests.tiny_models import (
+    FFN_COLUMNS,
+    KV_GROUPS,
     LAYERS,
     PlainSlices,
     TinyModels,
@@ -28,6 +32,9 @@ ATTENTION, MLP = SiteKind.ATTENTION, SiteKind.MLP
 # Leaving out products that are zero lets a matrix product add the others in another order. A logit
 # here is about 1: twenty roundings of 2**-24 in float32, and some of 2**-8 in bfloat16.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 0.06}
+
+CODED = Weights(bits=(4, 2), group_size=0)
+FOUR_BITS, TWO_BITS = (WeightSetting(bits=bits) for bits in (4, 2))
 
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 
@@ -227,3 +234,84 @@ def test_generation_is_greedy_without_the_first_attention(
 
     without_cache = logits_of(shaped.model, whole[:, :-1]).argmax(-1)
     assert torch.equal(whole[0, 5:], without_cache[0, 4:])
+
+
+def rounded(weight: Tensor, bits: int) -> Tensor:
+    """Round as `PlainSlices` does."""
+    found: Tensor = (weight * 2**bits).round() / 2**bits
+    return found
+
+
+def test_weights_stored_otherwise_are_put_in_place(tiny_models: TinyModels, family: str) -> None:
+    reference = tiny_models.load(family)
+    attention, mlp = reference.model.layers[1].self_attn, reference.model.layers[1].mlp
+    for linear, bits in (
+        (attention.q_proj, 4),
+        (attention.k_proj, 4),
+        (attention.v_proj, 4),
+        (attention.o_proj, 2),
+        (mlp.down_proj, 4),
+    ):
+        linear.weight.copy_(rounded(linear.weight, bits))
+    model = tiny_models.load(family)
+    space = tiny_space(family, weights=CODED)
+    shaped = ShapedModel(model, space, PlainSlices(model))
+    choices = dense_choices(space)
+    choices[2] = Choice(KV_GROUPS, KV_GROUPS, (FOUR_BITS, TWO_BITS))
+    choices[3] = Choice(FFN_COLUMNS, FFN_COLUMNS, (DENSE, FOUR_BITS))
+
+    shaped.apply(choices)
+
+    assert torch.equal(logits_of(shaped.model, IDS), logits_of(reference, IDS))
+
+
+def test_a_narrow_site_keeps_the_rows_of_its_units_and_the_rounded_output(
+    tiny_models: TinyModels, family: str
+) -> None:
+    model = tiny_models.load(family)
+    space = tiny_space(family, weights=CODED)
+    levels = PlainSlices(model)
+    shaped = ShapedModel(model, space, levels)
+    plain, coded = Choice(24, 48), Choice(24, 48, (FOUR_BITS, TWO_BITS))
+    dense = [linear.weight.clone() for linear in shaped.linears(3)]
+
+    shaped.set(3, coded)
+
+    gate, up, down = (linear.weight for linear in shaped.linears(3))
+    kept = kept_units(plain)
+    assert torch.equal(gate, rounded(dense[0], 4)[kept])
+    assert torch.equal(up, rounded(dense[1], 4)[kept])
+    assert torch.equal(down, rounded(levels.level(space.sites[3], plain).output, 2))
+
+
+def test_dense_after_any_stored_weights_is_the_untouched_model(
+    tiny_models: TinyModels, family: str
+) -> None:
+    untouched = tiny_models.load(family).state_dict()
+    model = tiny_models.load(family)
+    space = tiny_space(family, weights=CODED)
+    shaped = ShapedModel(model, space, PlainSlices(model))
+
+    for entry in (1, 5, 9):
+        shaped.apply([menu[entry].choice for menu in space.menus])
+        shaped.apply_dense()
+
+    restored = shaped.model.state_dict()
+    assert all(torch.equal(restored[name], untouched[name]) for name in untouched)
+
+
+def test_changed_tensors_are_kept_up_to_a_number_of_bytes(tiny_models: TinyModels) -> None:
+    model = tiny_models.load()
+    space = tiny_space(weights=CODED)
+    asked = []
+
+    class Counting(PlainSlices):
+        def weight(self, site: Site, choice: Choice, group: int) -> Tensor:
+            asked.append((site.layer, site.kind, group, choice.weights[group].bits))
+            return super().weight(site, choice, group)
+
+    shaped = ShapedModel(model, space, Counting(model))
+    for bits in (FOUR_BITS, TWO_BITS, FOUR_BITS, TWO_BITS):
+        shaped.set(0, Choice(KV_GROUPS, KV_GROUPS, (bits, FOUR_BITS)))
+
+    assert asked == [(0, ATTENTION, 0, 4), (0, ATTENTION, 1, 4), (0, ATTENTION, 0, 2)]

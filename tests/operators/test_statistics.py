@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.statistics import gather
-from autocompress.spaces.base import SiteKind
+from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.making import Weights
 from tests.tiny_models import (
     LAYERS,
     PlainSlices,
     TinyModels,
-    output_weights,
     tiny_space,
     token_ids,
     with_changes,
@@ -22,8 +22,12 @@ from tests.tiny_models import (
 Inputs = list[Tensor]
 
 
-def shaped(model: PreTrainedModel) -> ShapedModel:
-    return ShapedModel(model, tiny_space(), PlainSlices(model))
+SITES = range(2 * LAYERS)
+CODED = tiny_space(weights=Weights(bits=(4,), group_size=8))
+
+
+def shaped(model: PreTrainedModel, space: SearchSpace | None = None) -> ShapedModel:
+    return ShapedModel(model, space or tiny_space(), PlainSlices(model))
 
 
 def keeper(kept: Inputs) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -37,41 +41,54 @@ def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> No
     # Not a multiple of the four sequences that are run together.
     ids = token_ids(6, 10)
     model = tiny_models.load(family)
-    inputs: dict[tuple[int, SiteKind], Inputs] = {site: [] for site, _ in output_weights(model)}
+    inputs: list[Inputs] = [[] for _ in SITES]
+    outputs: list[Inputs] = [[] for _ in SITES]
     for layer, block in enumerate(model.model.layers):
-        block.self_attn.o_proj.register_forward_pre_hook(keeper(inputs[layer, SiteKind.ATTENTION]))
-        block.mlp.down_proj.register_forward_pre_hook(keeper(inputs[layer, SiteKind.MLP]))
+        block.self_attn.q_proj.register_forward_pre_hook(keeper(inputs[2 * layer]))
+        block.self_attn.o_proj.register_forward_pre_hook(keeper(outputs[2 * layer]))
+        block.mlp.up_proj.register_forward_pre_hook(keeper(inputs[2 * layer + 1]))
+        block.mlp.down_proj.register_forward_pre_hook(keeper(outputs[2 * layer + 1]))
     for sequence in ids:
         model.model(sequence[None], use_cache=False)
 
-    found = gather(shaped(tiny_models.load(family)), range(LAYERS), ids)
+    found = gather(shaped(tiny_models.load(family), CODED), SITES, ids)
 
-    assert found.keys() == inputs.keys()
+    assert list(found) == list(SITES)
     for site, statistics in found.items():
-        x = torch.cat(inputs[site])  # (tokens, columns)
-        expected = x.T @ x / ids.numel()
-        # Sums of 60 products in single precision.
-        torch.testing.assert_close(statistics.hessian.double(), expected, rtol=1e-4, atol=1e-5)
+        for own, kept in ((statistics.inputs, inputs[site]), (statistics.output, outputs[site])):
+            x = torch.cat(kept)  # (tokens, columns)
+            expected = x.T @ x / ids.numel()
+            assert own is not None
+            # Sums of 60 products in single precision.
+            torch.testing.assert_close(own.hessian.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_layers_asked_for_are_gathered(tiny_models: TinyModels) -> None:
-    found = gather(shaped(tiny_models.load()), [1], token_ids(2, 8))
+def test_only_the_sites_asked_for_are_gathered(tiny_models: TinyModels) -> None:
+    found = gather(shaped(tiny_models.load()), [2, 3], token_ids(2, 8))
 
-    assert set(found) == {(1, SiteKind.ATTENTION), (1, SiteKind.MLP)}
-    assert found[1, SiteKind.ATTENTION].hessian.shape == (32, 32)
-    assert found[1, SiteKind.MLP].hessian.shape == (48, 48)
+    assert list(found) == [2, 3]
+    assert found[2].output.hessian.shape == (32, 32)
+    assert found[3].output.hessian.shape == (48, 48)
+
+
+def test_inputs_are_not_gathered_where_no_weight_is_stored_otherwise(
+    tiny_models: TinyModels,
+) -> None:
+    found = gather(shaped(tiny_models.load()), SITES, token_ids(2, 8))
+
+    assert all(statistics.inputs is None for statistics in found.values())
 
 
 def test_hessians_are_single_precision_for_any_model(tiny_models: TinyModels) -> None:
     found = gather(shaped(tiny_models.load(dtype=torch.bfloat16)), [0], token_ids(2, 8))
 
-    assert {statistics.hessian.dtype for statistics in found.values()} == {torch.float32}
+    assert found[0].output.hessian.dtype is torch.float32
 
 
 def test_gathering_leaves_no_hook_behind(tiny_models: TinyModels) -> None:
     model = tiny_models.load()
 
-    gather(shaped(model), range(LAYERS), token_ids(2, 8))
+    gather(shaped(model, CODED), SITES, token_ids(2, 8))
 
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -79,10 +96,10 @@ def test_gathering_leaves_no_hook_behind(tiny_models: TinyModels) -> None:
 def test_what_the_model_was_set_to_does_not_matter(tiny_models: TinyModels) -> None:
     ids = token_ids(6, 10)
     model = shaped(tiny_models.load())
-    before = gather(model, [2], ids)
+    before = gather(model, [4, 5], ids)
     model.apply(with_changes(model.space, {(0, SiteKind.MLP): 8, (2, SiteKind.ATTENTION): 0}))
 
-    after = gather(model, [2], ids)
+    after = gather(model, [4, 5], ids)
 
     for site, statistics in before.items():
-        assert torch.equal(after[site].hessian, statistics.hessian)
+        assert torch.equal(after[site].output.hessian, statistics.output.hessian)

@@ -1,0 +1,229 @@
+"""Builds the levels of sites, keeps them in the database, and brings them back.
+
+Widths come first: structured OBS rewrites the output projection. How the weights of a whole site
+are stored is built beforehand; of a narrowed output projection it is built when it is first asked
+for, from the width's own weight and the Hessian of the columns that it keeps.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autocompress.errors import EvaluationError
+from autocompress.models.surgery import Level
+from autocompress.operators.base import Group, Operator, Statistics, WeightOperator
+from autocompress.operators.database import LevelDatabase, address
+from autocompress.operators.packed import PackedWeight
+from autocompress.spaces.base import Choice, LinearGroup, Site
+from autocompress.spaces.settings import DENSE, WeightSetting
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """Which method builds what.
+
+    Args:
+        widths: Narrower sites.
+        codes: Integers and block formats without zeros.
+        zeros: Settings with zeros, with or without codes.
+    """
+
+    widths: Operator
+    codes: WeightOperator
+    zeros: WeightOperator
+
+    def of(self, setting: WeightSetting) -> WeightOperator:
+        """Return what builds a setting."""
+        return self.zeros if setting.is_sparse else self.codes
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatistics:
+    """What calibration tells about the inputs of a site's linear layers.
+
+    Args:
+        inputs: Of those that read the residual stream; None where nobody asked.
+        output: Of the output projection.
+    """
+
+    inputs: Statistics | None
+    output: Statistics
+
+
+class Levels:
+    """The levels of one model, as `LevelSource` gives them to a `ShapedModel`."""
+
+    def __init__(self, database: LevelDatabase, operators: Operators) -> None:
+        self._database = database
+        self._operators = operators
+
+    def lacks(self, site: Site) -> bool:
+        """Whether anything of a site has to be built, because it is absent or broken."""
+        if widths_of(site) and self._widths(site) is None:
+            return True
+        if any(gene.group for gene in site.genes) and self._output_hessian(site) is None:
+            return True
+        return any(
+            self._packed(site, group, site.units, setting) is None
+            for index, group in enumerate(site.groups)
+            for setting in settings_of(site, index)
+        )
+
+    def build(self, site: Site, weights: Sequence[Tensor], statistics: SiteStatistics) -> int:
+        """Build what is absent or broken of a site; return how many levels.
+
+        Args:
+            weights: The dense (rows, columns) weight of each linear layer, the output's last.
+        """
+        built = 0
+        widths = widths_of(site)
+        if widths and self._widths(site) is None:
+            group = Group(weights[-1], weights[-1].shape[1] // site.units)
+            levels = self._operators.widths.build(group, statistics.output, widths)
+            self._write_widths(site, levels)
+            built += len(levels)
+        if any(gene.group for gene in site.genes):
+            self._database.write(
+                f"{_name(site)}.output-inputs", {"hessian": statistics.output.hessian}
+            )
+        left = list(weights)
+        for index, group_ in enumerate(site.groups):
+            own, left = left[: len(group_.linears)], left[len(group_.linears) :]
+            missing = [
+                setting
+                for setting in settings_of(site, index)
+                if self._packed(site, group_, site.units, setting) is None
+            ]
+            read = statistics.output if group_.narrows_columns else statistics.inputs
+            if missing and read is not None:
+                self._build_weights(site, group_, site.units, torch.cat(own), read, missing)
+                built += len(missing)
+        return built
+
+    def level(self, site: Site, choice: Choice) -> Level:
+        """Return one built width of a site.
+
+        Raises:
+            EvaluationError: If it was never built, or its file is gone or broken.
+        """
+        tensors = self._widths(site)
+        if tensors is None or f"kept.{choice.kept}" not in tensors:
+            raise _lost(site, f"width {choice.kept}/{choice.total}")
+        return Level(tensors[f"kept.{choice.kept}"], tensors[f"output.{choice.kept}"])
+
+    def weight(self, site: Site, choice: Choice, group: int) -> Tensor:
+        """Return what a linear group computes with: (rows, columns) in float32.
+
+        Raises:
+            EvaluationError: If it was never built, or its file is gone or broken.
+        """
+        return self.packed(site, choice, group).decode(torch.float32)
+
+    def packed(self, site: Site, choice: Choice, group: int) -> PackedWeight:
+        """Return a linear group as it is stored, built now if its width was never visited.
+
+        Raises:
+            EvaluationError: If it was never built, or its file is gone or broken.
+        """
+        linear, setting = site.groups[group], choice.weights[group]
+        kept = choice.kept if linear.narrows_columns else site.units
+        found = self._packed(site, linear, kept, setting)
+        if found is None and kept < site.units:
+            level = self.level(site, choice)
+            hessian = self._output_hessian(site)
+            if hessian is None:
+                raise _lost(site, "the Hessian of the output projection")
+            columns = _columns(level.kept, linear.columns // site.units)
+            part = Statistics(hessian[columns][:, columns])
+            self._build_weights(site, linear, kept, level.output, part, settings_of(site, group))
+            found = self._packed(site, linear, kept, setting)
+        if found is None:
+            raise _lost(site, f"{linear.name} in {setting}")
+        return found
+
+    def _build_weights(
+        self,
+        site: Site,
+        group: LinearGroup,
+        kept: int,
+        weight: Tensor,
+        statistics: Statistics,
+        settings: Sequence[WeightSetting],
+    ) -> None:
+        for operator in dict.fromkeys(self._operators.of(setting) for setting in settings):
+            own = [s for s in settings if self._operators.of(s) is operator]
+            for setting, packed in operator.build(weight, statistics, own).items():
+                name = self._weight_name(site, group, kept, setting)
+                self._database.write(name, packed.tensors)
+
+    def _packed(
+        self, site: Site, group: LinearGroup, kept: int, setting: WeightSetting
+    ) -> PackedWeight | None:
+        tensors = self._database.read(self._weight_name(site, group, kept, setting))
+        if tensors is None:
+            return None
+        shape = group.shape(kept, site.units)
+        return PackedWeight.from_tensors(setting, shape, tensors)
+
+    def _weight_name(
+        self, site: Site, group: LinearGroup, kept: int, setting: WeightSetting
+    ) -> str:
+        version = self._operators.of(setting).version
+        return f"{_name(site)}.{group.name}.{kept}of{site.units}.{setting}.{version}"
+
+    def _widths(self, site: Site) -> dict[str, Tensor] | None:
+        return self._database.read(self._widths_name(site))
+
+    def _write_widths(self, site: Site, levels: Mapping[int, Level]) -> None:
+        tensors = {}
+        for kept, level in levels.items():
+            tensors[f"kept.{kept}"] = level.kept
+            tensors[f"output.{kept}"] = level.output
+        self._database.write(self._widths_name(site), tensors)
+
+    def _widths_name(self, site: Site) -> str:
+        # A width may depend on the wider ones that the same pass stops at.
+        stops = address(*map(str, widths_of(site)))[:8]
+        return f"{_name(site)}.widths-{stops}.{self._operators.widths.version}"
+
+    def _output_hessian(self, site: Site) -> Tensor | None:
+        tensors = self._database.read(f"{_name(site)}.output-inputs")
+        return None if tensors is None else tensors["hessian"]
+
+
+def widths_of(site: Site) -> tuple[int, ...]:
+    """Return the widths of a site that have to be built: all but dense and dropped."""
+    widths = {units for gene in site.genes for units in gene.units}
+    return tuple(sorted(widths - {0, site.units}, reverse=True))
+
+
+def settings_of(site: Site, group: int) -> tuple[WeightSetting, ...]:
+    """Return the settings that a linear group of a site can be stored in, dense left out."""
+    own = [gene for gene in site.genes if gene.group == site.groups[group].name]
+    combined = []
+    for settings in itertools.product(*(gene.settings for gene in own)):
+        total = DENSE
+        for setting in settings:
+            if isinstance(setting, WeightSetting):
+                total = total.with_setting(setting)
+        combined.append(total)
+    return tuple(dict.fromkeys(setting for setting in combined if not setting.is_dense))
+
+
+def _columns(units: Tensor, size: int) -> Tensor:
+    """Return the columns of some units of `size` columns each."""
+    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
+
+
+def _name(site: Site) -> str:
+    return f"layer{site.layer:04d}.{site.kind}"
+
+
+def _lost(site: Site, what: str) -> EvaluationError:
+    return EvaluationError(
+        f"The level database lacks layer {site.layer} {site.kind}, {what}, or it is broken: "
+        "`autocompress resume` builds it anew."
+    )
