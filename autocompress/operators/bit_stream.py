@@ -1,4 +1,7 @@
-"""Codes of a few bits as one stream of bytes, without a gap between them."""
+"""Codes of a few bits as one stream of bytes, without a gap between them.
+
+`models.packed_weights.unpack_bits` is the way back.
+"""
 
 import math
 
@@ -25,16 +28,3 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
         word |= code.long() << bits * place
     parts = [(word >> 8 * place & 255).to(torch.uint8) for place in range(bits)]
     return torch.stack(parts, 1).flatten()[:n_bytes].clone()
-
-
-def unpack_bits(stream: Tensor, bits: int, n: int) -> Tensor:
-    """Return the first n codes of a stream, shape (n,), uint8."""
-    if bits == 8:
-        return stream[:n]
-    stream = torch.nn.functional.pad(stream, (0, -len(stream) % bits))
-    word = torch.zeros(len(stream) // bits, dtype=torch.int64, device=stream.device)
-    for place, byte in enumerate(stream.view(-1, bits).unbind(1)):
-        word |= byte.long() << 8 * place
-    highest = 2**bits - 1
-    codes = [(word >> bits * place & highest).to(torch.uint8) for place in range(8)]
-    return torch.stack(codes, 1).flatten()[:n]

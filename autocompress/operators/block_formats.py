@@ -4,19 +4,17 @@ Scales and rounding agree with compressed-tensors 0.20, which is no dependency: 
 to four bits by `torch.compile`, and so wants a C++ compiler where a search runs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from autocompress.models.packed_weights import E8M0_BIAS, block_steps, block_values
 from autocompress.spaces.settings import BLOCK_FORMATS
 
-E2M1_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1_LARGEST: Final = 6.0
 E4M3_LARGEST: Final = 448.0
-E8M0_BIAS: Final = 127
 # The exponent of E2M1's largest value: a block's largest one is brought to it.
 E2M1_EXPONENT: Final = 2
 # Half-way between neighbours; those that fall to the even one above are lowered to include it.
@@ -47,7 +45,7 @@ class BlockGrid:
 
     def codes(self, weight: Tensor) -> Tensor:
         """Return the codes nearest to weights, (rows, columns) uint8; ties go to even codes."""
-        steps = self._steps()
+        steps = block_steps(self.scales, self.tensor_scale)
         scaled = weight.float().reshape(*steps.shape[:2], -1) / steps
         if self.bits == 8:
             narrow = scaled.clamp_(-E4M3_LARGEST, E4M3_LARGEST).to(torch.float8_e4m3fn)
@@ -56,34 +54,13 @@ class BlockGrid:
 
     def values(self, codes: Tensor) -> Tensor:
         """Return what codes stand for, (rows, columns) float32."""
-        steps = self._steps()
-        if self.bits == 8:
-            numbers = codes.view(torch.float8_e4m3fn).float()
-        else:
-            table = torch.tensor(E2M1_VALUES, device=codes.device)
-            numbers = torch.cat([table, -table])[codes.long()]
-        return (numbers.reshape(*steps.shape[:2], -1) * steps).flatten(1)
+        return block_values(codes, self.scales, self.tensor_scale, self.bits)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what has to be stored of the grid."""
         if self.tensor_scale is None:
             return {"scales": self.scales}
         return {"scales": self.scales, "tensor_scale": self.tensor_scale}
-
-    def _steps(self) -> Tensor:
-        """Return what a code's number is multiplied by, (rows, blocks, 1) float32."""
-        if self.scales.dtype is torch.uint8:
-            steps = torch.exp2(self.scales.float() - E8M0_BIAS)
-        else:
-            steps = self.scales.float()
-        if self.tensor_scale is not None:
-            steps = steps / self.tensor_scale
-        return steps[..., None]
-
-
-def read_block_grid(name: str, columns: int, tensors: Mapping[str, Tensor]) -> BlockGrid:
-    """Return the grid whose `tensors` were stored."""
-    return BlockGrid(name, tensors["scales"], tensors.get("tensor_scale"), columns)
 
 
 def fit_block_grid(weight: Tensor, name: str) -> BlockGrid:
@@ -117,7 +94,7 @@ def _e8m0_scales(largest: Tensor) -> Tensor:
 
 
 def _e2m1_codes(scaled: Tensor) -> Tensor:
-    """Return the nearest E2M1 codes: the sign's bit, then an index of `E2M1_VALUES`."""
+    """Return the nearest E2M1 codes: the sign's bit, then an index of its values."""
     ends = torch.tensor(_E2M1_ENDS, device=scaled.device)
     up = torch.isin(ends, torch.tensor(_TIES_UP, device=scaled.device))
     ends = torch.where(up, torch.nextafter(ends, torch.zeros_like(ends)), ends)

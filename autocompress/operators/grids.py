@@ -4,14 +4,15 @@ A value is (code - zero) · scale, with a scale and a zero point for each row an
 that lie side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from autocompress.operators.bit_stream import pack_bits, unpack_bits
+from autocompress.models.packed_weights import integer_values, middle_zeros
+from autocompress.operators.bit_stream import pack_bits
 from autocompress.spaces.settings import WeightSetting
 
 FULL_RANGE: Final = (1.0,)
@@ -61,28 +62,14 @@ class IntegerGrid:
         return steps.clamp_(0, 2**self.bits - 1).to(torch.uint8).flatten(1)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Return what codes stand for, (rows, columns) float32; exact: 8 bits times 11."""
-        steps = _groups(codes, self.group_size).float() - self.zeros[..., None]
-        return (steps * self.scales[..., None].float()).flatten(1)
+        """Return what codes stand for, (rows, columns) float32."""
+        return integer_values(codes, self.scales, self.zeros)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what has to be stored of the grid."""
         if self.symmetric:
             return {"scales": self.scales}
         return {"scales": self.scales, "zeros": pack_bits(self.zeros, self.bits)}
-
-
-def read_integer_grid(
-    setting: WeightSetting, columns: int, tensors: Mapping[str, Tensor]
-) -> IntegerGrid:
-    """Return the grid whose `tensors` were stored."""
-    bits = _bits(setting)
-    scales = tensors["scales"]
-    if setting.symmetric:
-        zeros = _middles(scales, bits)
-    else:
-        zeros = unpack_bits(tensors["zeros"], bits, scales.numel()).view(scales.shape)
-    return IntegerGrid(scales, zeros, bits, setting.symmetric, columns)
 
 
 def fit_integer_grid(
@@ -155,12 +142,8 @@ def _pick(candidates: Sequence[Tensor], best: Tensor) -> Tensor:
 
 def _zeros(low: Tensor, scales: Tensor, setting: WeightSetting, bits: int) -> Tensor:
     if setting.symmetric:
-        return _middles(scales, bits)
+        return middle_zeros(scales, bits)
     return (-low / scales.to(low)).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
-
-
-def _middles(scales: Tensor, bits: int) -> Tensor:
-    return torch.full(scales.shape, 2 ** (bits - 1), dtype=torch.uint8, device=scales.device)
 
 
 def _scale_dtype(dtype: torch.dtype, scales: Tensor, least_share: float) -> torch.dtype:

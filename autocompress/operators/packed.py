@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import EvaluationError
-from autocompress.operators.bit_stream import pack_bits, unpack_bits
-from autocompress.operators.block_formats import read_block_grid
-from autocompress.operators.grids import read_integer_grid
+from autocompress.models.packed_weights import (
+    code_bits,
+    decode,
+    read_mask,
+)
+from autocompress.operators.bit_stream import pack_bits
 from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
 
 
@@ -75,23 +78,11 @@ class PackedWeight:
 
     def mask(self) -> Tensor | None:
         """Return which weights are stored, (rows, columns) bool; None if all are."""
-        if not self.setting.is_sparse:
-            return None
-        bits = unpack_bits(self.tensors["mask"], 1, math.prod(self.shape))
-        return bits.bool().view(self.shape)
+        return read_mask(self.shape, self.tensors)
 
     def decode(self, dtype: torch.dtype) -> Tensor:
         """Return the (rows, columns) weight; what is masked is exactly 0."""
-        mask = self.mask()
-        if "values" in self.tensors:
-            return _spread(self.tensors["values"], mask, self.shape).to(dtype)
-        count = math.prod(self.shape) if mask is None else int(mask.sum())
-        stored = unpack_bits(self.tensors["codes"], _code_bits(self.setting), count)
-        grid = read_grid(self.setting, self.shape, self.tensors)
-        values = grid.values(_spread(stored, mask, self.shape))
-        if mask is not None:
-            values = values.masked_fill_(~mask, 0.0)
-        return values.to(dtype)
+        return decode(str(self.setting), self.shape, self.tensors).to(dtype)
 
 
 def pack(
@@ -106,8 +97,7 @@ def pack(
     if grid is not None:
         return pack_codes(grid.codes(weight), setting, grid, mask)
     rows, columns = weight.shape
-    kept = weight.flatten().clone() if mask is None else weight[mask]
-    return PackedWeight(setting, (rows, columns), _masks(mask) | {"values": kept})
+    return PackedWeight(setting, (rows, columns), _masks(mask) | {"values": _stored(weight, mask)})
 
 
 def pack_codes(
@@ -115,38 +105,19 @@ def pack_codes(
 ) -> PackedWeight:
     """Return a weight whose (rows, columns) uint8 codes on a grid are chosen already."""
     rows, columns = codes.shape
-    stored = pack_bits(codes if mask is None else codes[mask], grid.bits)
+    stored = pack_bits(_stored(codes, mask), grid.bits)
     return PackedWeight(
         setting, (rows, columns), _masks(mask) | {"codes": stored} | grid.tensors()
     )
-
-
-def read_grid(
-    setting: WeightSetting, shape: tuple[int, int], tensors: Mapping[str, Tensor]
-) -> Grid:
-    """Return the grid of a setting with codes."""
-    if setting.block is not None:
-        return read_block_grid(setting.block, shape[1], tensors)
-    return read_integer_grid(setting, shape[1], tensors)
 
 
 def _masks(mask: Tensor | None) -> dict[str, Tensor]:
     return {} if mask is None else {"mask": pack_bits(mask.to(torch.uint8), 1)}
 
 
-def _spread(stored: Tensor, mask: Tensor | None, shape: tuple[int, int]) -> Tensor:
-    """Return stored entries in their places, the others 0."""
-    if mask is None:
-        return stored.view(shape)
-    return torch.zeros(shape, dtype=stored.dtype, device=stored.device).masked_scatter_(
-        mask, stored
-    )
-
-
-def _code_bits(setting: WeightSetting) -> int:
-    """Return the bits of a code; a dense or only sparse setting has none."""
-    from_zero = WeightSetting(bits=setting.bits, block=setting.block)
-    return int(from_zero.nominal_bits(0))
+def _stored(entries: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a matrix's entries that stay, row by row, in one dimension."""
+    return entries.flatten().clone() if mask is None else entries[mask]
 
 
 def _sizes(setting: WeightSetting, shape: tuple[int, int]) -> dict[str, int]:
@@ -154,7 +125,7 @@ def _sizes(setting: WeightSetting, shape: tuple[int, int]) -> dict[str, int]:
     rows, columns = shape
     stored = setting.stored_weights(rows, columns)
     sizes = {"mask": math.ceil(rows * columns / 8)} if setting.is_sparse else {}
-    bits = _code_bits(setting)
+    bits = code_bits(str(setting))
     if not bits:
         return sizes | {"values": stored}
     sizes["codes"] = math.ceil(stored * bits / 8)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autocompress.errors import EvaluationError
-from autocompress.operators.bit_stream import pack_bits, unpack_bits
+from autocompress.models.packed_weights import code_bits, unpack_bits
+from autocompress.operators.bit_stream import pack_bits
 from autocompress.operators.grids import SHRINKAGES
 from autocompress.operators.masks import mask_in_matrix
 from autocompress.operators.packed import PackedWeight, pack
@@ -91,6 +92,14 @@ def test_what_is_decoded_is_what_was_rounded(text: str, rows: int, dtype: torch.
     found = pack(weight, setting, grid, *masks).decode(torch.float32)
 
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_the_reader_of_a_checkpoint_knows_the_bits_of_a_setting(text: str) -> None:
+    setting = WeightSetting.parse(text)
+    codes = WeightSetting(bits=setting.bits, block=setting.block)
+
+    assert code_bits(str(setting)) == codes.nominal_bits(0)
 
 
 def test_a_masked_weight_is_exactly_zero_even_where_no_code_is() -> None:
