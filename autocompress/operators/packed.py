@@ -15,7 +15,10 @@ from autocompress.errors import EvaluationError
 from autocompress.models.packed_weights import (
     code_bits,
     decode,
+    read_codes,
     read_mask,
+    spread,
+    unpack_bits,
 )
 from autocompress.operators.bit_stream import pack_bits
 from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
@@ -76,6 +79,12 @@ class PackedWeight:
         """Of all tensors together."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
+    @property
+    def stored(self) -> int:
+        """Weights that are not masked."""
+        mask = self.mask()
+        return math.prod(self.shape) if mask is None else int(mask.sum())
+
     def mask(self) -> Tensor | None:
         """Return which weights are stored, (rows, columns) bool; None if all are."""
         return read_mask(self.shape, self.tensors)
@@ -83,6 +92,38 @@ class PackedWeight:
     def decode(self, dtype: torch.dtype) -> Tensor:
         """Return the (rows, columns) weight; what is masked is exactly 0."""
         return decode(str(self.setting), self.shape, self.tensors).to(dtype)
+
+    def take_rows(self, rows: Tensor) -> "PackedWeight":
+        """Return some rows, in the order given, exactly as they are; no tensor is shared.
+
+        Rows of a matrix that is sparse as a whole need not hold the setting's share of zeros.
+
+        Args:
+            rows: (rows taken,) indices.
+        """
+        mask = self.mask()
+        own = None if mask is None else mask[rows]
+        taken = _masks(own)
+        if "values" in self.tensors:
+            values = spread(self.tensors["values"], mask, self.shape)[rows]
+            taken["values"] = _stored(values, own)
+        else:
+            codes = read_codes(str(self.setting), self.shape, self.tensors)[rows]
+            taken["codes"] = pack_bits(_stored(codes, own), code_bits(str(self.setting)))
+            taken |= self._grid_of(rows)
+        return PackedWeight(self.setting, (len(rows), self.shape[1]), taken)
+
+    def _grid_of(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return what is stored of the grid of some rows."""
+        scales = self.tensors["scales"]
+        taken = {"scales": scales[rows]}
+        if "zeros" in self.tensors:
+            bits = code_bits(str(self.setting))
+            zeros = unpack_bits(self.tensors["zeros"], bits, scales.numel()).view(scales.shape)
+            taken["zeros"] = pack_bits(zeros[rows], bits)
+        if "tensor_scale" in self.tensors:
+            taken["tensor_scale"] = self.tensors["tensor_scale"].clone()
+        return taken
 
 
 def pack(

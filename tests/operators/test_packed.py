@@ -1,6 +1,7 @@
 """What is packed is unpacked as it was, in no more bytes than a setting says."""
 
 import math
+from random import Random
 
 import pytest
 import torch
@@ -92,6 +93,37 @@ def test_what_is_decoded_is_what_was_rounded(text: str, rows: int, dtype: torch.
     found = pack(weight, setting, grid, *masks).decode(torch.float32)
 
     assert torch.equal(found, expected)
+
+
+@given(st.sampled_from(ALL), st.integers(2, 9), st.randoms(use_true_random=False), DTYPES)
+def test_rows_that_are_taken_are_those_that_were_packed(
+    text: str, rows: int, random: Random, dtype: torch.dtype
+) -> None:
+    setting = WeightSetting.parse(text)
+    weight, _ = random_layer(rows, 128, seed=rows, dtype=dtype)
+    whole = packed(setting, weight)
+    taken = torch.tensor(random.choices(range(rows), k=random.randint(1, 2 * rows)))
+
+    found = whole.take_rows(taken)
+
+    expected = whole.decode(torch.float64)[taken]
+    assert torch.equal(found.decode(torch.float64), expected)
+    assert found.shape == (len(taken), 128)
+    assert {n: t.dtype for n, t in found.tensors.items()} == {
+        n: t.dtype for n, t in whole.tensors.items()
+    }
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_all_rows_taken_are_the_weight_itself(text: str) -> None:
+    weight, _ = random_layer(6, 128)
+    whole = packed(WeightSetting.parse(text), weight)
+
+    found = whole.take_rows(torch.arange(6))
+
+    assert found.stored == whole.stored == whole.setting.stored_weights(6, 128)
+    assert found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[name], whole.tensors[name]) for name in found.tensors)
 
 
 @pytest.mark.parametrize("text", ALL)
