@@ -19,6 +19,7 @@ from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import answer_call, call_module
 from autocompress.evaluators.timing import Timing, make_prompt, run
+from autocompress.models.architecture import MODELING_FILES
 from autocompress.models.loading import load_model
 from autocompress.spec import Workload
 
@@ -105,10 +106,11 @@ def serve(request: dict[str, object]) -> list[dict[str, list[float]]]:
 
 
 def has_own_modeling(folder: Path) -> bool:
-    """Whether a checkpoint carries the modeling file of this very package, byte for byte."""
-    ours = Path(__file__).parent.parent / "models" / "modeling_autocompress.py"
-    theirs = folder / ours.name
-    return theirs.is_file() and theirs.read_bytes() == ours.read_bytes()
+    """Whether a checkpoint carries the modeling files of this very package, byte for byte."""
+    return all(
+        (folder / ours.name).is_file() and (folder / ours.name).read_bytes() == ours.read_bytes()
+        for ours in MODELING_FILES
+    )
 
 
 def fastest_threads(model: PreTrainedModel, workload: Workload) -> int:

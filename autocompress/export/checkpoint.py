@@ -1,14 +1,15 @@
 """Writes a shaped model as a Hugging Face checkpoint whose tensors are really smaller.
 
 Whole layers that are gone leave a plain config that loads everywhere. Anything else is told by
-`per_layer_config`, with the modeling file that reads it beside the weights.
+`per_layer_config`, with the modeling files that read it beside the weights: weights in another
+setting are stored as the level database holds them.
 """
 
 import copy
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from autocompress.errors import ExportError
-from autocompress.models import modeling_autocompress
-from autocompress.models.architecture import HETEROGENEOUS_CLASS, Architecture
+from autocompress.export.packing import PackedLayers, packed_layers
+from autocompress.models.architecture import HETEROGENEOUS_CLASS, MODELING_FILES, Architecture
+from autocompress.models.packed_weights import describe
 from autocompress.models.surgery import ShapedModel
+from autocompress.operators.base import PackedSource
+from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 
 BESIDE = (
@@ -32,6 +36,15 @@ BESIDE = (
     "chat_template*",
     "generation_config.json",
 )
+SHARD_SIZE = "5GB"
+OTHERWISE: Mapping[str, object] = {"weights": {}, "packed_tensors": {}, "cache": "dense"}
+"""What the config says of layers that do not say it themselves."""
+
+_LINEAR = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.(?!bias$)\w+")
+
+
+Overrides = dict[str, int | str | list[str] | dict[str, str]]
+"""What the config of one layer says otherwise than that of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,48 +52,65 @@ class Artifact:
     """A checkpoint on disk.
 
     Args:
-        parameters: Numbers stored, tied ones once.
+        parameters: Numbers kept, tied ones once; of a packed weight those that are not masked.
         tensor_bytes: What they take, recomputed from the tensors written.
-        needs_remote_code: Whether it loads only with its modeling file.
+        linear_bytes: Of these, the weights of the sites' linear layers, with scales, zero points
+            and masks, without biases; recomputed from the files.
+        needs_remote_code: Whether it loads only with its modeling files.
     """
 
     folder: Path
     parameters: int
     tensor_bytes: int
+    linear_bytes: int
     needs_remote_code: bool
 
 
-def write_checkpoint(shaped: ShapedModel, source: Path, folder: Path) -> Artifact:
+def write_checkpoint(
+    shaped: ShapedModel,
+    source: Path,
+    folder: Path,
+    levels: PackedSource,
+    shard_size: str = SHARD_SIZE,
+) -> Artifact:
     """Write the model as it is shaped now into an empty folder.
+
+    The setting of a KV cache is written into the config and obeyed by nothing that loads it: who
+    wants such a cache asks `models.kv_cache.make_cache` for it.
 
     Args:
         source: Folder of the dense model, for the tokenizer and generation settings.
+        levels: What the model was shaped from.
+        shard_size: Of a weight file at most: `5GB`.
 
     Raises:
         ExportError: If nothing is left to export or the folder cannot be written.
+        EvaluationError: If a level was never built, or is broken.
     """
     layers = layer_choices(shaped.space, shaped.choices)
     left = [i for i, pair in layers.items() if not all(c.is_dropped for c in pair.values())]
     if not left:
         raise ExportError("No layer is left of the model: nothing to export.")
-    config = _config(shaped.model.config, shaped.architecture, layers, left)
-    tensors = _tensors(shaped, {old: new for new, old in enumerate(left)})
+    packed = packed_layers(shaped.space, shaped.choices, levels)
+    config = _config(shaped.model.config, shaped.architecture, layers, packed, left)
+    tensors = _tensors(shaped, packed, {old: new for new, old in enumerate(left)})
     try:
         folder.mkdir(parents=True)
         for pattern in BESIDE:
             for file in sorted(source.glob(pattern)):
                 shutil.copyfile(file, folder / file.name)
         if config.is_heterogeneous:
-            code = Path(modeling_autocompress.__file__)
-            shutil.copyfile(code, folder / code.name)
+            for code in MODELING_FILES:
+                shutil.copyfile(code, folder / code.name)
         config.save_pretrained(folder)
-        save_torch_state_dict(tensors, folder)
+        save_torch_state_dict(tensors, folder, max_shard_size=shard_size)
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror}.") from error
     return Artifact(
         folder,
-        sum(t.numel() for t in tensors.values()),
+        _parameters(tensors, packed),
         sum(t.numel() * t.element_size() for t in tensors.values()),
+        stored_linear_bytes(folder),
         config.is_heterogeneous,
     )
 
@@ -102,22 +132,51 @@ def files_bytes(folder: Path) -> int:
 
 def stored_tensor_bytes(folder: Path) -> int:
     """Return the bytes of all tensors as the headers of the weight files state them."""
-    total = 0
+    return sum(size for _, size in _stored(folder))
+
+
+def stored_linear_bytes(folder: Path) -> int:
+    """Return the bytes of the weights of all linear layers of layers, by the same headers.
+
+    Scales, zero points and masks count, biases, embedding and head do not: eight times as many by
+    the weights of the dense model's linear layers are the true bits of a weight.
+    """
+    return sum(size for name, size in _stored(folder) if _LINEAR.fullmatch(name))
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the name and the bytes of every tensor in the weight files."""
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
-                total += end - start
-    return total
+                yield name, end - start
 
 
-def _tensors(shaped: ShapedModel, numbers: Mapping[int, int]) -> dict[str, Tensor]:
+def _parameters(tensors: Mapping[str, Tensor], packed: PackedLayers) -> int:
+    weights = [weight for linears in packed.values() for weight in linears.values()]
+    stored = sum(weight.stored - _elements(weight) for weight in weights)
+    return stored + sum(tensor.numel() for tensor in tensors.values())
+
+
+def _elements(weight: PackedWeight) -> int:
+    return sum(tensor.numel() for tensor in weight.tensors.values())
+
+
+def _tensors(
+    shaped: ShapedModel, packed: PackedLayers, numbers: Mapping[int, int]
+) -> dict[str, Tensor]:
     """Return the tensors to store under their new names; tied embeddings once."""
     state = shaped.model.state_dict()
     if shaped.model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
+    for layer, linears in packed.items():
+        for name, weight in linears.items():
+            place = f"model.layers.{layer}.{name}"
+            del state[f"{place}.weight"]
+            state |= {f"{place}.{kind}": tensor for kind, tensor in weight.tensors.items()}
     renamed = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
@@ -132,18 +191,21 @@ def _config(
     dense: PreTrainedConfig,
     architecture: Architecture,
     layers: Mapping[int, Mapping[SiteKind, Choice]],
+    packed: PackedLayers,
     left: list[int],
 ) -> PreTrainedConfig:
     config = copy.deepcopy(dense)
     config.num_hidden_layers = len(left)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in left]
-    own: dict[int | str, dict[str, int | list[str]]] = {
+    own: dict[int | str, Overrides] = {
         new: overrides
         for new, old in enumerate(left)
-        if (overrides := _overrides(layers[old], architecture))
+        if (overrides := _overrides(layers[old], packed.get(old, {}), architecture))
     }
     if own:
+        for name in OTHERWISE.keys() & {name for overrides in own.values() for name in overrides}:
+            setattr(config, name, OTHERWISE[name])
         # Layers with fewer heads must not derive their head size from the hidden size.
         config.head_dim = architecture.head_size
         name = HETEROGENEOUS_CLASS[architecture.family]
@@ -156,16 +218,27 @@ def _config(
 
 
 def _overrides(
-    choices: Mapping[SiteKind, Choice], architecture: Architecture
-) -> dict[str, int | list[str]]:
-    found: dict[str, int | list[str]] = {}
+    choices: Mapping[SiteKind, Choice],
+    packed: Mapping[str, PackedWeight],
+    architecture: Architecture,
+) -> Overrides:
+    found: Overrides = {}
     skip = [kind.value for kind, choice in choices.items() if choice.is_dropped]
     if skip:
         found["skip"] = skip
     attention, mlp = choices[SiteKind.ATTENTION], choices[SiteKind.MLP]
-    if not attention.is_dropped and not attention.is_dense:
+    if not attention.is_dropped and not attention.is_whole:
         found["num_key_value_heads"] = attention.kept
         found["num_attention_heads"] = attention.kept * architecture.queries_per_group
-    if not mlp.is_dropped and not mlp.is_dense:
+    if not mlp.is_dropped and not mlp.is_whole:
         found["intermediate_size"] = mlp.kept
+    if packed:
+        found["weights"] = {name: str(weight.setting) for name, weight in packed.items()}
+        found["packed_tensors"] = {
+            f"{name}.{kind}": describe(tensor)
+            for name, weight in packed.items()
+            for kind, tensor in weight.tensors.items()
+        }
+    if not attention.cache.is_dense:
+        found["cache"] = str(attention.cache)
     return found

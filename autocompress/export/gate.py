@@ -92,7 +92,11 @@ class GateReport:
 
 @torch.inference_mode()
 def write_reference(shaped: ShapedModel, prompt: Tensor, folder: Path) -> Path:
-    """Keep the searched candidate's logits on a prompt of shape (1, T) for the gate to compare."""
+    """Keep the searched candidate's logits on a prompt of shape (1, T) for the gate to compare.
+
+    They are those without a KV cache, whatever setting the candidate has for one: no engine is
+    credited with it, and the gate generates with a dense cache.
+    """
     file = folder / REFERENCE
     logits = shaped.model(prompt.to(shaped.model.device), use_cache=False).logits
     save_file({"prompt": prompt.cpu(), "logits": logits.float().cpu().contiguous()}, file)

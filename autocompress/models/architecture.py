@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedConfig
 
@@ -15,6 +16,22 @@ HETEROGENEOUS_CLASS: Mapping[str, str] = {
     "qwen3": "AutocompressQwen3ForCausalLM",
 }
 """Family, by `model_type`, to the class of `modeling_autocompress.py` whose layers may differ."""
+
+MODELING_FILES = tuple(
+    Path(__file__).with_name(name) for name in ("modeling_autocompress.py", "packed_weights.py")
+)
+"""What lies beside the weights of a model whose layers differ, to build and read it."""
+
+LINEAR_NAMES: Mapping[SiteKind, tuple[str, ...]] = {
+    SiteKind.ATTENTION: (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+    ),
+    SiteKind.MLP: ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+}
+"""The linear layers of each kind of site, by their names in a layer, in its groups' order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Llama-family models whose layers differ: sub-blocks dropped, KV groups and FFN columns removed.
+"""Llama-family models whose layers differ: sub-blocks dropped or narrowed, weights packed.
 
-This file is self-contained: a copy of it lies beside the weights of an exported checkpoint, and
-`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` builds the model from
-`per_layer_config` in its `config.json` (transformers defines the field, its models ignore it).
+This file needs `packed_weights.py` alone: copies of both lie beside the weights of an exported
+checkpoint, and `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` builds the
+model from `per_layer_config` in its `config.json` (transformers defines the field, its models
+ignore it).
 """
 
 import copy
@@ -21,6 +22,9 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+# Relative, so that the copy beside an exported checkpoint finds the copy there.
+from .packed_weights import STORED, PackedLinear, empty  # noqa: TID252
 
 
 class Attention(Protocol):
@@ -128,7 +132,7 @@ def number_caches(layers: Sequence[SkippingLayer]) -> None:
 
 
 def shape_layers(layers: nn.ModuleList, config: PreTrainedConfig) -> None:
-    """Give each layer the sub-blocks and widths that `config.per_layer_config` names."""
+    """Give each layer what `config.per_layer_config` names: sub-blocks, widths, packed weights."""
     skipping = let_layers_skip(layers)
     for index, layer in enumerate(skipping):
         attention, mlp = layer.self_attn, layer.mlp
@@ -143,7 +147,24 @@ def shape_layers(layers: nn.ModuleList, config: PreTrainedConfig) -> None:
             layer.mlp = layer.post_attention_layernorm = None
         else:
             layer.mlp = type(mlp)(own)
+        pack_linears(cast(nn.Module, layer), own)
     number_caches(skipping)
+
+
+def pack_linears(layer: nn.Module, config: PreTrainedConfig) -> None:
+    """Replace the linear layers whose settings `config.weights` names by packed ones.
+
+    `config.packed_tensors` tells the number formats and shapes of their tensors, still empty.
+    """
+    modules = dict(layer.named_modules())
+    for name, setting in getattr(config, "weights", {}).items():
+        plain = cast(nn.Linear, modules[name])
+        described = {kind: config.packed_tensors.get(f"{name}.{kind}") for kind in STORED}
+        tensors = {kind: empty(text) for kind, text in described.items() if text is not None}
+        shape = plain.out_features, plain.in_features
+        place, _, attribute = name.rpartition(".")
+        packed = PackedLinear(shape, setting, tensors, plain.bias)
+        setattr(modules[place], attribute, packed)
 
 
 def _heterogeneous(base: type[nn.Module], name: str) -> type[nn.Module]:

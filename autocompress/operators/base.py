@@ -9,6 +9,7 @@ from torch import Tensor
 from autocompress.errors import SpecError
 from autocompress.models.surgery import Level
 from autocompress.operators.packed import PackedWeight
+from autocompress.spaces.base import Choice, Site
 from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
 
 
@@ -66,6 +67,20 @@ class WeightOperator(Protocol):
 
         Raises:
             SpecError: If a setting is not one that the method builds, or does not fit the weight.
+        """
+
+
+class PackedSource(Protocol):
+    """Where a candidate's levels come from as they are stored."""
+
+    def level(self, site: Site, choice: Choice) -> Level:
+        """Return the built width of a choice."""
+
+    def packed(self, site: Site, choice: Choice, group: int) -> PackedWeight:
+        """Return one of the site's linear groups in its setting of a choice.
+
+        Of a group that loses columns with the width, those that the choice keeps are there; of
+        any other all rows are, (rows, columns).
         """
 
 

@@ -195,7 +195,9 @@ def _run(
         @functools.cache
         def export(genotype: Genotype) -> Artifact:
             shaped.apply(prepared.space.choices(genotype))
-            return write_checkpoint(shaped, prepared.folder, scratch / genotype.key)
+            return write_checkpoint(
+                shaped, prepared.folder, scratch / genotype.key, plan.open_levels()
+            )
 
         def measure(genotype: Genotype) -> MeasuredSpeedup:
             folder = export(genotype).folder

@@ -1,36 +1,58 @@
 """Whose modeling file is run: this package's own, byte for byte, and no other."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autocompress.evaluators.torch_engine import has_own_modeling
-from autocompress.models import modeling_autocompress
+from autocompress.models.architecture import MODELING_FILES
 
-OURS = Path(modeling_autocompress.__file__)
+OURS = MODELING_FILES[0]
+both_files = pytest.mark.parametrize("file", MODELING_FILES, ids=lambda file: file.stem)
 
 
-def test_a_copy_of_the_modeling_file_is_our_own(tmp_path: Path) -> None:
-    shutil.copyfile(OURS, tmp_path / OURS.name)
+def copy_ours(folder: Path) -> None:
+    for file in MODELING_FILES:
+        shutil.copyfile(file, folder / file.name)
+
+
+def test_a_copy_of_the_modeling_files_is_our_own(tmp_path: Path) -> None:
+    copy_ours(tmp_path)
 
     assert has_own_modeling(tmp_path)
+
+
+@both_files
+def test_one_of_the_modeling_files_alone_is_not_our_own(tmp_path: Path, file: Path) -> None:
+    copy_ours(tmp_path)
+    (tmp_path / file.name).unlink()
+
+    assert not has_own_modeling(tmp_path)
 
 
 def test_a_checkpoint_without_code_has_none(tmp_path: Path) -> None:
     assert not has_own_modeling(tmp_path)
 
 
+@both_files
 @pytest.mark.parametrize(
-    "code", [b"", OURS.read_bytes() + b"\n", OURS.read_bytes().replace(b"nn", b"mm", 1)]
+    "change",
+    [lambda code: b"", lambda code: code + b"\n", lambda code: code.replace(b"nn", b"mm", 1)],
+    ids=["empty", "longer", "other"],
 )
-def test_a_modeling_file_that_differs_is_not_our_own(tmp_path: Path, code: bytes) -> None:
-    (tmp_path / OURS.name).write_bytes(code)
+def test_a_modeling_file_that_differs_is_not_our_own(
+    tmp_path: Path, file: Path, change: Callable[[bytes], bytes]
+) -> None:
+    copy_ours(tmp_path)
+    (tmp_path / file.name).write_bytes(change(file.read_bytes()))
 
     assert not has_own_modeling(tmp_path)
 
 
 def test_our_own_code_under_another_name_does_not_count(tmp_path: Path) -> None:
-    shutil.copyfile(OURS, tmp_path / "modeling_other.py")
+    copy_ours(tmp_path)
+    (tmp_path / OURS.name).rename(tmp_path / "modeling_other.py")
 
     assert not has_own_modeling(tmp_path)

@@ -20,6 +20,7 @@ from autocompress.export.checkpoint import (
 )
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SiteKind
+from tests.built_levels import open_levels
 from tests.tiny_models import (
     CPU,
     LAYERS,
@@ -37,6 +38,8 @@ SPACE = tiny_space()
 IDS = token_ids(2, 12)
 ATTENTION, MLP = SiteKind.ATTENTION, SiteKind.MLP
 Changes = dict[tuple[int, SiteKind], int]
+# Nothing here is stored in another setting.
+NO_LEVELS = open_levels(Path("no levels"))
 
 DENSE: Changes = {}
 WHOLE_LAYERS: Changes = {(0, ATTENTION): 0, (0, MLP): 0}
@@ -85,7 +88,7 @@ def export(
 ) -> tuple[Artifact, ShapedModel]:
     shaped = shape(tiny_models, family, changes, tied=tied, dtype=dtype)
     source = tiny_models.folder(family, tied=tied, dtype=dtype)
-    return write_checkpoint(shaped, source, folder), shaped
+    return write_checkpoint(shaped, source, folder, NO_LEVELS), shaped
 
 
 def load(artifact: Artifact) -> PreTrainedModel:
@@ -209,7 +212,7 @@ def test_the_shaped_model_is_left_as_it_is(tiny_models: TinyModels, tmp_path: Pa
     shaped = shape(tiny_models, "qwen2", MIXED)
     before = logits_of(shaped.model, IDS)
 
-    write_checkpoint(shaped, tiny_models.folder("qwen2"), tmp_path / "out")
+    write_checkpoint(shaped, tiny_models.folder("qwen2"), tmp_path / "out", NO_LEVELS)
 
     assert torch.equal(logits_of(shaped.model, IDS), before)
     assert not shaped.model.config.is_heterogeneous
