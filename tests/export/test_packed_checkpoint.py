@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from autocompress.errors import EvaluationError
+from autocompress.errors import EvaluationError, ModelError
 from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.export import gate
 from autocompress.export.checkpoint import (
@@ -293,6 +293,30 @@ def test_the_gate_finds_no_fault_in_a_packed_checkpoint(
     report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "5")
     assert report.failures == []
     assert found.largest_difference == 0.0
+
+
+@pytest.mark.parametrize("kind", ["codes", "scales", "zeros"])
+def test_a_packed_tensor_that_is_gone_is_named(export: Exported, kind: str) -> None:
+    artifact, _ = export("llama", ONE_GROUP)
+    tensors = written(artifact)
+    name = f"model.layers.1.mlp.down_proj.{kind}"
+    del tensors[name]
+    save_file(tensors, artifact.folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelError, match=rf"lacks 1 tensors of its config, such as {name}\."):
+        load_model(artifact.folder, CPU, trust_remote_code=True)
+
+
+def test_the_gate_finds_codes_that_were_changed(export: Exported, tmp_path: Path) -> None:
+    artifact, shaped = export("llama", ONE_GROUP)
+    reference = gate.write_reference(shaped, IDS[:1], tmp_path)
+    tensors = written(artifact)
+    tensors["model.layers.1.mlp.down_proj.codes"].bitwise_not_()
+    save_file(tensors, artifact.folder / "model.safetensors", metadata={"format": "pt"})
+
+    found = gate.examine(artifact.folder, reference, CPU)
+
+    assert found.largest_difference > found.tolerance
 
 
 @pytest.mark.slow
