@@ -27,6 +27,7 @@ from autocompress.search.single_changes import (
 )
 from autocompress.search.steps import Conversation, Rung, Steps, read
 from autocompress.search.surrogate import Readings, Surrogate, observe
+from autocompress.spaces.base import GeneKind
 from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype, Trial
 
@@ -157,11 +158,21 @@ class EvolveStrategy:
         task = self._task
         rng = task.rng(0)
         known = _array(task.extra).reshape(len(task.extra), len(task.space.genes))
+        additive = additive_solution(task, self._losses)
+        n = self._settings.random_parents
+        if any(gene.kind is GeneKind.WIDTH for gene in task.space.genes):
+            others = list(random_candidates(task, n))
+        else:
+            # Small errors add up: the additive solution is near the best, random ones are far.
+            near = _array([additive] * n)
+            for _ in range(ROUNDS):
+                near = self._moves.mutate(near, rng)
+            others = list(map(_genotype, near))
         return [
             *map(_genotype, self._moves.repair(known, rng)),
-            additive_solution(task, self._losses),
+            additive,
             *uniform_candidates(task)[:1],
-            *random_candidates(task, self._settings.random_parents),
+            *others,
         ]
 
     def _turn(self, before: Genotype | None) -> Steps:

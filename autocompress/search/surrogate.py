@@ -2,8 +2,12 @@
 
 log loss = log of the summed losses of single changes + a weight for each level of each gene +
 a weight for each pair of genes in reach of each other, times how far both compress + one constant
-for each reading. Bayesian linear regression (Bishop, PRML, section 3.3) with the widths
-of the priors chosen by the evidence (equation 3.86) from a small grid.
+for each reading. The weight of a width's level counts whole: dropping a block may change a loss
+however little the block lost alone. What is stored otherwise makes small errors, that add up: its
+level's weight counts by its share of the summed losses, its part of a pair by the root of that.
+
+Bayesian linear regression (Bishop, PRML, section 3.3) with the widths of the priors chosen by the
+evidence (equation 3.86) from a small grid.
 """
 
 import itertools
@@ -15,12 +19,12 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from autocompress.search.single_changes import Losses, entry_losses
-from autocompress.spaces.base import Board, Gene, Levels, SearchSpace
+from autocompress.spaces.base import Board, Levels, SearchSpace
 from autocompress.trial import Measurement
 
 LEVEL_WIDTHS = (0.05, 0.2, 0.6)
 PAIR_WIDTHS = (0.03, 0.15, 0.6)
-MISFITS = (0.01, 0.04, 0.16)
+MISFITS = (0.003, 0.01, 0.04, 0.16)
 ALL_PAIRS = 32
 """Spaces of up to so many genes have a weight for every pair; larger ones for neighbours."""
 REACH = 6
@@ -95,8 +99,12 @@ class Surrogate:
         self._board = Board(space)
         finite = [_finite(row) for row in losses]
         self._losses = entry_losses(space, finite)
-        genes = zip(space.genes, finite, strict=True)
-        self._removed = [_removed(gene, row) for gene, row in genes]
+        self._alone = finite
+        # Of a width's levels the share of the units that goes; empty for other genes.
+        self._gone = [
+            1 - np.asarray(gene.units) / max(gene.units, default=1) for gene in space.genes
+        ]
+        self._is_stored = np.asarray([not gene.units for gene in space.genes])
         self._pairs = _pairs(space.gene_sites)
         self._offsets = np.cumsum([0, *(len(gene.settings) - 1 for gene in space.genes)])
         readings = {o.reading: None for o in observations}
@@ -179,16 +187,25 @@ class Surrogate:
 
     def _features(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the features (n, weights of levels and pairs) and the prior means (n)."""
-        n, genes = candidates.shape
-        removed = np.stack([self._removed[g][candidates[:, g]] for g in range(genes)], axis=1)
-        one_hot = np.zeros((n, self._offsets[-1]))
-        rows, columns = np.nonzero(candidates)
-        one_hot[rows, self._offsets[columns] + candidates[rows, columns] - 1] = 1.0
+        n = len(candidates)
         entries = self._board.entries(candidates)
         summed = np.sum([own[entries[:, site]] for site, own in enumerate(self._losses)], axis=0)
+        summed = np.maximum(summed, 1e-12)
+        parts = np.zeros(candidates.shape)  # how much of a level counts
+        amounts = np.zeros(candidates.shape)  # how far a level compresses
+        for gene, levels in enumerate(candidates.T):
+            if self._is_stored[gene]:
+                parts[:, gene] = np.minimum(self._alone[gene][levels] / summed, 1.0)
+                amounts[:, gene] = np.sqrt(parts[:, gene])
+            else:
+                parts[:, gene] = 1.0
+                amounts[:, gene] = self._gone[gene][levels]
+        by_level = np.zeros((n, self._offsets[-1]))
+        rows, genes = np.nonzero(candidates)
+        by_level[rows, self._offsets[genes] + candidates[rows, genes] - 1] = parts[rows, genes]
         first, second = self._pairs
-        products = removed[:, first] * removed[:, second]
-        return np.hstack([one_hot, products]), np.log(np.maximum(summed, 1e-12))
+        products = amounts[:, first] * amounts[:, second]
+        return np.hstack([by_level, products]), np.log(summed)
 
     def _variances(self, level_width: float, pair_width: float) -> np.ndarray:
         first, second = self._pairs
@@ -240,17 +257,6 @@ def _pairs(gene_sites: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     ]
     both = np.asarray(pairs, dtype=int).reshape(-1, 2)
     return both[:, 0], both[:, 1]
-
-
-def _removed(gene: Gene, losses: np.ndarray) -> np.ndarray:
-    """Return how far each level compresses, from 0 for dense to 1.
-
-    The share of the units that go; of what is stored otherwise the size of the error, which is
-    about the root of what it loses.
-    """
-    if gene.units:
-        return 1 - np.asarray(gene.units) / gene.units[0]
-    return np.asarray(np.sqrt(np.maximum(losses, 0) / max(losses.max(), LEAST_KL)))
 
 
 def _finite(row: Sequence[float]) -> np.ndarray:
