@@ -10,14 +10,22 @@ from typing import Final
 
 import yaml
 
+from autocompress import spec_values as values_of
 from autocompress.errors import SpecError
+from autocompress.spec_values import Amount
 
-SPACES: Final = ("depth", "width")
+SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
 ENGINES: Final = ("torch",)
 STRATEGIES: Final = (
     "evolve",
     "evopress",
+    "evopress-fast",
+    "evopress-free",
+    "evopress-fast-free",
     "additive",
+    "weight-error",
+    "fisher",
+    "owl",
     "random",
     "uniform",
     "shortgpt",
@@ -29,6 +37,14 @@ WARM_STARTS: Final = ("losses", "weights")
 POOLS: Final = ("local", "ray")
 DEVICES: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 DTYPES: Final = ("auto", "bfloat16", "float32")
+QUANTIZERS: Final = ("gptq", "round-to-nearest")
+PRUNERS: Final = ("sparsegpt", "wanda", "magnitude")
+COUNTED_BITS: Final = ("nominal", "stored", "whole")
+BITS: Final = ("8", "6", "5", "4", "3", "2")
+BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
+SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
+CACHE_BITS: Final = ("8", "4")
+TARGETS: Final = ("target_speedup", "target_bytes", "target_bits", "target_params")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +79,30 @@ class SearchSpec:
     layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
     from measured losses of single changes, or from the weights alone. What the study `parent` has
     measured is not measured again.
+
+    One target or two are given. `target_bytes` and `target_params` count the whole model;
+    `target_bits` is a mean over the dense model's searched linear layers, of codes alone
+    (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model stores.
+    `bits` and `sparsities` are what a linear layer may take, as text: `4` or `mxfp4`, `0.5` or
+    `2:4`; `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that
+    engines fuse share a setting unless `per_linear`.
     """
 
     model: str
-    target_speedup: float
-    space: tuple[str, ...] = SPACES
+    target_speedup: float | None = None
+    target_bytes: Amount | None = None
+    target_bits: float | None = None
+    target_params: Amount | None = None
+    counted_bits: str = "nominal"
+    space: tuple[str, ...] = ("depth", "width")
+    bits: tuple[str, ...] = BITS
+    group_size: int | None = None
+    symmetric: bool = False
+    sparsities: tuple[str, ...] = SPARSITIES
+    kv_bits: tuple[str, ...] = CACHE_BITS
+    per_linear: bool = False
+    quantizer: str = "gptq"
+    pruner: str = "sparsegpt"
     engine: str = "torch"
     workload: Workload = Workload()
     device: str = "auto"
@@ -93,7 +128,12 @@ class SearchSpec:
     def to_json(self) -> dict[str, bool | int | float | str | list[str] | None]:
         """Return the form kept in the store; `from_mapping` reads it back."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return plain | {"workload": str(self.workload), "space": list(self.space)}
+        for name, value in plain.items():
+            if isinstance(value, tuple):
+                plain[name] = list(value)
+            elif isinstance(value, Amount | Workload):
+                plain[name] = str(value)
+        return plain
 
 
 def from_mapping(values: Mapping[str, object]) -> SearchSpec:
@@ -114,15 +154,39 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             checked[key] = _READERS[key](value)
         except ValueError as error:
             problems.append(f"{key}: {error}.")
-    for key in ("model", "target_speedup"):
-        if key not in checked and not any(p.startswith(f"{key}:") for p in problems):
-            flag = "MODEL" if key == "model" else "--target-speedup"
-            problems.append(f"{key}: missing; give {flag} or write it into autocompress.yaml.")
+    if "model" not in checked and not any(p.startswith("model:") for p in problems):
+        problems.append("model: missing; give MODEL or write it into autocompress.yaml.")
+    targets = [name for name in TARGETS if given.get(name) is not None]
+    flags = [f"--{name.replace('_', '-')}" for name in TARGETS]
+    if not targets:
+        problems.append(
+            f"target: missing; give {', '.join(flags[:-1])} or {flags[-1]}, or write one into "
+            "autocompress.yaml."
+        )
+    elif len(targets) > 2:
+        problems.append(
+            f"target: `targets <= 2` must hold, but got {len(targets)}: {', '.join(targets)}."
+        )
+    formats = [name for name in _names(checked, "bits") if name in BLOCK_FORMATS]
+    if formats and {"bits", "sparsity"} <= set(_names(checked, "space")):
+        problems.append(
+            f"bits: integers alone can be joined with sparsity, but got {', '.join(formats)}; "
+            "leave them out, or sparsity."
+        )
     if checked.get("address") is not None and checked.get("pool", "local") != "ray":
         problems.append("address: `pool: ray` must hold when an address is given.")
     if problems:
         raise SpecError(" ".join(problems))
+    if checked.get("space", ("auto",)) == ("auto",):
+        # What the engine can run and needs no recovery: fewer bits store less and run no faster.
+        is_timed = "target_speedup" in checked
+        checked["space"] = ("depth", "width") if is_timed else ("bits",)
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def _names(checked: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = checked.get(key, ())
+    return value if isinstance(value, tuple) else ()
 
 
 def read_yaml(path: Path) -> dict[str, object]:
@@ -149,17 +213,9 @@ def parse_speedup(text: str) -> float:
         SpecError: If it is none.
     """
     try:
-        return _number(1, 1000, suffix="x")(text)
+        return values_of.number(1, 1000, suffix="x")(text)
     except ValueError as error:
         raise SpecError(f"target_speedup: {error}.") from error
-
-
-def parse_seconds(value: object) -> float:
-    """Read a duration: a number of seconds, or a text such as `90s`, `30m`, `1.5h`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"a duration such as 30m must hold, but got {value!r}")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _unknown(key: str) -> str:
@@ -169,64 +225,38 @@ def _unknown(key: str) -> str:
     return f"Unknown key {key!r}{hint} Known: {', '.join(known)}."
 
 
-def _number(low: float, high: float, suffix: str = "") -> Callable[[object], float]:
-    def read(value: object) -> float:
-        text = str(value).strip().lower().removesuffix(suffix) if suffix else str(value).strip()
-        try:
-            number = float(text)
-        except ValueError:
-            raise ValueError(f"a number must hold, but got {value!r}") from None
-        if isinstance(value, bool) or not low < number <= high:
-            raise ValueError(f"`{low:g} < value <= {high:g}` must hold, but got {value}")
-        return number
-
-    return read
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        text = str(value).strip().replace("_", "")
-        if isinstance(value, bool) or re.fullmatch(r"[+-]?\d+", text) is None:
-            raise ValueError(f"a whole number must hold, but got {value!r}")
-        if not low <= int(text) <= high:
-            raise ValueError(f"`{low} <= value <= {high}` must hold, but got {text}")
-        return int(text)
-
-    return read
-
-
-def _bytes(value: object) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", str(value).strip().lower())
-    if isinstance(value, bool) or match is None or float(match[1]) == 0:
-        raise ValueError(f"a size such as 8GB must hold, but got {value!r}")
-    return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
-
-
-def _one_of(names: tuple[str, ...]) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if value not in names:
-            near = difflib.get_close_matches(str(value), names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(f"unknown {str(value)!r}{hint} Known: {', '.join(names)}")
-        return str(value)
-
-    return read
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"a text must hold, but got {value!r}")
-    return value
-
-
 def _space(value: object) -> tuple[str, ...]:
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names:
-        raise ValueError(f"a list of spaces must hold, but got {value!r}")
-    if [str(name).strip() for name in names] == ["auto"]:
-        return SPACES
-    picked = {_one_of(SPACES)(str(name).strip()) for name in names}
+    names = values_of.names(value, "spaces")
+    if names == ["auto"]:
+        return ("auto",)
+    picked = {values_of.one_of(SPACES)(name) for name in names}
     return tuple(name for name in SPACES if name in picked)
+
+
+def _bits(value: object) -> tuple[str, ...]:
+    read = values_of.one_of((*BITS, *BLOCK_FORMATS))
+    return tuple(dict.fromkeys(read(name) for name in values_of.names(value, "bits")))
+
+
+def _cache_bits(value: object) -> tuple[str, ...]:
+    picked = {values_of.one_of(CACHE_BITS)(name) for name in values_of.names(value, "bits")}
+    return tuple(bits for bits in CACHE_BITS if bits in picked)
+
+
+def _sparsities(value: object) -> tuple[str, ...]:
+    shares = {name: _share(name) for name in values_of.names(value, "sparsities")}
+    wrong = [name for name, share in shares.items() if not 0 < share < 1]
+    if wrong:
+        raise ValueError(f"a sparsity such as 0.5 or 2:4 must hold, but got {wrong[0]!r}")
+    return tuple(sorted(shares, key=lambda name: (shares[name], name)))
+
+
+def _share(sparsity: str) -> float:
+    """Return the share of zeros of `0.5` or `2:4`; 0 for what is neither."""
+    match = re.fullmatch(r"(0\.\d+)|(\d+):([1-9]\d*)", sparsity)
+    if match is None:
+        return 0.0
+    return float(match[1]) if match[1] else 1 - int(match[2]) / int(match[3])
 
 
 def _workload(value: object) -> Workload:
@@ -239,35 +269,41 @@ def _device(value: object) -> str:
     return value
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"true or false must hold, but got {value!r}")
-    return value
-
-
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
-    "model": _text,
-    "target_speedup": _number(1, 1000, suffix="x"),
+    "model": values_of.text,
+    "target_speedup": values_of.number(1, 1000, suffix="x"),
+    "target_bytes": values_of.amount,
+    "target_bits": values_of.number(0, 32),
+    "target_params": values_of.amount,
+    "counted_bits": values_of.one_of(COUNTED_BITS),
     "space": _space,
-    "engine": _one_of(ENGINES),
+    "bits": _bits,
+    "group_size": values_of.whole(0, 65_536),
+    "symmetric": values_of.flag,
+    "sparsities": _sparsities,
+    "kv_bits": _cache_bits,
+    "per_linear": values_of.flag,
+    "quantizer": values_of.one_of(QUANTIZERS),
+    "pruner": values_of.one_of(PRUNERS),
+    "engine": values_of.one_of(ENGINES),
     "workload": _workload,
     "device": _device,
-    "dtype": _one_of(DTYPES),
-    "calibration": _text,
-    "latency_table": _text,
-    "quality_floor": _number(1, 1e9),
-    "strategy": _one_of(STRATEGIES),
-    "budget_seconds": parse_seconds,
-    "max_tokens": _whole(1, 10**15),
-    "workers": _whole(1, 4096),
-    "pool": _one_of(POOLS),
-    "address": _text,
-    "context": _whole(16, 1_000_000),
-    "teacher_tokens": _whole(1, 10**9),
-    "shards": _whole(1, 65_536),
-    "weights_bytes": _bytes,
-    "warm_start": _one_of(WARM_STARTS),
-    "seed": _whole(0, 2**32 - 1),
-    "parent": _text,
-    "trust_remote_code": _flag,
+    "dtype": values_of.one_of(DTYPES),
+    "calibration": values_of.text,
+    "latency_table": values_of.text,
+    "quality_floor": values_of.number(1, 1e9),
+    "strategy": values_of.one_of(STRATEGIES),
+    "budget_seconds": values_of.seconds,
+    "max_tokens": values_of.whole(1, 10**15),
+    "workers": values_of.whole(1, 4096),
+    "pool": values_of.one_of(POOLS),
+    "address": values_of.text,
+    "context": values_of.whole(16, 1_000_000),
+    "teacher_tokens": values_of.whole(1, 10**9),
+    "shards": values_of.whole(1, 65_536),
+    "weights_bytes": values_of.size,
+    "warm_start": values_of.one_of(WARM_STARTS),
+    "seed": values_of.whole(0, 2**32 - 1),
+    "parent": values_of.text,
+    "trust_remote_code": values_of.flag,
 }

@@ -113,7 +113,7 @@ class Series:
 
 
 def _run(lab: Laboratory, name: str, task: Task) -> list[Step]:
-    return lab.run(make_strategy(name, task, settings_for(task.allowed), lab.scores()))
+    return lab.run(make_strategy(name, task, settings_for(task.allowed), lab.scores(name)))
 
 
 def _thinned(steps: list[Step]) -> list[Step]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
+from autocompress.operators.levels import Levels
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.rules import rule_scores
+from autocompress.pipeline.rules import scores_for
 from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.strategies import RuleScores
 from autocompress.spaces.cost import Constraint
-from autocompress.spec import SearchSpec
+from autocompress.spec import from_mapping
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workers.base import BuildJob, WorkerPool
@@ -39,14 +40,20 @@ class Laboratory:
     """One model on the local workers."""
 
     def __init__(
-        self, prepared: Prepared, shaped: ShapedModel, pool: WorkerPool, folder: Path
+        self,
+        prepared: Prepared,
+        shaped: ShapedModel,
+        levels: Levels,
+        pool: WorkerPool,
+        folder: Path,
     ) -> None:
         self.prepared = prepared
         self._shaped = shaped
+        self._levels = levels
         self._pool = pool
         self._folder = folder
         self._studies = 0
-        self._scores: RuleScores | None = None
+        self._scores: dict[str, RuleScores] = {}
         self._held_out = self._driver()
 
     @property
@@ -92,11 +99,13 @@ class Laboratory:
             found[trial.genotype] = trial.measurement
         return found
 
-    def scores(self) -> RuleScores:
-        """Return what the rules say of the dense model, computed once."""
-        if self._scores is None:
-            self._scores = rule_scores(self.prepared, self._shaped)
-        return self._scores
+    def scores(self, strategy: str) -> RuleScores:
+        """Return what a strategy's rule says of the dense model, computed once."""
+        if strategy not in self._scores:
+            self._scores[strategy] = scores_for(
+                strategy, self.prepared, self._shaped, self._levels
+            )
+        return self._scores[strategy]
 
     def _driver(self) -> SearchDriver:
         self._studies += 1
@@ -110,15 +119,24 @@ def nobody(_done: int, _total: int) -> None:
 
 
 @contextlib.contextmanager
-def laboratory(space: Sequence[str], model: Path = MODEL) -> Iterator[Laboratory]:
-    """Open workers on a model, one for each core, with all levels built."""
-    prepared = prepare(SearchSpec(str(model), 2.0, space=tuple(space)))
+def laboratory(
+    space: Sequence[str], model: Path = MODEL, **settings: object
+) -> Iterator[Laboratory]:
+    """Open workers on a model, one for each core, with all levels built.
+
+    Losses are computed in float32: the same numbers on machines with and without bfloat16.
+
+    Args:
+        settings: Further values of the spec.
+    """
+    usual = {"model": str(model), "target_speedup": 2, "dtype": "float32"}
+    prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
     n = len(os.sched_getaffinity(0))
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
     with workers(prepared, n) as pool, tempfile.TemporaryDirectory() as folder:
-        whole = loading.load_model(prepared.folder, prepared.device)
+        whole = loading.load_model(prepared.folder, prepared.device, "float32")
         shaped = ShapedModel(whole, prepared.space, levels)
-        yield Laboratory(prepared, shaped, pool, Path(folder))
+        yield Laboratory(prepared, shaped, levels, pool, Path(folder))
 
 
 @contextlib.contextmanager

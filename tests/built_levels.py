@@ -10,6 +10,7 @@ from autocompress.operators.base import WeightOperator
 from autocompress.operators.database import LevelDatabase
 from autocompress.operators.gptq import Gptq
 from autocompress.operators.levels import Levels, Operators
+from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.operators.statistics import gather
 from autocompress.operators.structured_obs import StructuredObs
@@ -21,7 +22,9 @@ GPTQ = Gptq()
 
 def open_levels(folder: Path, codes: WeightOperator = GPTQ) -> Levels:
     """Return a level database; what nobody built is not there."""
-    return Levels(LevelDatabase(folder), Operators(StructuredObs(), codes, SparseGpt()))
+    return Levels(
+        LevelDatabase(folder), Operators(StructuredObs(), codes, SparseGpt(), RoundToNearest())
+    )
 
 
 @torch.inference_mode()

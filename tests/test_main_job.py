@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -71,6 +72,19 @@ class Job:
         return dict(found)
 
 
+def kill_at(job: Job, study: str, shards: int, *flags: str) -> None:
+    """Start a search and kill it when it has measured so many shards."""
+    process = job.start("search", study, *flags)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        rows = [row for row in list_studies(job.storage) if row.name == study]
+        if rows and len(job.shards(study)) >= shards:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -108,7 +122,8 @@ def test_search_leaves_a_whole_report(job: Job, undisturbed: tuple[str, str]) ->
 
     assert report.keys() >= FIELDS
     assert report["gate"]["passed"] is True
-    assert report["speedup"]["predicted"] >= 1.5
+    # A limit is met up to the rounding of sums.
+    assert report["speedup"]["predicted"] >= 1.5 * (1 - 1e-9)
     assert report["parameters"]["compressed"] < report["parameters"]["dense"]
     for name in ("report.md", "report.html", "recipe.yaml", "model/config.json"):
         assert (job.folder / "undisturbed" / name).is_file()
@@ -187,7 +202,8 @@ def test_retarget_predicts_from_the_store_alone(job: Job, undisturbed: tuple[str
     found = json.loads(as_json)
     assert told.startswith("PREDICTED, nothing measured: 1.")
     assert found["measured"] is False
-    assert found["speedup"]["predicted"] >= 1.3
+    # A limit is met up to the rounding of sums.
+    assert found["speedup"]["predicted"] >= 1.3 * (1 - 1e-9)
     assert job.shards("undisturbed") == before
 
 
@@ -216,16 +232,7 @@ def test_killed_search_resumes_to_the_same_winner_and_trials(
     job: Job, undisturbed: tuple[str, str], share: float
 ) -> None:
     study = f"killed-{share}"
-    wanted = int(share * len(job.shards("undisturbed")))
-    process = job.start("search", study)
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        rows = [row for row in list_studies(job.storage) if row.name == study]
-        if rows and len(job.shards(study)) >= wanted:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_at(job, study, int(share * len(job.shards("undisturbed"))))
     before = job.shards(study)
 
     job.run("resume", study)
@@ -313,3 +320,81 @@ def test_a_data_free_start_leads_to_a_checkpoint_that_passes_the_gate(job: Job) 
     report = json.loads((job.folder / "data-free" / "report.json").read_text("utf-8"))
     assert report["gate"]["passed"] is True
     assert "--warm-start weights" in report["command"]
+
+
+def stored(job: Job, tiny_llama: Path, calibration: Path) -> Job:
+    """Return a job without a target."""
+    flags = (
+        str(tiny_llama),
+        "--workload=1x8+4",
+        f"--calibration={calibration}",
+        "--context=48",
+        "--max-tokens=60000",
+        "--workers=2",
+    )
+    return Job(job.folder, flags)
+
+
+def report_of(job: Job, study: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((job.folder / study / "report.json").read_text("utf-8"))
+    return found
+
+
+def test_a_target_in_bits_is_met_by_the_file(
+    job: Job, tiny_llama: Path, calibration: Path
+) -> None:
+    own = stored(job, tiny_llama, calibration)
+
+    own.run("search", "bits", "--target-bits=3.5", "--bits=8,4,2")
+
+    report = report_of(own, "bits")
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["target"] == {"kind": "bits", "value": 3.5}
+    assert 3.0 < report["bits"]["nominal"] <= 3.5 < report["bits"]["true"] < 5.0
+    assert report["latency_model"] is None
+    assert report["speedup"]["predicted"] is None
+    assert report["speedup"]["measured"] > 0
+    assert report["loss"]["kl"] <= 1.05 * report["baselines"]["additive"]["kl"]
+    assert report["parameters"]["compressed"] == report["parameters"]["dense"]
+    assert report["bytes"]["compressed"] < report["bytes"]["dense"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "flags"),
+    [
+        ("sparse", ("--target-params=85%", "--space=sparsity", "--sparsities=0.25,0.5,2:4")),
+        ("blocks", ("--target-bytes=80%", "--bits=fp8,4", "--quantizer=round-to-nearest")),
+        ("joint", ("--target-bytes=70%", "--space=depth,width,bits,kv", "--bits=8,4")),
+        ("two", ("--target-bytes=90%", "--target-params=95%", "--space=depth,width,bits")),
+        ("single", ("--target-bits=4", "--bits=8,4,2", "--per-linear", "--symmetric")),
+        ("counted", ("--target-bits=24", "--counted-bits=whole", "--bits=8,4")),
+    ],
+)
+def test_what_is_promised_is_recomputed_from_the_written_file(
+    job: Job, tiny_llama: Path, calibration: Path, study: str, flags: tuple[str, ...]
+) -> None:
+    own = stored(job, tiny_llama, calibration)
+
+    own.run("search", study, *flags)
+
+    report = report_of(own, study)
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert all(flag.partition("=")[0] in report["command"] for flag in flags)
+
+
+@pytest.mark.slow
+def test_a_killed_search_over_bits_ends_with_the_same_winner(
+    job: Job, tiny_llama: Path, calibration: Path
+) -> None:
+    own = stored(job, tiny_llama, calibration)
+    flags = ("--target-bits=3", "--bits=8,4,2")
+    own.run("search", "whole", *flags)
+    kill_at(own, "cut", len(own.shards("whole")) // 2, *flags)
+
+    own.run("resume", "cut")
+
+    assert own.winner("cut") == own.winner("whole")
+    assert own.shards("cut") == own.shards("whole")

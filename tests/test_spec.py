@@ -9,15 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
+from autocompress.spaces import settings
 from autocompress.spec import (
+    BITS,
+    BLOCK_FORMATS,
+    COUNTED_BITS,
+    SPACES,
     STRATEGIES,
     SearchSpec,
     Workload,
     from_mapping,
-    parse_seconds,
     read_yaml,
 )
+from autocompress.spec_values import Amount
 
+AMOUNTS = st.integers(1, 10**15).map(float).map(Amount) | st.floats(
+    0, 100, exclude_min=True, allow_subnormal=False
+).map(lambda percent: Amount(percent, is_percent=True))
 LEAST = {"model": "folder", "target_speedup": 2}
 
 WORKLOADS = st.builds(
@@ -28,7 +36,17 @@ SPECS = st.builds(
     SearchSpec,
     model=TEXTS,
     target_speedup=st.floats(1, 1000, exclude_min=True),
-    space=st.sampled_from([("depth",), ("width",), ("depth", "width")]),
+    target_bytes=st.none() | AMOUNTS,
+    counted_bits=st.sampled_from(COUNTED_BITS),
+    space=st.sampled_from(
+        [("depth",), ("width",), ("depth", "width"), ("bits", "sparsity", "kv")]
+    ),
+    bits=st.sampled_from([("8",), ("4", "2", "3"), BITS]),
+    group_size=st.none() | st.integers(0, 65_536),
+    symmetric=st.booleans(),
+    sparsities=st.sampled_from([("0.5",), ("0.25", "2:4"), ("0.3", "4:8", "0.875")]),
+    kv_bits=st.sampled_from([("8", "4"), ("4",)]),
+    per_linear=st.booleans(),
     workload=WORKLOADS,
     device=st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     dtype=st.sampled_from(["auto", "bfloat16", "float32"]),
@@ -103,7 +121,8 @@ def test_what_is_missing_is_named_with_the_way_to_give_it() -> None:
 
     assert str(caught.value) == (
         "model: missing; give MODEL or write it into autocompress.yaml. "
-        "target_speedup: missing; give --target-speedup or write it into autocompress.yaml."
+        "target: missing; give --target-speedup, --target-bytes, --target-bits or "
+        "--target-params, or write one into autocompress.yaml."
     )
 
 
@@ -128,7 +147,7 @@ def test_all_offenders_are_in_one_message() -> None:
         "context: `16 <= value <= 1000000` must hold, but got 8.",
     ):
         assert offender in message
-    assert "target_speedup: missing" not in message
+    assert "target: missing" not in message
 
 
 @pytest.mark.parametrize(
@@ -142,16 +161,31 @@ def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str) -> Non
 
 
 def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
-    assert "Unknown key 'qqqq'. Known: address, budget_seconds, " in refusal(qqqq=1)
+    assert "Unknown key 'qqqq'. Known: address, bits, budget_seconds, " in refusal(qqqq=1)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("space", "dept", "unknown 'dept'; did you mean 'depth'? Known: depth, width."),
-        ("space", "", "unknown ''. Known: depth, width."),
+        (
+            "space",
+            "dept",
+            "unknown 'dept'; did you mean 'depth'? Known: depth, width, bits, sparsity, kv.",
+        ),
+        ("space", "", "unknown ''. Known: depth, width, bits, sparsity, kv."),
         ("space", [], "a list of spaces must hold, but got []."),
-        ("space", 3, "a list of spaces must hold, but got 3."),
+        ("space", 3, f"unknown '3'. Known: {', '.join(SPACES)}."),
+        ("bits", "7", f"unknown '7'. Known: {', '.join((*BITS, *BLOCK_FORMATS))}."),
+        ("bits", True, "a list of bits must hold, but got True."),
+        ("kv_bits", "2", "unknown '2'. Known: 8, 4."),
+        ("sparsities", "0.5,1.0", "a sparsity such as 0.5 or 2:4 must hold, but got '1.0'."),
+        ("sparsities", "4:4", "a sparsity such as 0.5 or 2:4 must hold, but got '4:4'."),
+        ("sparsities", "2:0", "a sparsity such as 0.5 or 2:4 must hold, but got '2:0'."),
+        ("group_size", -1, "`0 <= value <= 65536` must hold, but got -1."),
+        ("target_bytes", "4 GiB", "a size such as 8GB, or 50%, must hold, but got '4 GiB'."),
+        ("target_bytes", "0%", "`0 < value <= 100` must hold, but got 0."),
+        ("target_params", "101%", "`0 < value <= 100` must hold, but got 101."),
+        ("target_bits", "0", "`0 < value <= 32` must hold, but got 0."),
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
         ("engine", "vllm", "unknown 'vllm'. Known: torch."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
@@ -180,6 +214,45 @@ def test_a_bad_value_is_named_with_its_key(key: str, value: object, reason: str)
     assert message.endswith(reason)
 
 
+def test_two_targets_may_be_given_and_not_three() -> None:
+    two = from_mapping(LEAST | {"target_bytes": "50%"})
+    assert (two.target_speedup, two.target_bytes) == (2.0, Amount(50.0, is_percent=True))
+
+    assert refusal(target_bits=3, target_bytes="4GB") == (
+        "target: `targets <= 2` must hold, but got 3: target_speedup, target_bytes, target_bits."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("4GB", 4e9), ("500k", 5e5), (1234, 1234.0), ("50%", 500.0), ("12.5 %", 125.0)],
+)
+def test_an_amount_is_absolute_or_a_share_of_dense(text: object, amount: float) -> None:
+    spec = from_mapping({"model": "folder", "target_params": text})
+
+    assert spec.target_params is not None
+    assert spec.target_params.of(1000) == amount
+
+
+def test_what_a_target_needs_is_searched_by_default() -> None:
+    assert from_mapping({"model": "m", "target_bits": 3}).space == ("bits",)
+    assert from_mapping({"model": "m", "target_bytes": "50%", "space": "auto"}).space == ("bits",)
+    assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width")
+
+
+def test_the_formats_of_a_spec_are_those_of_the_space() -> None:
+    assert sorted(map(int, BITS)) == sorted(settings.INTEGER_BITS)
+    assert sorted(BLOCK_FORMATS) == sorted(settings.BLOCK_FORMATS)
+
+
+def test_block_formats_are_not_joined_with_zeros() -> None:
+    assert refusal(space="bits,sparsity", bits="4,fp8,mxfp4") == (
+        "bits: integers alone can be joined with sparsity, but got fp8, mxfp4; leave them out, "
+        "or sparsity."
+    )
+    assert from_mapping(LEAST | {"space": "bits", "bits": "fp8"}).bits == ("fp8",)
+
+
 def test_an_address_needs_ray() -> None:
     message = refusal(address="ray://head:10001")
 
@@ -204,7 +277,7 @@ def test_spaces_are_kept_in_one_order(value: object, space: tuple[str, ...]) -> 
     [("90s", 90.0), ("30m", 1800.0), ("1.5h", 5400.0), ("10", 10.0), (45, 45.0), ("2 h", 7200.0)],
 )
 def test_a_duration_is_read(value: object, seconds: float) -> None:
-    assert parse_seconds(value) == seconds
+    assert from_mapping(LEAST | {"budget_seconds": value}).budget_seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import SearchSpec, parse_speedup
+from autocompress.spec import TARGETS, SearchSpec, parse_speedup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,10 +161,9 @@ def _studies(parsed: argparse.Namespace) -> None:
     from autocompress.store.study_store import list_studies
 
     for row in list_studies(parsed.storage):
-        target = row.spec.get("target_speedup")
         print(
             f"{row.name:<40} {row.state:<9} {row.created_at:<26} {row.n_trials:>6} trials  "
-            f"{row.spec.get('model')} {target}x"
+            f"{row.spec.get('model')} {_targets(row.spec)}"
         )
 
 
@@ -182,7 +181,19 @@ def _resumable(study: str, storage: str) -> Iterator[None]:
 
 def _name(spec: SearchSpec) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return f"{Path(spec.model).name}-{spec.target_speedup:g}x-{stamp}"
+    return f"{Path(spec.model).name}-{_targets(spec.to_json()).replace(' ', '-')}-{stamp}"
+
+
+def _targets(spec: Mapping[str, object]) -> str:
+    """Return the targets of a spec in a few letters: `2x`, `4000000B`, `3.5bits`, `50%params`."""
+    units = {"speedup": "x", "bytes": "B", "bits": "bits", "params": "params"}
+    found = []
+    for name in TARGETS:
+        value = spec.get(name)
+        if value is not None:
+            told = f"{value:g}" if isinstance(value, float) else str(value)
+            found.append(told + units[name.removeprefix("target_")])
+    return " ".join(found)
 
 
 def _conclude(report: Report, output: Path, as_json: bool) -> None:

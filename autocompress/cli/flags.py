@@ -7,14 +7,32 @@ from typing import NoReturn
 
 import autocompress
 from autocompress.errors import SpecError
-from autocompress.spec import STRATEGIES, SearchSpec, from_mapping, read_yaml
+from autocompress.spec import (
+    PRUNERS,
+    QUANTIZERS,
+    SPACES,
+    STRATEGIES,
+    SearchSpec,
+    from_mapping,
+    read_yaml,
+)
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
 DEFAULT_OUTPUT = Path("autocompress-out")
 SPEC_FLAGS = (
     "target_speedup",
+    "target_bytes",
+    "target_bits",
+    "target_params",
+    "counted_bits",
     "space",
+    "bits",
+    "group_size",
+    "sparsities",
+    "kv_bits",
+    "quantizer",
+    "pruner",
     "engine",
     "workload",
     "device",
@@ -126,7 +144,37 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "autocompress.yaml where no MODEL is given)",
     )
     parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
-    parser.add_argument("--space", help="auto, or a list of: depth,width")
+    parser.add_argument(
+        "--target-bytes", metavar="4GB", help="of the whole model, or 50%% of dense"
+    )
+    parser.add_argument("--target-bits", metavar="3.5", help="mean of the searched linear layers")
+    parser.add_argument(
+        "--target-params", metavar="50%", help="of the whole model, or a number such as 3B"
+    )
+    parser.add_argument(
+        "--counted-bits",
+        help="what --target-bits counts: nominal (codes alone), stored (scales, zero points and "
+        "masks too), or whole (embeddings and head too, of the whole model)",
+    )
+    parser.add_argument("--space", help=f"auto, or a list of: {','.join(SPACES)}")
+    parser.add_argument(
+        "--bits", metavar="2,3,4", help="that weights may take: 2 to 8, fp8, mxfp4, nvfp4"
+    )
+    parser.add_argument(
+        "--group-size", metavar="N", help="columns that share a scale; 0 takes whole rows"
+    )
+    parser.add_argument(
+        "--symmetric", action="store_true", help="codes around 0, without zero points"
+    )
+    parser.add_argument("--sparsities", metavar="0.5,2:4", help="that weights may take")
+    parser.add_argument("--kv-bits", metavar="8,4", help="that KV caches may take")
+    parser.add_argument(
+        "--per-linear",
+        action="store_true",
+        help="a setting for every linear layer, also for those that engines fuse",
+    )
+    parser.add_argument("--quantizer", help=f"what builds codes: {', '.join(QUANTIZERS)}")
+    parser.add_argument("--pruner", help=f"what builds zeros: {', '.join(PRUNERS)}")
     parser.add_argument("--engine", help="what runs the model: torch")
     parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
@@ -187,6 +235,7 @@ def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSp
         values |= read_yaml(path)
     flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
     flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
-    if parsed.trust_remote_code:
-        flags["trust_remote_code"] = True
+    for switch in ("trust_remote_code", "symmetric", "per_linear"):
+        if getattr(parsed, switch):
+            flags[switch] = True
     return from_mapping(values | {name: v for name, v in flags.items() if v is not None})

@@ -79,8 +79,7 @@ class Bar:
             self._bar.n = int(values["generation"] or 0)
             self._bar.total = max(int(values["generations"] or 0), self._bar.n)
             self._bar.set_postfix_str(
-                f"KL {values['loss']:.4f}, predicted {values['predicted_speedup']:.2f}x, "
-                f"{values['tokens']:,} tokens"
+                f"KL {values['loss']:.4f}, {_predicted(values)}{values['tokens']:,} tokens"
             )
         elif text := _told(kind, values):
             tqdm.write(text)
@@ -103,9 +102,18 @@ def _told(kind: str, values: Values) -> str:
         "study": "study {study} of {model}",
         "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
-        "generation": "generation {generation}: KL {loss:.4f}, predicted "
-        "{predicted_speedup:.2f}x, {tokens:,} tokens, {seconds:.0f} s",
-        "measured": "measured {speedup:.3f}x end to end, target {target:g}x",
+        "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
+        "{seconds:.0f} s",
+        "measured": "measured {speedup:.3f}x end to end{target}",
         "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
     }
-    return templates[kind].format(**values) if kind in templates else ""
+    told = dict(values) | {"predicted": _predicted(values)}
+    if kind == "measured":
+        target = values.get("target")
+        told["target"] = "" if target is None else f", target {target:g}x"
+    return templates[kind].format(**told) if kind in templates else ""
+
+
+def _predicted(values: Values) -> str:
+    speedup = values.get("predicted_speedup")
+    return "" if speedup is None else f"predicted {speedup:.2f}x, "

@@ -106,8 +106,19 @@ def serve(request: dict[str, object]) -> list[dict[str, list[float]]]:
 
 
 def has_own_modeling(folder: Path) -> bool:
-    """Whether a checkpoint carries the modeling files of this very package, byte for byte."""
-    return all(
+    """Whether a checkpoint brings no code but this very package's modeling files, byte for byte.
+
+    What its config would have transformers import must be one of them.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    named = config.get("auto_map", {}) if isinstance(config, dict) else {}
+    ours_alone = isinstance(named, dict) and all(
+        str(place).startswith("modeling_autocompress.") for place in named.values()
+    )
+    return ours_alone and all(
         (folder / ours.name).is_file() and (folder / ours.name).read_bytes() == ours.read_bytes()
         for ours in MODELING_FILES
     )

@@ -32,25 +32,17 @@ _KEPT: Final = LinearSegmentedColormap.from_list("kept", ["#a9dcf7", "#56b4e9", 
 _SALT: Final = "autocompress"
 
 
-def kept_fraction(setting: str) -> float | None:
-    """Return the share of a site that stays; None for a setting that says nothing of it."""
-    if setting in ("dense", "drop"):
-        return float(setting == "dense")
-    match = re.fullmatch(r"width (\d+)/([1-9]\d*)", setting)
-    return min(1.0, int(match[1]) / int(match[2])) if match else None
-
-
 def layer_map(report: Report) -> Figure:
     """Draw what is left of every layer: height and colour say how much, a cross is a drop."""
     figure, axes = blank_axes(2.1)
     n_layers = max(len(report.layer_map), 1)
     sides = (
-        ("Attention", 1.2, [choice.attention for choice in report.layer_map]),
-        ("MLP", 0.0, [choice.mlp for choice in report.layer_map]),
+        ("Attention", 1.2, [choice.attention_kept for choice in report.layer_map]),
+        ("MLP", 0.0, [choice.mlp_kept for choice in report.layer_map]),
     )
-    for name, bottom, settings in sides:
-        for x, setting in enumerate(settings):
-            _site(axes, x, bottom, kept_fraction(setting), size=min(9.0, 330 / n_layers))
+    for name, bottom, shares in sides:
+        for x, share in enumerate(shares):
+            _site(axes, x, bottom, share, size=min(9.0, 330 / n_layers))
         axes.text(-0.012, bottom + 0.5, name, transform=axes.get_yaxis_transform(), ha="right",
                   va="center", fontsize=10, color=INK, weight="bold")  # fmt: skip
     step = next(s for s in (1, 2, 4, 5, 10, 20, 50, 100, n_layers) if n_layers <= 20 * s)
@@ -226,7 +218,7 @@ def scale_losses(axes: Axes, losses: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _site(axes: Axes, x: float, bottom: float, share: float | None, *, size: float) -> None:
+def _site(axes: Axes, x: float, bottom: float, share: float, *, size: float) -> None:
     """Draw one cell; `size` is the cross's, in points."""
     left, width = x - 0.42, 0.84
     if share == 0.0:
@@ -234,8 +226,7 @@ def _site(axes: Axes, x: float, bottom: float, share: float | None, *, size: flo
         axes.plot(x, bottom + 0.5, "x", color=ALARM, markersize=size, markeredgewidth=size / 4)
         return
     axes.add_patch(Rectangle((left, bottom), width, 1, facecolor=QUIET, alpha=0.22))
-    colour = QUIET if share is None else to_hex(_KEPT(share))
-    axes.add_patch(Rectangle((left, bottom), width, share or 1.0, facecolor=colour))
+    axes.add_patch(Rectangle((left, bottom), width, share, facecolor=to_hex(_KEPT(share))))
 
 
 def _arms(centre: float, interval: tuple[float, float] | None) -> list[list[float]] | None:

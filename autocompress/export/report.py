@@ -174,11 +174,17 @@ class GateResult:
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """What is left of one layer: each side is "dense", "drop" or "width KEPT/TOTAL"."""
+    """What is done to one layer: "dense", "drop", or a width, settings of weights and of a cache.
+
+    Args:
+        attention_kept: Share of the attention's bytes that stays; `mlp_kept`, of the MLP's.
+    """
 
     layer: int
     attention: str
     mlp: str
+    attention_kept: float
+    mlp_kept: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,7 @@ class Report:
         workload: `BxP+G`: batch, prompt tokens, generated tokens.
         command: The command that repeats this study.
         quality_floor: The highest acceptable ratio of held-out perplexity to dense.
+        also: Further targets; `met` speaks of all of them.
         gate: None if the checkpoint was not opened by an engine.
         needs_remote_code: Whether the checkpoint brings a modeling file of its own.
         checkpoint: The checkpoint's folder, relative to the report's.
@@ -246,6 +253,7 @@ class Report:
     versions: Mapping[str, str]
     seed: int
     needs_remote_code: bool
+    also: tuple[Target, ...] = ()
     checkpoint: str = "model"
     corrections: tuple[Correction, ...] = ()
     warnings: tuple[str, ...] = ()

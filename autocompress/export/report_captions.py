@@ -1,6 +1,8 @@
 """Says in one sentence what to conclude from each figure of a report."""
 
-from autocompress.export.figures import kept_fraction, short
+import re
+
+from autocompress.export.figures import short
 from autocompress.export.report import Report
 from autocompress.export.report_words import latency_model, named_baselines, percent
 
@@ -21,10 +23,13 @@ def _layer_map(report: Report) -> str:
         ("attention", [choice.attention for choice in report.layer_map]),
         ("MLP", [choice.mlp for choice in report.layer_map]),
     ):
-        shares = [kept_fraction(setting) for setting in settings]
-        narrowed = sum(share is not None and 0 < share < 1 for share in shares)
-        sides.append(f"{shares.count(0.0)} {name} blocks are dropped and {narrowed} narrowed")
-    return f"Of {len(report.layer_map)} layers, {', '.join(sides)}; height is the share kept."
+        narrowed = sum(setting.startswith("width") for setting in settings)
+        told = f"{settings.count('drop')} {name} blocks are dropped and {narrowed} narrowed"
+        stored = [re.sub(r"width \S+ ?", "", s).strip(", ") for s in settings]
+        coded = sum(setting not in ("", "dense", "drop") for setting in stored)
+        sides.append(told + (f", {coded} stored in fewer bits" if coded else ""))
+    said = "; ".join(sides)
+    return f"Of {len(report.layer_map)} layers, {said}. Height is the share of the bytes kept."
 
 
 def _speedups(report: Report) -> str:

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from autocompress.errors import ModelError
 from autocompress.spaces.base import LinearGroup, SiteKind
+from autocompress.spaces.making import ModelShape
 
 HETEROGENEOUS_CLASS: Mapping[str, str] = {
     "llama": "AutocompressLlamaForCausalLM",
@@ -130,6 +131,17 @@ def linear_groups(
             LinearGroup("down", ("down",), (hidden,), columns, True, architecture.mlp_bias),
         ),
     }
+
+
+def shape_of(architecture: Architecture, *, fused: bool = True) -> ModelShape:
+    """Return what a space is made of; for `fused` see `linear_groups`."""
+    return ModelShape(
+        architecture.n_layers,
+        architecture.kv_groups,
+        architecture.ffn_columns,
+        linear_groups(architecture, fused=fused),
+        other_parameters(architecture),
+    )
 
 
 def other_parameters(architecture: Architecture) -> dict[SiteKind, int]:

@@ -27,17 +27,21 @@ class Operators:
 
     Args:
         widths: Narrower sites.
-        codes: Integers and block formats without zeros.
+        codes: Integers without zeros.
         zeros: Settings with zeros, with or without codes.
+        blocks: Block formats.
     """
 
     widths: Operator
     codes: WeightOperator
     zeros: WeightOperator
+    blocks: WeightOperator
 
     def of(self, setting: WeightSetting) -> WeightOperator:
         """Return what builds a setting."""
-        return self.zeros if setting.is_sparse else self.codes
+        if setting.is_sparse:
+            return self.zeros
+        return self.blocks if setting.block else self.codes
 
 
 @dataclass(frozen=True, slots=True)

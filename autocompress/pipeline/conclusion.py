@@ -13,15 +13,19 @@ from scipy import stats
 import autocompress
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export import report as words
 from autocompress.export.checkpoint import Artifact, files_bytes, layer_choices
 from autocompress.export.gate import GateReport
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
+from autocompress.pipeline.targets import DenseModel, ModelSize, is_met, targets_of
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
-from autocompress.spaces.base import SiteKind
+from autocompress.spaces import sizes
+from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spec import BITS, CACHE_BITS, SPARSITIES
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 BASELINES = ("uniform", "additive", "random")
@@ -32,16 +36,12 @@ class Verified:
     """The exported winner and what the gate and the engine said of it.
 
     Args:
-        dense_parameters: Of the untouched model, tied ones once.
-        dense_bytes: Of its tensors.
         answers: Text after the sample prompt: the prompt, the dense model's, the winner's.
     """
 
     artifact: Artifact
     gate: GateReport
-    dense_parameters: int
-    dense_bytes: int
-    bits: int
+    dense: DenseModel
     answers: tuple[str, str, str]
 
 
@@ -91,7 +91,8 @@ def paired_interval(ours: Measurement, theirs: Measurement) -> tuple[float, floa
 def make_report(
     study: str,
     prepared: Prepared,
-    table: LatencyTable,
+    engine: TorchEngine,
+    table: LatencyTable | None,
     found: Found,
     standings: Standings,
     verified: Verified,
@@ -100,10 +101,15 @@ def make_report(
 ) -> words.Report:
     """Put everything that was found into the report."""
     spec, space = prepared.spec, prepared.space
-    cost = table.cost(space)
-    check = table.check(space)
-    predicted = cost.dense / cost.of(space.entries(found.winner))
+    cost = None if table is None else table.cost(space)
     ours = standings.winner
+    dense, artifact = verified.dense, verified.artifact
+    written = ModelSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
+    nominal = sizes.nominal_bits(space, dense.number_bits).of(space.entries(found.winner))
+    targets = targets_of(spec, dense)
+
+    def predicted(genotype: Genotype) -> float | None:
+        return None if cost is None else cost.dense / cost.of(space.entries(genotype))
 
     def baseline(name: str) -> words.Baseline | None:
         if name not in standings.baselines:
@@ -114,39 +120,28 @@ def make_report(
             perplexity=measurement.perplexity,
             kl_stderr=_finite(measurement.loss_stderr),
             paired_difference=paired_interval(ours, measurement),
-            speedup_predicted=cost.dense / cost.of(space.entries(genotype)),
+            speedup_predicted=predicted(genotype),
         )
 
     layers = layer_choices(space, space.choices(found.winner))
+    kept = _kept(space, found.winner, dense)
     gate = verified.gate
     return words.Report(
         study=study,
         model=spec.model,
-        engine=table.engine,
-        hardware=hardware(prepared.device, table.threads),
+        engine=engine.name,
+        hardware=hardware(prepared.device, engine.threads),
         workload=str(spec.workload),
         command=command(prepared),
-        target=words.Target("speedup", spec.target_speedup),
-        met=found.speedup.median >= spec.target_speedup,
+        target=targets[0],
+        also=targets[1:],
+        met=all(
+            is_met(target, spec, written, nominal, dense, found.speedup.median)
+            for target in targets
+        ),
         quality_floor=spec.quality_floor,
-        speedup=words.Speedup(
-            predicted=predicted,
-            predicted_interval=(
-                predicted * (1 - check.half_width),
-                predicted * (1 + check.half_width),
-            ),
-            measured=found.speedup.median,
-            measured_interval=found.speedup.interval,
-        ),
-        latency_model=words.LatencyModel(
-            mape=check.mape,
-            rank_correlation=_finite(check.rank_correlation),
-            coverage=check.coverage,
-            held_out=len(check.points),
-            interval_half_width=check.half_width,
-            repeat_error=check.repeat_error,
-            points=tuple(words.SpeedupPoint(p, m) for p, m in check.points),
-        ),
+        speedup=_speedup(predicted(found.winner), table, space, found),
+        latency_model=None if table is None else _latency_model(table, space),
         loss=words.Loss(
             kl=ours.loss,
             kl_stderr=_finite(ours.loss_stderr),
@@ -158,14 +153,12 @@ def make_report(
             uniform=baseline("uniform"), additive=baseline("additive"), random=baseline("random")
         ),
         bytes=words.Bytes(
-            dense=verified.dense_bytes,
-            compressed=verified.artifact.tensor_bytes,
-            on_disk=files_bytes(verified.artifact.folder),
+            dense=dense.size.bytes,
+            compressed=artifact.tensor_bytes,
+            on_disk=files_bytes(artifact.folder),
         ),
-        bits=words.Bits(nominal=float(verified.bits), true=float(verified.bits)),
-        parameters=words.Parameters(
-            dense=verified.dense_parameters, compressed=verified.artifact.parameters
-        ),
+        bits=words.Bits(nominal=nominal, true=written.linear_bits / dense.linear_weights),
+        parameters=words.Parameters(dense=dense.size.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,
             tokens=driver.sequences * spec.context,
@@ -182,25 +175,77 @@ def make_report(
             answered=bool(gate.findings.answer),
         ),
         layer_map=tuple(
-            words.LayerChoice(layer, str(pair[SiteKind.ATTENTION]), str(pair[SiteKind.MLP]))
+            words.LayerChoice(
+                layer, str(pair[SiteKind.ATTENTION]), str(pair[SiteKind.MLP]), *kept[layer]
+            )
             for layer, pair in layers.items()
         ),
         history=found.history,
         sample=words.Sample(*verified.answers),
         versions=versions(),
         seed=spec.seed,
-        needs_remote_code=verified.artifact.needs_remote_code,
+        needs_remote_code=artifact.needs_remote_code,
         corrections=found.corrections,
         warnings=_warnings(prepared, table, found),
+    )
+
+
+def _kept(
+    space: SearchSpace, winner: Genotype, dense: DenseModel
+) -> dict[int, tuple[float, float]]:
+    """Return for each layer the shares of its attention's and its MLP's bytes that stay."""
+    cost = sizes.stored_bytes(space, dense.number_bits, 0)
+    shares: dict[tuple[int, SiteKind], float] = {}
+    for site, own, entry in zip(space.sites, cost.sites, space.entries(winner), strict=True):
+        shares[site.layer, site.kind] = own[entry] / own[0]
+    return {
+        layer: (shares[layer, SiteKind.ATTENTION], shares[layer, SiteKind.MLP])
+        for layer, _ in shares
+    }
+
+
+def _speedup(
+    predicted: float | None, table: LatencyTable | None, space: SearchSpace, found: Found
+) -> words.Speedup:
+    interval = None
+    if predicted is not None and table is not None:
+        half = table.check(space).half_width
+        interval = (predicted * (1 - half), predicted * (1 + half))
+    return words.Speedup(predicted, interval, found.speedup.median, found.speedup.interval)
+
+
+def _latency_model(table: LatencyTable, space: SearchSpace) -> words.LatencyModel:
+    check = table.check(space)
+    return words.LatencyModel(
+        mape=check.mape,
+        rank_correlation=_finite(check.rank_correlation),
+        coverage=check.coverage,
+        held_out=len(check.points),
+        interval_half_width=check.half_width,
+        repeat_error=check.repeat_error,
+        points=tuple(words.SpeedupPoint(p, m) for p, m in check.points),
     )
 
 
 def command(prepared: Prepared) -> str:
     """Return the command that repeats a search."""
     spec = prepared.spec
-    parts = ["autocompress search", spec.model, f"--target-speedup {spec.target_speedup:g}x"]
+    parts = ["autocompress search", spec.model]
+    usual_space = "bits" if spec.target_speedup is None else "depth,width"
+    speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     for flag, value, usual in (
-        ("space", ",".join(spec.space), "depth,width"),
+        ("target-speedup", speedup, None),
+        ("target-bytes", spec.target_bytes, None),
+        ("target-bits", spec.target_bits, None),
+        ("target-params", spec.target_params, None),
+        ("counted-bits", spec.counted_bits, "nominal"),
+        ("space", ",".join(spec.space), usual_space),
+        ("bits", ",".join(spec.bits), ",".join(BITS)),
+        ("group-size", spec.group_size, None),
+        ("sparsities", ",".join(spec.sparsities), ",".join(SPARSITIES)),
+        ("kv-bits", ",".join(spec.kv_bits), ",".join(CACHE_BITS)),
+        ("quantizer", spec.quantizer, "gptq"),
+        ("pruner", spec.pruner, "sparsegpt"),
         ("workload", str(spec.workload), "1x128+64"),
         ("device", spec.device, "auto"),
         ("dtype", spec.dtype, "auto"),
@@ -221,6 +266,8 @@ def command(prepared: Prepared) -> str:
             parts.append(
                 f"--{flag} {value:g}" if isinstance(value, float) else f"--{flag} {value}"
             )
+    for flag, is_set in (("symmetric", spec.symmetric), ("per-linear", spec.per_linear)):
+        parts += [f"--{flag}"] if is_set else []
     return " ".join(parts)
 
 
@@ -234,9 +281,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def _warnings(prepared: Prepared, table: LatencyTable, found: Found) -> tuple[str, ...]:
+def _warnings(prepared: Prepared, table: LatencyTable | None, found: Found) -> tuple[str, ...]:
     warnings = []
-    if prepared.imported is not None:
+    if prepared.imported is not None and table is not None:
         warnings.append(
             f"The latency table was imported (measured on {table.hardware}): the search trusted "
             "it, and the speedup measured here corrected nothing."
@@ -247,10 +294,27 @@ def _warnings(prepared: Prepared, table: LatencyTable, found: Found) -> tuple[st
             "give --calibration for text like that of your users."
         )
     speedup = found.speedup
-    if speedup.interval[0] < prepared.spec.target_speedup <= speedup.median:
+    asked = prepared.spec.target_speedup
+    if asked is not None and speedup.interval[0] < asked <= speedup.median:
         warnings.append(
             f"The measured interval begins at {speedup.interval[0]:.2f}x, below the target: on a "
             "noisy machine the next measurement may miss it."
+        )
+    choices = prepared.space.choices(found.winner)
+    if any(choice.weights for choice in choices):
+        warnings.append(
+            "The torch engine has no kernel for codes or zeros: it decodes them when the model is "
+            "loaded. They save bytes on disk, and neither time nor memory there."
+        )
+    if any(not choice.cache.is_dense for choice in choices):
+        warnings.append(
+            "Losses were measured with quantized KV caches; the checkpoint names their settings, "
+            "and no engine was seen to use them."
+        )
+    if prepared.spec.per_linear and any(choice.weights for choice in choices):
+        warnings.append(
+            "Linear layers that engines fuse (q, k and v; gate and up) have settings of their "
+            "own: vLLM, SGLang and TensorRT-LLM do not load that."
         )
     return tuple(warnings)
 

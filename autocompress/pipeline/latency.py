@@ -17,7 +17,7 @@ from autocompress.evaluators.profile import Profiler
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.observer import Observer
-from autocompress.spaces.cost import AdditiveCost, under
+from autocompress.spaces.cost import AdditiveCost, Limit, under
 from autocompress.spaces.moves import Moves
 from autocompress.spec import Workload
 from autocompress.trial import Genotype
@@ -90,10 +90,10 @@ def measure_table(
     )
 
 
-def constraint_for(
-    shaped_cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
-) -> float:
-    """Return the milliseconds that a speedup allows.
+def time_limit(
+    cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
+) -> Limit:
+    """Return the limit on milliseconds that a speedup sets.
 
     Raises:
         UnreachableTarget: If no candidate of the space is that fast.
@@ -105,7 +105,7 @@ def constraint_for(
             f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
             f"{fastest:.2f}x. {advice} the target."
         )
-    return shaped_cost.dense / target_speedup
+    return Limit(cost, cost.dense / target_speedup)
 
 
 def measure_speedup(

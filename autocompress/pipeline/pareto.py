@@ -10,7 +10,8 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import read_table
 from autocompress.export.pareto import Member, ParetoFront, Place
 from autocompress.models import loading
-from autocompress.pipeline.prepared import space_of
+from autocompress.models.architecture import shape_of
+from autocompress.pipeline.shapes import space_of
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.pareto import pareto_front
@@ -58,6 +59,11 @@ def read_front(storage: str, study: str, least_sequences: int | None = None) -> 
         row = store.row()
         recorded = store.document("latency")
         readings = read_all(store.measurements().values())
+    if from_mapping(row.spec).target_speedup is None:
+        raise SpecError(
+            f"Study {study!r} has no latency table, for its target is no speedup: there is no "
+            "front of speed and loss."
+        )
     lacking = "a latency table" if recorded is None else "a measured candidate"
     if recorded is None or not readings:
         raise SpecError(
@@ -74,7 +80,8 @@ def read_front(storage: str, study: str, least_sequences: int | None = None) -> 
 
     spec = from_mapping(row.spec)
     folder = loading.resolve_config(spec.model)
-    space = space_of(spec, loading.load_architecture(folder, spec.trust_remote_code))
+    architecture = loading.load_architecture(folder, spec.trust_remote_code)
+    space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
     table = read_table(recorded, space)
     members, dominated, too_little_read = _compete(readings, least, space, table.cost(space))
     return ParetoFront(

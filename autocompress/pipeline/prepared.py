@@ -14,11 +14,12 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTable, read_table
 from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
-from autocompress.models.architecture import Architecture
+from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
+from autocompress.pipeline.shapes import space_of
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.making import make_space
+from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
 from autocompress.trial import Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
@@ -51,6 +52,11 @@ class Prepared:
     imported: LatencyTable | None
 
     @property
+    def shape(self) -> ModelShape:
+        """What the space was made of."""
+        return shape_of(self.architecture, fused=not self.spec.per_linear)
+
+    @property
     def cut(self) -> Cut:
         """How batches are cut into shards."""
         return Cut(self.spec.shards, max(1, TOKENS_AT_LEAST // self.spec.context))
@@ -80,6 +86,8 @@ class Prepared:
                 tokens_at_once=GPU_TOKENS if on_gpu else CPU_TOKENS,
             ),
             weights_bytes=self.spec.weights_bytes,
+            codes=self.spec.quantizer,
+            zeros=self.spec.pruner,
         )
 
 
@@ -92,9 +100,9 @@ def prepare(spec: SearchSpec) -> Prepared:
     device = loading.pick_device(spec.device)
     folder = loading.resolve(spec.model)
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
-    space = space_of(spec, architecture)
+    space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
     if all(len(menu) == 1 for menu in space.menus):
-        raise SpecError("The space holds nothing to choose: add depth or width to --space.")
+        raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
     if imported is not None and imported.workload != spec.workload:
         raise SpecError(
@@ -105,17 +113,6 @@ def prepare(spec: SearchSpec) -> Prepared:
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
     sequences = text.make_sequences(tokenizer, documents, spec.context)
     return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
-
-
-def space_of(spec: SearchSpec, architecture: Architecture) -> SearchSpace:
-    """Return the space that a spec asks for of a model's shape."""
-    return make_space(
-        architecture.n_layers,
-        architecture.kv_groups,
-        architecture.ffn_columns,
-        depth="depth" in spec.space,
-        width="width" in spec.space,
-    )
 
 
 def import_table(path: str, space: SearchSpace) -> LatencyTable:

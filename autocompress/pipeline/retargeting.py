@@ -1,20 +1,19 @@
 """Answers a new target from a study's store, without torch: it takes a second, not a minute."""
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.evaluators.latency_model import read_table
+from autocompress.pipeline.shapes import from_document, space_of
 from autocompress.search.base import Task
 from autocompress.search.listed import SINGLE_SEQUENCES
 from autocompress.search.memo import Memo
 from autocompress.search.retarget import retarget
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left, under
-from autocompress.spaces.making import make_space
 from autocompress.spec import SearchSpec, from_mapping
-from autocompress.store.base import Json, StudyStore
+from autocompress.store.base import StudyStore
 from autocompress.store.study_store import open_study
 from autocompress.trial import Genotype
 
@@ -55,11 +54,6 @@ class Retargeted:
         }
 
 
-def shape_document(n_layers: int, kv_groups: int, ffn_columns: int) -> Mapping[str, Json]:
-    """Return what a study keeps of its model's shape, so that its space can be made again."""
-    return {"n_layers": n_layers, "kv_groups": kv_groups, "ffn_columns": ffn_columns}
-
-
 def answer(storage: str, study: str, target: float) -> Retargeted:
     """Return the best expected candidate for another speedup.
 
@@ -71,6 +65,11 @@ def answer(storage: str, study: str, target: float) -> Retargeted:
         raise SpecError(f"`target_speedup > 1` must hold, but got {target:g}.")
     with contextlib.closing(open_study(storage, study)) as store:
         spec = from_mapping(store.row().spec)
+        if spec.target_speedup is None:
+            raise SpecError(
+                f"Study {study!r} has no latency table, for its target is no speedup: search anew "
+                "with --target-speedup."
+            )
         space = _space(store, study, spec)
         recorded = store.document("latency")
         if recorded is None:
@@ -108,13 +107,7 @@ def _space(store: StudyStore, study: str, spec: SearchSpec) -> SearchSpace:
     shape = store.document("shape")
     if shape is None:
         raise _too_early(study)
-    return make_space(
-        int(str(shape["n_layers"])),
-        int(str(shape["kv_groups"])),
-        int(str(shape["ffn_columns"])),
-        depth="depth" in spec.space,
-        width="width" in spec.space,
-    )
+    return space_of(spec, from_document(shape))
 
 
 def _too_early(study: str) -> SpecError:

@@ -1,23 +1,53 @@
 """What rules say of a dense model, for the strategies that go by them."""
 
 import torch
+from torch import Tensor
 
-from autocompress.evaluators import scorers
+from autocompress.errors import SpecError
+from autocompress.evaluators import scorers, weight_scorers
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.single_changes import gene_losses
 from autocompress.search.strategies import RuleScores
+from autocompress.spaces.base import GeneKind
 from autocompress.trial import Split
 
 RULE_SEQUENCES = 32
+OUTLIER_MULTIPLES = (3.0, 5.0, 7.0, 10.0)
+STORED = (GeneKind.BITS, GeneKind.SPARSITY)
+
+
+def scores_for(
+    strategy: str, prepared: Prepared, shaped: ShapedModel, levels: LevelSource
+) -> RuleScores:
+    """Return what a strategy needs to know of the dense model beforehand; often nothing.
+
+    Raises:
+        SpecError: If the strategy's rule says nothing of the space.
+    """
+    if strategy in ("shortgpt", "cosine"):
+        _check(prepared, strategy, (GeneKind.WIDTH,), "depth or width")
+        return rule_scores(prepared, shaped)
+    if strategy == "weight-error":
+        _check(prepared, strategy, STORED, "bits or sparsity")
+        return RuleScores(by_rule={strategy: weight_scorers.weight_error(shaped, levels)})
+    if strategy == "fisher":
+        _check(prepared, strategy, STORED, "bits or sparsity")
+        found = weight_scorers.fisher_error(shaped, levels, _text(prepared))
+        return RuleScores(by_rule={strategy: found})
+    if strategy == "owl":
+        _check(prepared, strategy, (GeneKind.SPARSITY,), "sparsity")
+        shares = weight_scorers.outlier_shares(shaped, _text(prepared), OUTLIER_MULTIPLES)
+        return RuleScores(outlier_shares=shares)
+    if strategy == "evolve" and prepared.spec.warm_start == "weights":
+        return weight_scores(prepared, shaped, levels)
+    return RuleScores()
 
 
 def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
     """Let the rules of ShortGPT and Gromov read the first sequences of the search text."""
     shaped.apply_dense()
-    ids = torch.from_numpy(prepared.sequences[Split.SEARCH][:RULE_SEQUENCES]).long()
-    ids = ids.to(prepared.device)
-    space = prepared.space
+    space, ids = prepared.space, _text(prepared)
     windows = scorers.window_cosine(shaped.model, space, ids)
     return RuleScores(
         gene_losses(space, scorers.block_influence(shaped.model, space, ids)),
@@ -26,7 +56,26 @@ def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
 
 
 def weight_scores(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> RuleScores:
-    """Score every menu entry by the weights alone: a start that reads no text."""
+    """Score every level by the weights alone: a start that reads no text."""
     shaped.apply_dense()
-    scores = scorers.weight_error(shaped.model, prepared.space, levels)
-    return RuleScores(weight_error=gene_losses(prepared.space, scores))
+    of_widths = gene_losses(
+        prepared.space, scorers.weight_error(shaped.model, prepared.space, levels)
+    )
+    of_storing = weight_scorers.weight_error(shaped, levels)
+    both = zip(of_widths, of_storing, strict=True)
+    return RuleScores(weight_error=[[a + b for a, b in zip(*rows, strict=True)] for rows in both])
+
+
+def _text(prepared: Prepared) -> Tensor:
+    """Return the first sequences of the search text."""
+    rows = prepared.sequences[Split.SEARCH][:RULE_SEQUENCES]
+    return torch.from_numpy(rows).long().to(prepared.device)
+
+
+def _check(prepared: Prepared, strategy: str, kinds: tuple[GeneKind, ...], spaces: str) -> None:
+    other = sorted({gene.kind.value for gene in prepared.space.genes if gene.kind not in kinds})
+    if other:
+        raise SpecError(
+            f"--strategy {strategy} says something of {spaces} alone, but the space has genes of "
+            f"{', '.join(other)}. Narrow --space or take another strategy."
+        )

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, UnreachableTarget
-from autocompress.evaluators.latency_model import LatencyTable
 from autocompress.export.report import Correction, Progress
-from autocompress.pipeline.latency import MeasuredSpeedup, constraint_for
+from autocompress.pipeline.latency import MeasuredSpeedup, time_limit
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.base import Batch, Strategy, Task
@@ -16,7 +15,7 @@ from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
 from autocompress.search.strategies import RuleScores, make_strategy
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import AdditiveCost, under
+from autocompress.spaces.cost import AdditiveCost, Constraint, Limit
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
@@ -52,10 +51,19 @@ class Found:
     stopped_because: str
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A speedup to be met: the latency model's costs, and the fastest that they promise."""
+
+    cost: AdditiveCost
+    target: float
+    fastest: float
+
+
 def search(
     prepared: Prepared,
-    table: LatencyTable,
-    fastest: float,
+    limits: tuple[Limit, ...],
+    timed: Timed | None,
     driver: SearchDriver,
     store: StudyStore,
     first: tuple[Genotype, ...],
@@ -65,23 +73,27 @@ def search(
 ) -> Found:
     """Run evolutions, each under a tighter constraint, until the measured median meets the target.
 
-    With an imported latency table the clock decides nothing: one evolution, no correction.
+    With an imported latency table the clock decides nothing: one evolution, no correction. So it
+    is without a speedup to be met: the winner is timed all the same.
 
     Args:
+        limits: On what is stored.
         first: Candidates known from elsewhere, for the first parents.
         scores: What the strategy needs to know of the dense model beforehand.
     """
     spec, space = prepared.spec, prepared.space
-    cost = table.cost(space)
     started = time.monotonic()
-    target_used = min(spec.target_speedup * MARGIN, fastest)
+    target_used = 1.0 if timed is None else min(timed.target * MARGIN, timed.fastest)
     corrections: list[Correction] = []
     extra = first
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)
     phase = 0
     while True:
+        of_time: tuple[Limit, ...] = ()
+        if timed is not None:
+            of_time = (time_limit(timed.cost, target_used, timed.fastest, spec.space),)
         task = Task(
-            under(space, cost, constraint_for(cost, target_used, fastest, spec.space)),
+            Constraint(space, (*of_time, *limits)),
             spec.seed,
             spec.context,
             len(prepared.sequences[Split.SEARCH]),
@@ -97,7 +109,7 @@ def search(
             )
         strategy = make_strategy(spec.strategy, task, settings, scores)
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
-        history = _run(strategy, cost, space, driver, observer, spent, started)
+        history = _run(strategy, timed, space, driver, observer, spent, started)
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
@@ -109,12 +121,12 @@ def search(
         observer.stage("end-to-end latency")
         speedup = _measured(store, phase, winner, measure)
         observer.tell("measured", {"speedup": speedup.median, "target": spec.target_speedup})
-        met = speedup.median >= spec.target_speedup
         if (
-            met
+            timed is None
+            or speedup.median >= timed.target
             or prepared.imported is not None
             or phase >= MOST_CORRECTIONS
-            or target_used >= fastest
+            or target_used >= timed.fastest
         ):
             return Found(
                 winner,
@@ -125,8 +137,8 @@ def search(
                 spent.generation,
                 strategy.stopped_because,
             )
-        tighter = min(target_used * MARGIN * spec.target_speedup / speedup.median, fastest)
-        corrections.append(Correction(spec.target_speedup, tighter, speedup.median))
+        tighter = min(target_used * MARGIN * timed.target / speedup.median, timed.fastest)
+        corrections.append(Correction(timed.target, tighter, speedup.median))
         observer.tell("correction", {"measured": speedup.median, "target_used": tighter})
         target_used = tighter
         extra = (winner,)
@@ -145,7 +157,7 @@ def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
 
 def _run(
     strategy: Strategy,
-    cost: AdditiveCost,
+    timed: Timed | None,
     space: SearchSpace,
     driver: SearchDriver,
     observer: Observer,
@@ -167,7 +179,9 @@ def _run(
             standing.loss,
         )
         history.append(now)
-        predicted = cost.dense / cost.of(space.entries(standing.best))
+        predicted = None
+        if timed is not None:
+            predicted = timed.cost.dense / timed.cost.of(space.entries(standing.best))
         observer.tell(
             "generation",
             {

@@ -22,7 +22,7 @@ from autocompress.errors import (
     UnreachableTarget,
 )
 from autocompress.evaluators.latency_model import LatencyTable, read_table
-from autocompress.evaluators.torch_engine import TorchEngine
+from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.export import gate
 from autocompress.export.checkpoint import Artifact, layer_choices, write_checkpoint
 from autocompress.export.render import write_report
@@ -30,21 +30,22 @@ from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.levels import Levels
 from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
 from autocompress.pipeline.latency import (
     MeasuredSpeedup,
-    constraint_for,
     measure_speedup,
     measure_table,
+    time_limit,
 )
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.retargeting import answer, shape_document
-from autocompress.pipeline.rules import rule_scores, weight_scores
-from autocompress.pipeline.searching import Found, search
+from autocompress.pipeline.retargeting import answer
+from autocompress.pipeline.rules import scores_for
+from autocompress.pipeline.searching import Found, Timed, search
+from autocompress.pipeline.shapes import to_document
+from autocompress.pipeline.targets import DenseModel, measure_dense, stored_limits
 from autocompress.search.driver import SearchDriver
-from autocompress.search.strategies import NEED_SCORES, RuleScores
+from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json, Record, StudyState, StudyStore
@@ -60,6 +61,14 @@ PROMPT_TOKENS = 48
 INHERITED_FIELDS = (
     "model",
     "space",
+    "bits",
+    "group_size",
+    "symmetric",
+    "sparsities",
+    "kv_bits",
+    "per_linear",
+    "quantizer",
+    "pruner",
     "workload",
     "device",
     "dtype",
@@ -168,27 +177,18 @@ def _run(
     observer.tell("study", {"study": study, "model": spec.model})
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
-        shape = prepared.architecture
-        store.save_document(
-            "shape", shape_document(shape.n_layers, shape.kv_groups, shape.ffn_columns)
-        )
+        store.save_document("shape", to_document(prepared.shape))
         _build(prepared, pool, observer)
         shaped = _load(prepared, plan)
-        table = _table(prepared, shaped, store, inherited, observer)
-        check = table.check(prepared.space)
-        cost = table.cost(prepared.space)
-        fastest = cost.dense / least_left(cost)
-        observer.tell(
-            "latency",
-            {
-                "dense_milliseconds": cost.dense,
-                "mape": check.mape,
-                "repeat_error": check.repeat_error,
-                "fastest": fastest,
-            },
-        )
-        constraint_for(cost, spec.target_speedup, fastest, spec.space)
-        engine = TorchEngine(str(prepared.device), spec.dtype, table.threads)
+        dense = measure_dense(shaped)
+        limits = stored_limits(spec, prepared.space, dense)
+        table, timed = None, None
+        if spec.target_speedup is not None:
+            table = _table(prepared, shaped, store, inherited, observer)
+            timed = _timed(table, prepared.space, spec.target_speedup, observer)
+            time_limit(timed.cost, timed.target, timed.fastest, spec.space)
+        threads = table.threads if table else fastest_threads(shaped.model, spec.workload)
+        engine = TorchEngine(str(prepared.device), spec.dtype, threads)
 
         # A winner is exported once in a run: what is published is what was timed. A resumed run
         # that replays the measurement exports the winner for the gate.
@@ -204,17 +204,18 @@ def _run(
             return measure_speedup(engine, prepared.folder, folder, spec.workload, spec.seed)
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
-        scores = _scores(prepared, shaped, plan.open_levels())
+        scores = scores_for(spec.strategy, prepared, shaped, plan.open_levels())
         found = search(
-            prepared, table, fastest, driver, store, inherited.start, scores, measure, observer
+            prepared, limits, timed, driver, store, inherited.start, scores, measure, observer
         )
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")
-        verified = _verify(prepared, shaped, found.winner, export(found.winner), scratch)
+        verified = _verify(prepared, shaped, dense, found.winner, export(found.winner), scratch)
         report = make_report(
             study,
             prepared,
+            engine,
             table,
             found,
             standings,
@@ -268,6 +269,8 @@ def _inherit(storage: str, spec: SearchSpec) -> _Inherited:
             )
         records = tuple(parent.measurements().values())
         latency = parent.document("latency")
+    if spec.target_speedup is None:
+        return _Inherited(records, latency)
     found = answer(storage, spec.parent, spec.target_speedup)
     return _Inherited(records, latency, (found.genotype,))
 
@@ -318,20 +321,27 @@ def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
         observer.advance(done, len(jobs))
 
 
+def _timed(table: LatencyTable, space: SearchSpace, target: float, observer: Observer) -> Timed:
+    """Return the speedup to be met under a table's costs, and tell how far it can be trusted."""
+    check, cost = table.check(space), table.cost(space)
+    fastest = cost.dense / least_left(cost)
+    observer.tell(
+        "latency",
+        {
+            "dense_milliseconds": cost.dense,
+            "mape": check.mape,
+            "repeat_error": check.repeat_error,
+            "fastest": fastest,
+        },
+    )
+    return Timed(cost, target, fastest)
+
+
 def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
     model = loading.load_model(
         prepared.folder, prepared.device, prepared.spec.dtype, prepared.spec.trust_remote_code
     )
     return ShapedModel(model, prepared.space, plan.open_levels())
-
-
-def _scores(prepared: Prepared, shaped: ShapedModel, levels: Levels) -> RuleScores:
-    """Return what the strategy needs to know of the dense model."""
-    if prepared.spec.strategy in NEED_SCORES:
-        return rule_scores(prepared, shaped)
-    if prepared.spec.strategy == "evolve" and prepared.spec.warm_start == "weights":
-        return weight_scores(prepared, shaped, levels)
-    return RuleScores()
 
 
 def _table(
@@ -354,7 +364,12 @@ def _table(
 
 
 def _verify(
-    prepared: Prepared, shaped: ShapedModel, winner: Genotype, artifact: Artifact, scratch: Path
+    prepared: Prepared,
+    shaped: ShapedModel,
+    dense: DenseModel,
+    winner: Genotype,
+    artifact: Artifact,
+    scratch: Path,
 ) -> Verified:
     """Put the exported winner through the gate.
 
@@ -366,12 +381,6 @@ def _verify(
     shaped.apply_dense()
     whole, _ = generate(shaped.model, prompt.to(prepared.device), gate.ANSWER_TOKENS)
     dense_answer = whole[0, prompt.shape[1] :]
-    tied = shaped.model.config.tie_word_embeddings
-    dense = [
-        tensor
-        for name, tensor in shaped.model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    ]
     shaped.apply(prepared.space.choices(winner))
     reference = gate.write_reference(shaped, prompt, scratch)
     report = gate.check(artifact, reference, str(prepared.device))
@@ -381,9 +390,7 @@ def _verify(
     return Verified(
         artifact=artifact,
         gate=report,
-        dense_parameters=sum(tensor.numel() for tensor in dense),
-        dense_bytes=sum(tensor.numel() * tensor.element_size() for tensor in dense),
-        bits=8 * shaped.model.dtype.itemsize,
+        dense=dense,
         answers=(
             str(decode(prompt[0])),
             str(decode(dense_answer)),

@@ -1,10 +1,12 @@
-"""EvoPress as published (arXiv:2410.14649, Algorithm 1 and the defaults of its depth search).
+"""EvoPress as published (arXiv:2410.14649, Algorithm 1 and the defaults of its three searches).
 
-Kept as it is, to be compared with: random initialisation, mutants by level switches between two
-sites of a kind, a fresh draw of the text at every stage of every generation, the parent in the
-stages that keep as few as the last one, a fixed number of generations.
+Kept as it is, to be compared with: random drops or even bits to begin with, mutants by level
+switches between two genes that may trade, a fresh draw of the text at every stage of every
+generation, the parent in the stages that keep as few as the last one, a fixed number of
+generations.
 """
 
+import enum
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ from autocompress.trial import Genotype, Trial
 ATTEMPTS = 1000
 """Mutants tried for one that is feasible and new, before a generation does with fewer."""
 
+MOST_CHANGES = 10
+LEAST_USED = 0.8
+"""Of what a mutant frees it must use so much."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -29,6 +35,15 @@ class Stage:
 
     tokens: int
     survivors: int
+
+
+class Trade(enum.Enum):
+    """Between which genes a mutation moves budget: the program's `group_rule`."""
+
+    SIZE = "size"
+    """A level up and a level down in two groups of one size, so that each size's share stays."""
+    NONE = "none"
+    """Levels up anywhere, then levels down anywhere until the constraint is met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,25 @@ class EvoPressSettings:
     initially_generated: int = 64
     initial_tokens: int = 2_048
     generations: int | None = None
+    trade: Trade = Trade.SIZE
+
+
+def evopress_settings(space: SearchSpace, *, fast: bool, trade: Trade) -> EvoPressSettings:
+    """Return the program's defaults for what a space holds: depth, sparsity or bits.
+
+    Args:
+        fast: Take its super-fast schedule, for sparsity and bits.
+    """
+    kinds = {gene.kind for gene in space.genes}
+    if fast and GeneKind.WIDTH not in kinds:
+        return EvoPressSettings(16, (Stage(512, 1), Stage(8_192, 1)), 64, 2_048, 400, trade)
+    if GeneKind.BITS in kinds:
+        stages = (Stage(2_048, 16), Stage(16_384, 4), Stage(131_072, 1))
+        return EvoPressSettings(128, stages, 64, 2_048, 150, trade)
+    if GeneKind.SPARSITY in kinds:
+        stages = (Stage(2_048, 8), Stage(16_384, 2), Stage(65_536, 1))
+        return EvoPressSettings(64, stages, 64, 2_048, 400, trade)
+    return EvoPressSettings(trade=trade)
 
 
 class EvoPressStrategy:
@@ -139,11 +173,45 @@ class EvoPressStrategy:
         return list(found)
 
     def _mutant(self, start: Levels, rng: np.random.Generator) -> Levels:
-        """Switch one level up and one down between two genes that trade, min(U, U) times."""
+        flips = int(min(rng.integers(1, 4), rng.integers(1, 4)))
+        if self._settings.trade is Trade.NONE:
+            return self._redistributed(start, flips, rng)
+        return self._switched(start, flips, rng)
+
+    def _redistributed(self, start: Levels, flips: int, rng: np.random.Generator) -> Levels:
+        """Go so many random levels up, then random levels down until the constraint is met.
+
+        As the program, gives up on more than ten changes, and on freeing much more than is used.
+        """
+        current = list(start)
+        allowed = self._task.allowed
+        for _ in range(flips):
+            able = [gene for gene, level in enumerate(current) if level > allowed[gene][0]]
+            if able:
+                gene = able[rng.integers(len(able))]
+                current[gene] = max(level for level in allowed[gene] if level < current[gene])
+        added = self._spent(current) - self._spent(start)
+        changes = flips
+        while self._task.constraint.violation(Genotype(tuple(current))) > 0:
+            able = [gene for gene, level in enumerate(current) if level < allowed[gene][-1]]
+            if not able or changes >= MOST_CHANGES:
+                return start
+            gene = able[rng.integers(len(able))]
+            current[gene] = min(level for level in allowed[gene] if level > current[gene])
+            changes += 1
+        removed = added - (self._spent(current) - self._spent(start))
+        return start if added < LEAST_USED * removed else tuple(current)
+
+    def _spent(self, levels: Sequence[int]) -> float:
+        entries = self._task.space.entries(Genotype(tuple(levels)))
+        return self._task.constraint.limits[0].cost.of(entries)
+
+    def _switched(self, start: Levels, flips: int, rng: np.random.Generator) -> Levels:
+        """Switch one level up and one down between two genes that trade, so many times."""
         current = list(start)
         allowed, groups = self._task.allowed, _trading(self._task.space)
         sizes = np.asarray([len(group) for group in groups])
-        for _ in range(min(rng.integers(1, 4), rng.integers(1, 4))):
+        for _ in range(flips):
             own = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
             lighter = [gene for gene in own if current[gene] > allowed[gene][0]]
             if not lighter:
@@ -159,8 +227,13 @@ class EvoPressStrategy:
 
 
 def _trading(space: SearchSpace) -> list[list[int]]:
-    """Return the genes between which levels are switched: of one kind, on sites of one kind."""
+    """Return the genes between which levels are switched.
+
+    Those that drop or narrow sites of one kind; those that store as many weights.
+    """
     groups: dict[object, list[int]] = {}
-    for index, (gene, site) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
-        groups.setdefault((gene.kind, space.sites[site].kind), []).append(index)
+    for index, (gene, number) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
+        site = space.sites[number]
+        size = sum(sum(g.rows) * g.columns for g in site.groups if g.name == gene.group)
+        groups.setdefault((gene.kind, size or site.kind), []).append(index)
     return list(groups.values())

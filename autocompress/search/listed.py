@@ -125,6 +125,16 @@ def by_losses(losses: Losses) -> List:
     return make
 
 
+def by_knapsack(losses: Losses) -> List:
+    """List the knapsack's solution over losses that a rule gave: an ILP within one bucket."""
+
+    def make(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+        yield from ()
+        return [additive_solution(task, losses)]
+
+    return make
+
+
 def by_windows(windows: Windows) -> List:
     """List the shortest run of layers whose drop meets the constraint (arXiv:2403.17887)."""
 

@@ -1,12 +1,14 @@
 """Makes a strategy by its name."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from autocompress.search import listed
 from autocompress.search.base import Strategy, Task
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy
-from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy
+from autocompress.search.evopress import EvoPressStrategy, Trade, evopress_settings
 from autocompress.search.listed import ListedStrategy, ListSettings, Windows
+from autocompress.search.owl import by_owl
 from autocompress.search.single_changes import Losses
 from autocompress.search.steps import Rung
 
@@ -20,21 +22,22 @@ class RuleScores:
     Args:
         block_influence: ShortGPT's, for every level of every gene.
         windows: Gromov's, the best run of layers of each length.
+        by_rule: Losses of single changes by the rules of other tools, by strategy name.
+        outlier_shares: OWL's, for every layer, by the multiple that makes an outlier.
         weight_error: What each level takes from the weights: an evolution's data-free start.
     """
 
     block_influence: Losses | None = None
     windows: Windows | None = None
     weight_error: Losses | None = None
-
-
-NEED_SCORES = ("shortgpt", "cosine")
+    by_rule: Mapping[str, Losses] = field(default_factory=dict)
+    outlier_shares: Mapping[float, Sequence[float]] = field(default_factory=dict)
 
 
 def make_strategy(
     name: str, task: Task, settings: EvolveSettings, scores: RuleScores | None = None
 ) -> Strategy:
-    """Return a strategy; those of `NEED_SCORES` need their scores, an evolution may have some.
+    """Return a strategy; those that go by rules need their scores, an evolution may have some.
 
     Raises:
         ValueError: If the name is unknown, or scores are missing.
@@ -44,8 +47,10 @@ def make_strategy(
     match name:
         case "evolve":
             return EvolveStrategy(task, settings, scores.weight_error)
-        case "evopress":
-            return EvoPressStrategy(task, EvoPressSettings())
+        case "evopress" | "evopress-fast" | "evopress-free" | "evopress-fast-free":
+            trade = Trade.NONE if name.endswith("free") else Trade.SIZE
+            settings_ = evopress_settings(task.space, fast="fast" in name, trade=trade)
+            return EvoPressStrategy(task, settings_)
         case "additive":
             return ListedStrategy(task, listed.additive, once)
         case "leave-one-out":
@@ -56,6 +61,10 @@ def make_strategy(
             return ListedStrategy(task, listed.uniform, once)
         case "brute-force":
             return ListedStrategy(task, listed.brute_force, ListSettings(BRUTE_FORCE_RUNGS))
+        case "weight-error" | "fisher" if name in scores.by_rule:
+            return ListedStrategy(task, listed.by_knapsack(scores.by_rule[name]), once)
+        case "owl" if scores.outlier_shares:
+            return ListedStrategy(task, by_owl(scores.outlier_shares), once)
         case "shortgpt" if scores.block_influence is not None:
             return ListedStrategy(task, listed.by_losses(scores.block_influence), once)
         case "cosine" if scores.windows is not None:

@@ -26,6 +26,21 @@ Groups = Mapping[SiteKind, Sequence[LinearGroup]]
 
 
 @dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a space is made of: the shape of a model's layers, all alike.
+
+    Args:
+        other_parameters: Of each kind of site beside its linear groups: norms.
+    """
+
+    n_layers: int
+    kv_groups: int
+    ffn_columns: int
+    groups: Groups
+    other_parameters: Mapping[SiteKind, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """How weights and KV caches may be stored; nothing by default.
 

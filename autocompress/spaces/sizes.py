@@ -16,15 +16,14 @@ def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> Addit
     """
 
     def of(site: Site, choice: Choice) -> float:
-        bits = dense_bits * _uncompressed(site, choice)
-        for index, group in enumerate(site.groups):
-            rows, columns = group.shape(choice.kept, choice.total)
-            setting = choice.weights[index] if choice.weights else DENSE
-            # Each tensor of a level is padded to whole bytes: less than one a tensor.
-            bits += setting.stored_bits(rows, columns, dense_bits)
-        return bits / 8
+        return dense_bits * _uncompressed(site, choice) / 8 + _linear(site, choice, dense_bits)
 
     return _cost(space, other_bytes, of)
+
+
+def linear_bytes(space: SearchSpace, dense_bits: int) -> AdditiveCost:
+    """Return the bytes of the searched linear layers alone, biases left out."""
+    return _cost(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits))
 
 
 def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
@@ -62,6 +61,16 @@ def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
         return bits / total
 
     return _cost(space, 0.0, of)
+
+
+def _linear(site: Site, choice: Choice, dense_bits: int) -> float:
+    """Return the bytes of a site's linear layers; each tensor is padded by less than a byte."""
+    bits = 0
+    for index, group in enumerate(site.groups):
+        rows, columns = group.shape(choice.kept, choice.total)
+        setting = choice.weights[index] if choice.weights else DENSE
+        bits += setting.stored_bits(rows, columns, dense_bits)
+    return bits / 8
 
 
 def _uncompressed(site: Site, choice: Choice) -> int:

@@ -58,9 +58,10 @@ class SessionPlan:
         Raises:
             SpecError: If an operator is unknown.
         """
-        operators = Operators(
-            StructuredObs(), load_weight_operator(self.codes), load_weight_operator(self.zeros)
+        codes, zeros, blocks = map(
+            load_weight_operator, (self.codes, self.zeros, "round-to-nearest")
         )
+        operators = Operators(StructuredObs(), codes, zeros, blocks)
         return Levels(LevelDatabase(self.levels), operators)
 
 

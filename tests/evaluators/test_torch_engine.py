@@ -1,5 +1,6 @@
 """Whose modeling file is run: this package's own, byte for byte, and no other."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,26 @@ both_files = pytest.mark.parametrize("file", MODELING_FILES, ids=lambda file: fi
 def copy_ours(folder: Path) -> None:
     for file in MODELING_FILES:
         shutil.copyfile(file, folder / file.name)
+    name_code(folder, "modeling_autocompress.AutocompressLlamaForCausalLM")
+
+
+def name_code(folder: Path, place: str) -> None:
+    config = {"auto_map": {"AutoModelForCausalLM": place}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_a_copy_of_the_modeling_files_is_our_own(tmp_path: Path) -> None:
     copy_ours(tmp_path)
 
     assert has_own_modeling(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["other.Model", "someone/else--modeling_autocompress.Model"])
+def test_a_config_that_names_other_code_is_not_our_own(tmp_path: Path, place: str) -> None:
+    copy_ours(tmp_path)
+    name_code(tmp_path, place)
+
+    assert not has_own_modeling(tmp_path)
 
 
 @both_files

@@ -26,10 +26,19 @@ from autocompress.export.report import (
 def example_report(n_layers: int = 24, study: str = "shakespeare-2x") -> Report:
     """Return the report of a search that met its target."""
     rng = np.random.default_rng(7)
-    menu = ["dense", "dense", "dense", "width 3/4", "width 2/4", "width 1/4", "drop"]
+    menu = (
+        ("dense", 1.0),
+        ("dense", 1.0),
+        ("dense", 1.0),
+        ("width 3/4", 0.75),
+        ("width 2/4, w4g128 w3g128", 0.12),
+        ("w4g128 dense", 0.6),
+        ("drop", 0.0),
+    )
+    pairs = rng.integers(len(menu), size=(n_layers, 2))
     layers = tuple(
-        LayerChoice(n, str(rng.choice(menu)), str(rng.choice(menu).replace("/4", "/4")))
-        for n in range(n_layers)
+        LayerChoice(n, menu[a][0], menu[m][0], menu[a][1], menu[m][1])
+        for n, (a, m) in enumerate(pairs)
     )
     losses = 0.21 + 0.5 * np.exp(-np.arange(40) / 7)
     history = tuple(

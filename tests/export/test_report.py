@@ -16,6 +16,7 @@ from autocompress.export.render import read_report, write_report
 from autocompress.export.report import (
     Baseline,
     Baselines,
+    LayerChoice,
     Loss,
     Report,
     Sample,
@@ -284,11 +285,20 @@ def test_a_png_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("setting", "share"), [("dense", 1.0), ("drop", 0.0), ("width 3/4", 0.75), ("w4g128", None)]
-)
-def test_kept_fraction_reads_a_setting(setting: str, share: float | None) -> None:
-    assert figures.kept_fraction(setting) == share
+def test_the_layer_map_counts_what_is_done() -> None:
+    layers = (
+        LayerChoice(0, "drop", "width 2/4", 0.0, 0.5),
+        LayerChoice(1, "w4g128 dense", "width 2/4, w4g128 w3g128", 0.6, 0.1),
+        LayerChoice(2, "kv8", "dense", 1.0, 1.0),
+    )
+
+    told = caption(dataclasses.replace(REPORT, layer_map=layers), "layer_map")
+
+    assert told == (
+        "Of 3 layers, 1 attention blocks are dropped and 0 narrowed, 2 stored in fewer bits; 0 "
+        "MLP blocks are dropped and 2 narrowed, 1 stored in fewer bits. Height is the share of "
+        "the bytes kept."
+    )
 
 
 def test_remote_code_is_trusted_only_where_it_is_needed() -> None:

@@ -17,6 +17,7 @@ from autocompress.operators.levels import (
     settings_of,
     widths_of,
 )
+from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.spaces.base import Choice, Site
@@ -31,7 +32,9 @@ MLP = tiny_space(weights=BITS).sites[3]
 
 
 def levels_in(folder: Path) -> Levels:
-    return Levels(LevelDatabase(folder), Operators(StructuredObs(), Gptq(), SparseGpt()))
+    return Levels(
+        LevelDatabase(folder), Operators(StructuredObs(), Gptq(), SparseGpt(), RoundToNearest())
+    )
 
 
 def weights_of(site: Site) -> list[Tensor]:

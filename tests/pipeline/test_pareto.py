@@ -13,7 +13,7 @@ from autocompress.errors import ModelError, SpecError
 from autocompress.pipeline.pareto import ENOUGH, read_all, read_front, usual_least
 from autocompress.spaces.making import make_space
 from autocompress.spaces.pareto import dominates
-from autocompress.spec import SearchSpec, Workload
+from autocompress.spec import SearchSpec, Workload, from_mapping
 from autocompress.store.base import Record, StudyState
 from autocompress.store.study_store import SqlStudyStore, create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -171,12 +171,21 @@ def test_more_sequences_than_anybody_read_are_refused(study: SqlStudyStore, stor
 
 
 def test_a_study_without_a_latency_table_says_how_to_go_on(storage: str) -> None:
-    create_study(storage, "new", {}).close()
+    spec = from_mapping({"model": "folder", "target_speedup": 2})
+    create_study(storage, "new", spec.to_json()).close()
 
     with pytest.raises(
         SpecError, match="'new' is running and has not come to a latency table yet"
     ):
         read_front(storage, "new")
+
+
+def test_a_study_without_a_speedup_has_no_front_of_speeds(storage: str) -> None:
+    spec = from_mapping({"model": "folder", "target_bits": 3})
+    create_study(storage, "small", spec.to_json()).close()
+
+    with pytest.raises(SpecError, match="'small' has no latency table, for its target is no spe"):
+        read_front(storage, "small")
 
 
 def test_a_study_without_a_measurement_says_how_to_go_on(

@@ -1,0 +1,101 @@
+"""Makes the space that a spec asks for, of a model's shape; keeps the shape as plain values.
+
+Loads no torch: a study's space is made again in a moment.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from autocompress.spaces.base import LinearGroup, SearchSpace, SiteKind
+from autocompress.spaces.making import ModelShape, Weights, make_space
+from autocompress.spaces.settings import WeightSetting
+from autocompress.spec import SearchSpec
+from autocompress.store.base import Json
+
+
+def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
+    """Return the space that a spec asks for of a model's shape.
+
+    Raises:
+        SpecError: If the group size does not divide the model's layers, or a menu gets too long.
+    """
+    integers = tuple(int(name) for name in spec.bits if name.isdigit())
+    blocks = tuple(name for name in spec.bits if not name.isdigit())
+    is_coded, is_sparse = "bits" in spec.space, "sparsity" in spec.space
+    weights = Weights(
+        bits=integers if is_coded else (),
+        group_size=spec.group_size,
+        symmetric=spec.symmetric,
+        blocks=blocks if is_coded else (),
+        sparsities=tuple(WeightSetting.parse(f"s{n}") for n in spec.sparsities if is_sparse),
+        cache_bits=tuple(int(bits) for bits in spec.kv_bits if "kv" in spec.space),
+    )
+    return make_space(
+        shape.n_layers,
+        shape.kv_groups,
+        shape.ffn_columns,
+        depth="depth" in spec.space,
+        width="width" in spec.space,
+        weights=weights,
+        groups=shape.groups,
+        other_parameters=shape.other_parameters,
+    )
+
+
+def to_document(shape: ModelShape) -> Mapping[str, Json]:
+    """Return a shape as plain values, to be kept with a study."""
+    return {
+        "n_layers": shape.n_layers,
+        "kv_groups": shape.kv_groups,
+        "ffn_columns": shape.ffn_columns,
+        "groups": {
+            kind.value: [
+                {
+                    "name": group.name,
+                    "linears": list(group.linears),
+                    "rows": list(group.rows),
+                    "columns": group.columns,
+                    "narrows_columns": group.narrows_columns,
+                    "has_bias": group.has_bias,
+                }
+                for group in groups
+            ]
+            for kind, groups in shape.groups.items()
+        },
+        "other_parameters": {kind.value: n for kind, n in shape.other_parameters.items()},
+    }
+
+
+def from_document(document: Mapping[str, Json]) -> ModelShape:
+    """Read what `to_document` wrote."""
+    groups, other = _mapping(document["groups"]), _mapping(document["other_parameters"])
+    return ModelShape(
+        _whole(document["n_layers"]),
+        _whole(document["kv_groups"]),
+        _whole(document["ffn_columns"]),
+        {SiteKind(kind): tuple(map(_group, _list(own))) for kind, own in groups.items()},
+        {SiteKind(kind): _whole(n) for kind, n in other.items()},
+    )
+
+
+def _group(value: Json) -> LinearGroup:
+    own = _mapping(value)
+    return LinearGroup(
+        str(own["name"]),
+        tuple(map(str, _list(own["linears"]))),
+        tuple(map(_whole, _list(own["rows"]))),
+        _whole(own["columns"]),
+        bool(own["narrows_columns"]),
+        bool(own["has_bias"]),
+    )
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Json) -> Sequence[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _whole(value: Json) -> int:
+    return int(str(value))

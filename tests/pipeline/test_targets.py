@@ -1,0 +1,111 @@
+"""Targets set limits on what is stored; what is written is held against them."""
+
+import pytest
+
+from autocompress.errors import SpecError, UnreachableTarget
+from autocompress.export.report import Target
+from autocompress.models.architecture import read_architecture, shape_of
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.shapes import space_of
+from autocompress.pipeline.targets import (
+    ModelSize,
+    is_met,
+    measure_dense,
+    stored_limits,
+    targets_of,
+)
+from autocompress.spec import SearchSpec, from_mapping
+from autocompress.trial import Genotype
+from tests.tiny_models import PlainSlices, TinyModels, make_config
+
+
+def spec_of(**values: object) -> SearchSpec:
+    return from_mapping({"model": "m", "bits": "8,4,2", "group_size": 0} | values)
+
+
+def rig(tiny_models: TinyModels, spec: SearchSpec, family: str, tied: bool) -> ShapedModel:
+    model = tiny_models.load(family, tied=tied)
+    space = space_of(spec, shape_of(read_architecture(make_config(family))))
+    return ShapedModel(model, space, PlainSlices(model))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_dense_model_costs_what_its_tensors_are(
+    tiny_models: TinyModels, family: str, tied: bool
+) -> None:
+    spec = spec_of(target_bytes="60%", target_params="90%", space="width,bits")
+    shaped = rig(tiny_models, spec, family, tied)
+    dense = measure_dense(shaped)
+
+    for_bytes, for_params = stored_limits(spec, shaped.space, dense)
+
+    count = shaped.model.num_parameters()
+    assert dense.size.parameters == for_params.cost.dense == count
+    assert dense.size.bytes == for_bytes.cost.dense == 4 * count
+    assert for_bytes.most == pytest.approx(2.4 * count)
+    assert for_params.most == 0.9 * count
+
+
+@pytest.mark.parametrize(("counted", "bits"), [("nominal", 4.0), ("stored", 6.0), ("whole", 20.0)])
+def test_bits_are_counted_as_asked(tiny_models: TinyModels, counted: str, bits: float) -> None:
+    spec = spec_of(target_bits=bits, counted_bits=counted)
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+    dense = measure_dense(shaped)
+
+    (limit,) = stored_limits(spec, shaped.space, dense)
+
+    even = shaped.space.entries(Genotype((2,) * len(shaped.space.genes)))
+    costs = {"nominal": 4.0, "stored": limit.cost.of(even), "whole": limit.cost.of(even)}
+    assert limit.cost.of(even) == pytest.approx(costs[counted])
+    assert limit.cost.dense == pytest.approx(32)
+    assert 4.0 <= limit.cost.of(even) < 32
+
+
+def test_a_target_that_dense_meets_is_refused(tiny_models: TinyModels) -> None:
+    spec = spec_of(target_bytes="4GB")
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+
+    with pytest.raises(
+        SpecError, match=r"`target_bytes < dense` must hold, but got 4,000,000,000"
+    ):
+        stored_limits(spec, shaped.space, measure_dense(shaped))
+
+
+def test_a_target_out_of_reach_is_refused_with_what_is_reachable(tiny_models: TinyModels) -> None:
+    spec = spec_of(target_bits=1.5)
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+
+    with pytest.raises(UnreachableTarget, match=r"No candidate reaches 1.500 bits a weight: the "):
+        stored_limits(spec, shaped.space, measure_dense(shaped))
+
+
+def test_targets_are_told_in_the_reports_units(tiny_models: TinyModels) -> None:
+    spec = spec_of(target_speedup="2x", target_params="50%")
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+
+    found = targets_of(spec, measure_dense(shaped))
+
+    assert found == (Target("speedup", 2.0), Target("params", 0.5))
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [
+        (Target("speedup", 1.5), True),
+        (Target("speedup", 1.6), False),
+        (Target("bytes", 1000.0), True),
+        (Target("bytes", 999.0), False),
+        (Target("bits", 3.0), True),
+        (Target("bits", 2.9), False),
+        (Target("params", 0.5), True),
+        (Target("params", 0.4), False),
+    ],
+)
+def test_a_target_is_held_against_what_was_written(
+    tiny_models: TinyModels, target: Target, met: bool
+) -> None:
+    spec = spec_of(target_bits=3)
+    dense = measure_dense(rig(tiny_models, spec, "llama", tied=False))
+    written = ModelSize(dense.size.parameters // 2, 1000, 1.0)
+
+    assert is_met(target, spec, written, 3.0 + 1e-12, dense, 1.5) is met
