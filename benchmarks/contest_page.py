@@ -25,7 +25,9 @@ DEPTH = (
     "k attention and k MLP sub-blocks of the reference model's 12 layers are dropped, EvoPress's "
     "own constraint. EvoPress runs its full default schedule (64 random candidates, then "
     "k (12 - k) / 1.5 generations of 32 mutants on 2,048 tokens and the best two and the parent "
-    f"on 32,768); ours may spend as many tokens and ends by itself. {READ}"
+    "on 32,768); ours may spend as many tokens and ends by itself. Losses are computed in "
+    "float32; the rows so far are of commit e17fd8f, whose moves were not batched yet. "
+    f"{READ}"
 )
 DEPTH_WIDTH = (
     "## Depth and width under a latency, beside all strategies\n\n"

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contest_page, memory_page, optimum_page, scale_page, scaling_page
+from benchmarks import (
+    contest_page,
+    memory_page,
+    operators_page,
+    optimum_page,
+    scale_page,
+    scaling_page,
+)
 from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
@@ -192,6 +199,8 @@ def main() -> None:
         contest_page.draw(both, "{}x predicted".format, ROOT / "docs" / "depth-width.png")
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
+    if (RESULTS / "operators.json").is_file():
+        parts.append(operators_page.section(read("operators.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))
