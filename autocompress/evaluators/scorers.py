@@ -65,7 +65,7 @@ def block_influence(model: PreTrainedModel, space: SearchSpace, ids: Tensor) -> 
     drops = [
         sums[2 * site.layer + (site.kind is SiteKind.MLP)] / ids.numel() for site in space.sites
     ]
-    _check_finite((_name(site), drop) for site, drop in zip(space.sites, drops, strict=True))
+    check_finite((name_of(site), drop) for site, drop in zip(space.sites, drops, strict=True))
     return [
         [(1 - entry.choice.kept / entry.choice.total) * drop for entry in menu]
         for menu, drop in zip(space.menus, drops, strict=True)
@@ -105,7 +105,7 @@ def window_cosine(model: PreTrainedModel, space: SearchSpace, ids: Tensor) -> li
     windows = []
     for n in range(1, n_layers):
         distances = _half_turns(states[:-n], states[n:]).mean(1).tolist()  # (L + 1 - n,)
-        _check_finite((f"layers {i} to {i + n - 1}", d) for i, d in enumerate(distances))
+        check_finite((f"layers {i} to {i + n - 1}", d) for i, d in enumerate(distances))
         starts = [i for i in range(len(distances)) if droppable.issuperset(range(i, i + n))]
         if starts:
             start = min(starts, key=distances.__getitem__)
@@ -138,7 +138,7 @@ def weight_error(
     parameters = model.num_parameters()
     norms = [_unit_norms(_linears(model, site), site.units) for site in space.sites]
     totals = [float(of_units.sum()) for of_units in norms]
-    _check_finite((_name(site), total) for site, total in zip(space.sites, totals, strict=True))
+    check_finite((name_of(site), total) for site, total in zip(space.sites, totals, strict=True))
     scores = []
     for site, menu, of_units, total in zip(space.sites, space.menus, norms, totals, strict=True):
         held = sum(linear.weight.numel() for linear in _linears(model, site)) / parameters
@@ -228,11 +228,12 @@ def _is_gone(site: Site, choice: Choice, levels: LevelSource) -> Tensor:
     return is_gone
 
 
-def _name(site: Site) -> str:
+def name_of(site: Site) -> str:
+    """Return how a site is called in messages."""
     return f"layer {site.layer} {site.kind}"
 
 
-def _check_finite(scores: Iterable[tuple[str, float]]) -> None:
+def check_finite(scores: Iterable[tuple[str, float]]) -> None:
     """Raise if a named score is not finite: comparisons with NaN would rank it silently."""
     wrong = [f"{score} for {name}" for name, score in scores if not math.isfinite(score)]
     if wrong:

@@ -4,7 +4,6 @@ Every score is for one level of one gene of bits or of sparsity, all else dense.
 on anything else score 0: these rules say nothing of them.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import EvaluationError
+from autocompress.evaluators.scorers import check_finite, name_of
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.spaces.base import Choice, Gene, SearchSpace, Site
 from autocompress.spaces.settings import DENSE, WeightSetting
@@ -165,9 +164,8 @@ class _Squares:
 def _changes(shaped: ShapedModel, levels: LevelSource) -> Iterator[_Changed]:
     """Yield every level of every gene that stores weights otherwise."""
     space = shaped.space
-    genes = iter(enumerate(space.genes))
-    for index, site in enumerate(space.sites):
-        own = list(itertools.islice(genes, len(site.genes)))
+    by_site = space.by_site(list(enumerate(space.genes)))
+    for index, (site, own) in enumerate(zip(space.sites, by_site, strict=True)):
         shaped.set(index, Choice(site.units, site.units))
         dense = _dense_groups(shaped, index) if any(gene.group for _, gene in own) else []
         for number, gene in own:
@@ -258,16 +256,10 @@ def _zeros(space: SearchSpace) -> GeneScores:
 
 
 def _checked(scores: GeneScores, space: SearchSpace) -> GeneScores:
-    """Raise if a score is not finite: comparisons with NaN would rank it silently."""
-    sites = space.gene_sites
-    wrong = [
-        f"layer {space.sites[site].layer} {space.sites[site].kind} {gene.name}"
-        for row, gene, site in zip(scores, space.genes, sites, strict=True)
-        if not all(map(math.isfinite, row))
-    ]
-    if wrong:
-        raise EvaluationError(
-            f"`score is finite` must hold, but it is not for {', '.join(wrong)}; try --dtype "
-            "float32."
-        )
+    """Return scores all of which are finite."""
+    check_finite(
+        (f"{name_of(space.sites[site])} {gene.name}", score)
+        for row, gene, site in zip(scores, space.genes, space.gene_sites, strict=True)
+        for score in row
+    )
     return scores

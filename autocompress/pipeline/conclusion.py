@@ -12,7 +12,7 @@ from scipy import stats
 
 import autocompress
 from autocompress.errors import EvaluationError
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import Check, LatencyTable
 from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export import report as words
 from autocompress.export.checkpoint import Artifact, files_bytes, layer_choices
@@ -102,6 +102,7 @@ def make_report(
     """Put everything that was found into the report."""
     spec, space = prepared.spec, prepared.space
     cost = None if table is None else table.cost(space)
+    check = None if table is None else table.check(space)
     ours = standings.winner
     dense, artifact = verified.dense, verified.artifact
     written = ModelSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
@@ -140,8 +141,8 @@ def make_report(
             for target in targets
         ),
         quality_floor=spec.quality_floor,
-        speedup=_speedup(predicted(found.winner), table, space, found),
-        latency_model=None if table is None else _latency_model(table, space),
+        speedup=_speedup(predicted(found.winner), check, found),
+        latency_model=None if check is None else _latency_model(check),
         loss=words.Loss(
             kl=ours.loss,
             kl_stderr=_finite(ours.loss_stderr),
@@ -204,18 +205,14 @@ def _kept(
     }
 
 
-def _speedup(
-    predicted: float | None, table: LatencyTable | None, space: SearchSpace, found: Found
-) -> words.Speedup:
+def _speedup(predicted: float | None, check: Check | None, found: Found) -> words.Speedup:
     interval = None
-    if predicted is not None and table is not None:
-        half = table.check(space).half_width
-        interval = (predicted * (1 - half), predicted * (1 + half))
+    if predicted is not None and check is not None:
+        interval = (predicted * (1 - check.half_width), predicted * (1 + check.half_width))
     return words.Speedup(predicted, interval, found.speedup.median, found.speedup.interval)
 
 
-def _latency_model(table: LatencyTable, space: SearchSpace) -> words.LatencyModel:
-    check = table.check(space)
+def _latency_model(check: Check) -> words.LatencyModel:
     return words.LatencyModel(
         mape=check.mape,
         rank_correlation=_finite(check.rank_correlation),

@@ -48,9 +48,7 @@ def measure_dense(shaped: ShapedModel) -> DenseModel:
         for name, tensor in shaped.model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     ]
-    weights = sum(
-        sum(group.rows) * group.columns for site in shaped.space.sites for group in site.groups
-    )
+    weights = sum(group.weights for site in shaped.space.sites for group in site.groups)
     bits = 8 * shaped.model.dtype.itemsize
     return DenseModel(
         ModelSize(

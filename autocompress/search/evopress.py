@@ -87,6 +87,8 @@ class EvoPressStrategy:
     def __init__(self, task: Task, settings: EvoPressSettings) -> None:
         self._task = task
         self._settings = settings
+        self._allowed = task.allowed
+        self._groups = _trading(task.space)
         self._ledger = Ledger(task.context)
         self._generation = 0
         self._draw = 0
@@ -156,7 +158,7 @@ class EvoPressStrategy:
         """Return k (n - k) / 1.5 of the kind of which the parent compresses more sites."""
         levels = self._parent.levels if self._parent else ()
         usual = 1.0
-        for own in _trading(self._task.space):
+        for own in self._groups:
             compressed = sum(levels[gene] > 0 for gene in own)
             usual = max(usual, compressed * (len(own) - compressed) / 1.5)
         return int(usual)
@@ -184,7 +186,7 @@ class EvoPressStrategy:
         As the program, gives up on more than ten changes, and on freeing much more than is used.
         """
         current = list(start)
-        allowed = self._task.allowed
+        allowed = self._allowed
         for _ in range(flips):
             able = [gene for gene, level in enumerate(current) if level > allowed[gene][0]]
             if able:
@@ -209,7 +211,7 @@ class EvoPressStrategy:
     def _switched(self, start: Levels, flips: int, rng: np.random.Generator) -> Levels:
         """Switch one level up and one down between two genes that trade, so many times."""
         current = list(start)
-        allowed, groups = self._task.allowed, _trading(self._task.space)
+        allowed, groups = self._allowed, self._groups
         sizes = np.asarray([len(group) for group in groups])
         for _ in range(flips):
             own = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
@@ -234,6 +236,6 @@ def _trading(space: SearchSpace) -> list[list[int]]:
     groups: dict[object, list[int]] = {}
     for index, (gene, number) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
         site = space.sites[number]
-        size = sum(sum(g.rows) * g.columns for g in site.groups if g.name == gene.group)
+        size = sum(group.weights for group in site.groups if group.name == gene.group)
         groups.setdefault((gene.kind, size or site.kind), []).append(index)
     return list(groups.values())

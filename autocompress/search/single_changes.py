@@ -68,10 +68,8 @@ def entry_losses(
     What is stored otherwise loses in proportion to the units that a width leaves of it.
     """
     found = []
-    start = 0
-    for site, menu in zip(space.sites, space.menus, strict=True):
-        own = [np.asarray(row, dtype=float) for row in losses[start : start + len(site.genes)]]
-        start += len(site.genes)
+    for site, menu, rows in zip(space.sites, space.menus, space.by_site(losses), strict=True):
+        own = [np.asarray(row, dtype=float) for row in rows]
         kept = np.ones(1)
         total = np.zeros(1)
         if site.genes and site.genes[0].kind is GeneKind.WIDTH:
@@ -159,10 +157,7 @@ def random_candidates(task: Task, n: int) -> tuple[Genotype, ...]:
 def _allowed_entries(task: Task) -> list[Entries]:
     """Return for each site the menu entries whose levels may all be taken."""
     found = []
-    start = 0
-    for site, menu in zip(task.space.sites, task.space.menus, strict=True):
-        own = task.allowed[start : start + len(site.genes)]
-        start += len(site.genes)
+    for menu, own in zip(task.space.menus, task.space.by_site(task.allowed), strict=True):
         levels = set(itertools.product(*own))
         found.append(
             tuple(

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from autocompress.trial import Genotype
 MOST_ENTRIES = 20_000
 """Of a site's menu: every combination of its genes' levels is written out."""
 
+T = TypeVar("T")
 Setting = int | WeightSetting | CacheSetting
 """What a level stands for: units kept, or how weights or a KV cache are stored."""
 
@@ -62,6 +64,11 @@ class LinearGroup:
     columns: int
     narrows_columns: bool
     has_bias: bool = False
+
+    @property
+    def weights(self) -> int:
+        """Weights of the dense site."""
+        return sum(self.rows) * self.columns
 
     def shape(self, kept: int, total: int) -> tuple[int, int]:
         """Return the (rows, columns) that a width leaves."""
@@ -241,15 +248,19 @@ class SearchSpace:
     def entries(self, genotype: Genotype) -> Entries:
         """Return the menu entry of each site; levels without effect are read as canonical ones."""
         found = []
-        start = 0
-        for site, menu in zip(self.sites, self.menus, strict=True):
+        by_site = self.by_site(genotype.levels)
+        for site, menu, levels in zip(self.sites, self.menus, by_site, strict=True):
             entry = 0
-            for gene, level in zip(site.genes, genotype.levels[start:], strict=False):
+            for gene, level in zip(site.genes, levels, strict=True):
                 entry = entry * len(gene.settings) + level
             # Everything from the drop on is the drop: it ends the menu.
             found.append(min(entry, len(menu) - 1))
-            start += len(site.genes)
         return tuple(found)
+
+    def by_site(self, of_genes: Sequence[T]) -> list[Sequence[T]]:
+        """Return what there is of each gene, cut into what there is of each site's genes."""
+        ends = list(itertools.accumulate(len(site.genes) for site in self.sites))
+        return [of_genes[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def choices(self, genotype: Genotype) -> tuple[Choice, ...]:
         """Return what is done to each site."""

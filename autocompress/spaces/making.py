@@ -129,8 +129,7 @@ def equal_count_sparsities(
         weights: By which neighbours differ.
         levels: At most so many on each side of the centre.
     """
-    total = sum(group.rows) * group.columns
-    shares = [centre + step * weights / total for step in range(-levels, levels + 1)]
+    shares = [centre + step * weights / group.weights for step in range(-levels, levels + 1)]
     return tuple(WeightSetting(sparsity=round(s, 6)) for s in shares if 0 < round(s, 6) < 1)
 
 

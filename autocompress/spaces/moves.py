@@ -281,10 +281,8 @@ def _classes(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> np.ndarray
     """
     numbers: dict[object, int] = {}
     found = []
-    start = 0
-    for site in space.sites:
-        own = tuple(tuple(levels) for levels in allowed[start : start + len(site.genes)])
-        start += len(site.genes)
+    for site, levels_of in zip(space.sites, space.by_site(allowed), strict=True):
+        own = tuple(map(tuple, levels_of))
         for position in range(len(site.genes)):
             key = (site.kind, site.genes, own, position)
             found.append(numbers.setdefault(key, len(numbers)))

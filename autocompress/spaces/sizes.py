@@ -1,10 +1,11 @@
 """What the sites of a space take to store, as costs that a search may limit."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spaces.settings import DENSE
+from autocompress.spaces.settings import DENSE, WeightSetting
 
 
 def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> AdditiveCost:
@@ -34,12 +35,8 @@ def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
     """
 
     def of(site: Site, choice: Choice) -> float:
-        count = _uncompressed(site, choice)
-        for index, group in enumerate(site.groups):
-            rows, columns = group.shape(choice.kept, choice.total)
-            setting = choice.weights[index] if choice.weights else DENSE
-            count += setting.stored_weights(rows, columns)
-        return count
+        stored = (s.stored_weights(*shape) for s, shape in _matrices(site, choice))
+        return _uncompressed(site, choice) + sum(stored)
 
     return _cost(space, other_parameters, of)
 
@@ -50,27 +47,25 @@ def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
     What is dropped, narrowed away or zero counts nothing, scales and zero points neither: the
     field's convention.
     """
-    total = sum(sum(group.rows) * group.columns for site in space.sites for group in site.groups)
+    total = sum(group.weights for site in space.sites for group in site.groups)
 
     def of(site: Site, choice: Choice) -> float:
-        bits = 0.0
-        for index, group in enumerate(site.groups):
-            rows, columns = group.shape(choice.kept, choice.total)
-            setting = choice.weights[index] if choice.weights else DENSE
-            bits += setting.nominal_bits(dense_bits) * rows * columns
-        return bits / total
+        matrices = _matrices(site, choice)
+        return sum(s.nominal_bits(dense_bits) * math.prod(shape) for s, shape in matrices) / total
 
     return _cost(space, 0.0, of)
 
 
 def _linear(site: Site, choice: Choice, dense_bits: int) -> float:
     """Return the bytes of a site's linear layers; each tensor is padded by less than a byte."""
-    bits = 0
-    for index, group in enumerate(site.groups):
-        rows, columns = group.shape(choice.kept, choice.total)
-        setting = choice.weights[index] if choice.weights else DENSE
-        bits += setting.stored_bits(rows, columns, dense_bits)
-    return bits / 8
+    return sum(s.stored_bits(*shape, dense_bits) for s, shape in _matrices(site, choice)) / 8
+
+
+def _matrices(site: Site, choice: Choice) -> Iterator[tuple[WeightSetting, tuple[int, int]]]:
+    """Yield the setting and the (rows, columns) of each linear group that a choice leaves."""
+    settings = choice.weights or (DENSE,) * len(site.groups)
+    for group, setting in zip(site.groups, settings, strict=True):
+        yield setting, group.shape(choice.kept, choice.total)
 
 
 def _uncompressed(site: Site, choice: Choice) -> int:
