@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,52 @@ from autocompress.search.strategies import make_strategy
 from autocompress.trial import Genotype, Measurement
 from benchmarks.laboratory import Laboratory, Step
 
-OTHERS = ("uniform", "random", "additive", "leave-one-out", "shortgpt", "cosine")
-OURS, THEIRS = "evolve", "evopress"
+OURS = "evolve"
 BOOTSTRAPS = 2000
-MOST_STEPS = 8
+MOST_STEPS = 4
 
 Row = dict[str, Any]
 TaskFor = Callable[[int | None], Task]
 """Makes the task, given the most tokens a search may spend."""
+Figures = Mapping[str, Callable[[Genotype], float]]
+"""What else is told of what strategies end with."""
 
 
-def contest(lab: Laboratory, task_for: TaskFor, known: Row) -> Row:
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Whom ours is held against.
+
+    Args:
+        evopress: Which of EvoPress's schedules; ours may spend as many tokens.
+        others: Strategies with a cost of their own.
+    """
+
+    evopress: str
+    others: tuple[str, ...]
+
+
+SHAPES = Field(
+    "evopress", ("uniform", "random", "additive", "leave-one-out", "shortgpt", "cosine")
+)
+BITS_IN_FULL = Field("evopress", ())
+BITS = Field("evopress-fast", ("uniform", "additive", "weight-error", "fisher"))
+SPARSITY = Field("evopress-fast", ("uniform", "additive", "weight-error", "owl"))
+
+
+def contest(lab: Laboratory, task_for: TaskFor, field: Field, known: Row) -> Row:
     """Run EvoPress to its end, ours with at most its tokens, and the others; measure them all.
 
     Args:
         known: A row of an earlier run: what it holds of a strategy is not run again.
     """
     row = dict(known)
-    for name in (THEIRS, *OTHERS):
+    theirs = field.evopress
+    for name in (theirs, *field.others):
         if name not in row:
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
     if OURS not in row:
-        row[OURS] = _path(_run(lab, OURS, task_for(row[THEIRS][-1]["tokens"])))
-    strategies = (OURS, THEIRS, *OTHERS)
+        row[OURS] = _path(_run(lab, OURS, task_for(row[theirs][-1]["tokens"])))
+    strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
     losses = lab.held_out([Genotype(tuple(step["levels"])) for step in lacking])
     for step in lacking:
@@ -50,9 +74,9 @@ def contest(lab: Laboratory, task_for: TaskFor, known: Row) -> Row:
     def reached(loss: float) -> int | None:
         return next((int(s["tokens"]) for s in row[OURS] if s["kl"] <= loss), None)
 
-    goal = final(THEIRS).loss
+    goal = final(theirs).loss
     return row | {
-        "minus_ours": {name: paired(final(name), final(OURS)) for name in (THEIRS, *OTHERS)},
+        "minus_ours": {name: paired(final(name), final(OURS)) for name in (theirs, *field.others)},
         "tokens_to_evopress_final": reached(goal),
         "tokens_to_one_percent_of_it": reached(1.01 * goal),
     }
@@ -67,13 +91,13 @@ def paired(theirs: Measurement, ours: Measurement) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def summary(rows: Sequence[Row], evopress: str) -> dict[str, dict[str, Any]]:
     """Return medians over seeds for each case; a run that never got there counts as infinite."""
     parts: dict[str, dict[str, Any]] = {}
     for case in sorted({row["case"] for row in rows}):
         own = [row for row in rows if row["case"] == case]
-        shares = [_share(row) for row in own]
-        ratios = [row[OURS][-1]["kl"] / row[THEIRS][-1]["kl"] for row in own]
+        shares = [_share(row, evopress) for row in own]
+        ratios = [row[OURS][-1]["kl"] / row[evopress][-1]["kl"] for row in own]
         rng = np.random.default_rng(0)
         drawn = rng.choice(shares, (BOOTSTRAPS, len(shares)))
         medians = np.sort(np.median(drawn, axis=1))
@@ -90,9 +114,17 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 class Series:
     """Rows of a contest, one a case and seed, in a file that is whole after each of them."""
 
-    def __init__(self, output: Path, about: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        output: Path,
+        field: Field,
+        about: Mapping[str, object],
+        figures: Figures | None = None,
+    ) -> None:
         self._output = output
+        self._field = field
         self._about = about
+        self._figures = figures or {}
         known = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.is_file() else []
         self._rows: dict[tuple[str, int], Row] = {(row["case"], row["seed"]): row for row in known}
 
@@ -101,10 +133,19 @@ class Series:
         known = self._rows.get((case, seed), {"case": case, "seed": seed})
         if "minus_ours" in known and OURS in known:
             return
+        row = contest(lab, task_for, self._field, known)
+        ends = {
+            name: Genotype(tuple(row[name][-1]["levels"]))
+            for name in (OURS, self._field.evopress, *self._field.others)
+        }
+        for figure, of in self._figures.items():
+            row[figure] = {name: of(genotype) for name, genotype in ends.items()}
         machine = hardware(lab.prepared.device, lab.workers)
-        self._rows[case, seed] = contest(lab, task_for, known) | {"hardware": machine}
+        about = {"hardware": machine, "number_format": lab.number_format}
+        self._rows[case, seed] = row | about
         rows = [self._rows[key] for key in sorted(self._rows)]
-        result = {**self._about, "summary": summary(rows), "rows": rows}
+        whole = summary([row for row in rows if "minus_ours" in row], self._field.evopress)
+        result = {**self._about, "summary": whole, "rows": rows}
         self._output.parent.mkdir(parents=True, exist_ok=True)
         partial = self._output.with_suffix(".partial")
         partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
@@ -128,9 +169,9 @@ def _path(steps: Sequence[Step]) -> list[Row]:
     ]
 
 
-def _share(row: Row) -> float:
+def _share(row: Row, evopress: str) -> float:
     reached = row["tokens_to_evopress_final"]
-    return float("inf") if reached is None else reached / row[THEIRS][-1]["tokens"]
+    return float("inf") if reached is None else reached / row[evopress][-1]["tokens"]
 
 
 def _number(value: float) -> float | None:

@@ -1,93 +1,143 @@
 """The parts of docs/measured.md, and their figures, that hold strategies side by side."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from autocompress.export.figures import write_png
-from benchmarks.contest import OTHERS, OURS, THEIRS
+from benchmarks.contest import BITS, OURS, SHAPES, SPARSITY, Field
 from benchmarks.markdown_table import table
 
-COLOURS = {OURS: "#0072b2", THEIRS: "#d55e00"}
 READ = (
     "Same workers, same text, same metric; tokens are summed over candidates, warm start "
     "included. KL is that of the report text, which no strategy has read, over the teacher's 512 "
     "likeliest of 4,096 tokens and the rest. In brackets 95 % intervals, paired over sequences. "
-    "Random is the best of 32 on 8,192 tokens each. Seconds, in the JSON, are of machines that "
-    "did other work too."
+    "Seconds, in the JSON, are of machines that did other work too."
 )
-DEPTH = (
+RANDOM = "Random is the best of 32 on 8,192 tokens each."
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page.
+
+    Args:
+        text: What was run.
+        case: What cases are called.
+        picture: File name of its figure.
+        title: A panel's title, of a case.
+    """
+
+    text: str
+    case: str
+    picture: str
+    title: str
+    field: Field
+
+
+_DEPTH = Section(
     "## Depth, beside EvoPress\n\n"
     "`python -m benchmarks.depth --output benchmarks/results/depth.json`\n\n"
     "k attention and k MLP sub-blocks of the reference model's 12 layers are dropped, EvoPress's "
     "own constraint. EvoPress runs its full default schedule (64 random candidates, then "
     "k (12 - k) / 1.5 generations of 32 mutants on 2,048 tokens and the best two and the parent "
-    "on 32,768); ours may spend as many tokens and ends by itself. Losses are computed in "
-    "float32; the rows so far are of commit e17fd8f, whose moves were not batched yet. "
-    f"{READ}"
+    f"on 32,768); ours may spend as many tokens and ends by itself. {READ} {RANDOM}",
+    "k",
+    "depth.png",
+    "{0} attention and {0} MLP of 12 dropped",
+    SHAPES,
 )
-DEPTH_WIDTH = (
+_DEPTH_WIDTH = Section(
     "## Depth and width under a latency, beside all strategies\n\n"
     "`python -m benchmarks.depth_width --output benchmarks/results/depth-width.json`\n\n"
     "The reference model at predicted speedups by one stored latency table, "
     "`benchmarks/results/latency-table.json`. EvoPress switches levels between sites of a kind, "
     "and draws again what misses the latency; its generations follow from the sites that its "
-    f"random parents compress. Ours may spend as many tokens and ends by itself. {READ}"
+    f"random parents compress. Ours may spend as many tokens and ends by itself. {READ} {RANDOM}",
+    "target",
+    "depth-width.png",
+    "{}x predicted",
+    SHAPES,
 )
+_BITS = Section(
+    "## Bits, beside EvoPress and the additive baselines\n\n"
+    "`python -m benchmarks.bits --output benchmarks/results/bits.json`\n\n"
+    "Mean nominal bits of the searched linear layers, codes of 2 to 6 bits, asymmetric, all built "
+    "by GPTQ in groups of the largest size that fits. EvoPress runs its super-fast schedule (400 "
+    "generations of 16 mutants on 512 tokens and the best and the parent on 8,192), and trades "
+    "bits within groups of one size, its default. Uniform takes, between two levels, the best of "
+    "32 random fills of the two; additive is the knapsack over measured single changes, "
+    "weight-error over the squared change of weights, and fisher over output errors weighted by "
+    f"squared gradients. Ours may spend as many tokens and ends by itself. {READ}",
+    "bits",
+    "bits.png",
+    "{} nominal bits",
+    BITS,
+)
+_SPARSITY = Section(
+    "## Sparsity, beside EvoPress and OWL\n\n"
+    "`python -m benchmarks.sparsity --output benchmarks/results/sparsity.json`\n\n"
+    "Mean sparsity of the searched linear layers, all built by SparseGPT; levels of all groups "
+    "lie 8,192 weights apart. EvoPress runs its super-fast schedule. OWL takes the best of its "
+    f"multiples and spreads. Ours may spend as many tokens and ends by itself. {READ}",
+    "sparsity",
+    "sparsity.png",
+    "{} of the weights zero",
+    SPARSITY,
+)
+
+SECTIONS = {
+    "depth.json": _DEPTH,
+    "depth-width.json": _DEPTH_WIDTH,
+    "bits.json": _BITS,
+    "sparsity.json": _SPARSITY,
+}
+"""By their results, in the page's order."""
 
 ALL = (
     "All strategies under the same constraint: median KL over seeds, and in how many of the seeds "
-    "ours is better, its interval excluding zero:"
+    "ours is better, its interval excluding zero; behind it the worst seed's ratio of our KL to "
+    "theirs:"
 )
 
 
-def depth(result: Mapping[str, Any]) -> str:
-    return _section(DEPTH, "k", "depth.png", result)
-
-
-def depth_width(result: Mapping[str, Any]) -> str:
-    return _section(DEPTH_WIDTH, "target", "depth-width.png", result)
-
-
-def _section(text: str, case: str, picture: str, result: Mapping[str, Any]) -> str:
+def section(own: Section, result: Mapping[str, Any]) -> str:
+    """Return the text and tables of a contest."""
     rows = result["rows"]
     cases = sorted({row["case"] for row in rows})
     seeds = {name: sorted(row["seed"] for row in rows if row["case"] == name) for name in cases}
+    case = own.case
     done = "; ".join(
         f"{case} = {name}: seeds {', '.join(map(str, seeds[name]))}" for name in cases
     )
+    formats = " and ".join(sorted({row["number_format"] for row in rows}))
     return "\n\n".join(
         [
-            f"{text} Measured so far: {done}{_of_old(result)}.",
-            f"![KL against tokens]({picture})",
-            _races(case, rows),
+            f"{own.text} Losses are computed in {formats}. Measured so far: {done}.",
+            f"![KL against tokens]({own.picture})",
+            _races(own, rows),
             _medians(case, result["summary"]),
             ALL,
-            _others(case, cases, rows),
+            _others(own, cases, rows),
         ]
     )
 
 
-def _of_old(result: Mapping[str, Any]) -> str:
-    if "commit" not in result:
-        return ""
-    return f", all at commit {result['commit']}, before the search changed"
-
-
-def _races(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _races(own: Section, rows: Sequence[Mapping[str, Any]]) -> str:
     head = [
-        case, "seed", "EvoPress: KL, tokens", "ours: KL, tokens", "EvoPress's KL minus ours",
+        own.case, "seed", "EvoPress: KL, tokens", "ours: KL, tokens", "EvoPress's KL minus ours",
         "tokens until ours was as good", "share", "until within 1 %",
     ]  # fmt: skip
     body = []
     for row in rows:
-        ours, theirs = row[OURS][-1], row[THEIRS][-1]
+        ours, theirs = row[OURS][-1], row[own.field.evopress][-1]
         reached = row["tokens_to_evopress_final"]
         close = row["tokens_to_one_percent_of_it"]
-        low, high = row["minus_ours"][THEIRS]
+        low, high = row["minus_ours"][own.field.evopress]
         total = theirs["tokens"]
         body.append(
             [
@@ -123,24 +173,29 @@ def _medians(case: str, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _others(case: str, cases: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _others(own: Section, cases: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     def cell(name: str, case: str) -> str:
-        own = [row for row in rows if row["case"] == case]
-        kl = statistics.median(row[name][-1]["kl"] for row in own)
+        rows_ = [row for row in rows if row["case"] == case]
+        kl = statistics.median(row[name][-1]["kl"] for row in rows_)
+        bits = statistics.median(row.get("stored_bits", {name: 0.0})[name] for row in rows_)
+        told = f"{kl:.4f}" + (f" ({bits:.2f} true bits)" if bits else "")
         if name == OURS:
-            return f"{kl:.4f}"
-        better = sum(row["minus_ours"][name][0] > 0 for row in own)
-        worse = sum(row["minus_ours"][name][1] < 0 for row in own)
-        return f"{kl:.4f}, better in {better} of {len(own)}" + (
+            return told
+        better = sum(row["minus_ours"][name][0] > 0 for row in rows_)
+        worse = sum(row["minus_ours"][name][1] < 0 for row in rows_)
+        worst = max(row[OURS][-1]["kl"] / row[name][-1]["kl"] for row in rows_)
+        return f"{told}, better in {better} of {len(rows_)}, {worst:.3f}" + (
             f", WORSE in {worse}" if worse else ""
         )
 
-    body = [[name, *(cell(name, each) for each in cases)] for name in (OURS, THEIRS, *OTHERS)]
-    return table(["strategy", *(f"{case} = {name}" for name in cases)], body)
+    names = (OURS, own.field.evopress, *own.field.others)
+    body = [[name, *(cell(name, each) for each in cases)] for name in names]
+    return table(["strategy", *(f"{own.case} = {name}" for name in cases)], body)
 
 
-def draw(result: Mapping[str, Any], title: Callable[[str], str], path: Path) -> None:
+def draw(own: Section, result: Mapping[str, Any], folder: Path) -> None:
     """Draw held-out KL against tokens, a panel for each case, a line for each seed."""
+    colours = {OURS: "#0072b2", own.field.evopress: "#d55e00"}
     cases = sorted({row["case"] for row in result["rows"]})
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for index, case in enumerate(cases, 1):
@@ -148,20 +203,20 @@ def draw(result: Mapping[str, Any], title: Callable[[str], str], path: Path) -> 
         labelled: set[str] = set()
         for row in result["rows"]:
             if row["case"] == case:
-                for name in (THEIRS, OURS):
+                for name in (own.field.evopress, OURS):
                     steps = row[name]
                     axes.step(
                         [step["tokens"] for step in steps],
                         [step["kl"] for step in steps],
-                        where="post", color=COLOURS[name], alpha=0.75, linewidth=1.4,
+                        where="post", color=colours[name], alpha=0.75, linewidth=1.4,
                         label=None if name in labelled else {OURS: "ours"}.get(name, name),
                     )  # fmt: skip
                     labelled.add(name)
         axes.set_xscale("log")
-        axes.set_title(title(case), fontsize=10)
+        axes.set_title(own.title.format(case), fontsize=10)
         axes.set_xlabel("tokens spent")
         axes.spines[["top", "right"]].set_visible(False)
         if index == 1:
             axes.set_ylabel("KL on held-out text")
             axes.legend(frameon=False)
-    write_png(figure, path)
+    write_png(figure, folder / own.picture)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autocompress.spaces.cost import drops_of_each_kind
 from autocompress.trial import Split
-from benchmarks.contest import Series
+from benchmarks.contest import SHAPES, Series
 from benchmarks.laboratory import laboratory
 
 
@@ -31,7 +31,7 @@ def main() -> None:
             "layers": lab.prepared.architecture.n_layers,
             "held_out_sequences": len(lab.prepared.sequences[Split.REPORT]),
         }
-        series = Series(arguments.output, about)
+        series = Series(arguments.output, SHAPES, about)
         for case, seed in cases:
             constraint = drops_of_each_kind(lab.prepared.space, int(case))
             series.run(case, seed, lab, functools.partial(lab.task, constraint, seed))

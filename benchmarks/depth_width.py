@@ -17,7 +17,7 @@ from pathlib import Path
 from autocompress.pipeline.prepared import import_table
 from autocompress.spaces.cost import under
 from autocompress.trial import Split
-from benchmarks.contest import Series
+from benchmarks.contest import SHAPES, Series
 from benchmarks.laboratory import ROOT, laboratory
 
 TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
@@ -38,7 +38,7 @@ def main() -> None:
             "workload": str(table.workload),
             "held_out_sequences": len(lab.prepared.sequences[Split.REPORT]),
         }
-        series = Series(arguments.output, about)
+        series = Series(arguments.output, SHAPES, about)
         for case, seed in cases:
             constraint = under(lab.prepared.space, cost, cost.dense / float(case))
             series.run(case, seed, lab, functools.partial(lab.task, constraint, seed))

@@ -57,6 +57,11 @@ class Laboratory:
         self._held_out = self._driver()
 
     @property
+    def number_format(self) -> str:
+        """What losses are computed in: the checkpoint's format where the machine multiplies it."""
+        return "float32" if loading.lacks_bfloat16(self.prepared.device) else "bfloat16"
+
+    @property
     def workers(self) -> int:
         """How many workers measure at a time."""
         return self._pool.n_workers
@@ -124,12 +129,10 @@ def laboratory(
 ) -> Iterator[Laboratory]:
     """Open workers on a model, one for each core, with all levels built.
 
-    Losses are computed in float32: the same numbers on machines with and without bfloat16.
-
     Args:
         settings: Further values of the spec.
     """
-    usual = {"model": str(model), "target_speedup": 2, "dtype": "float32"}
+    usual = {"model": str(model), "target_speedup": 2}
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
     n = len(os.sched_getaffinity(0))
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()

@@ -187,16 +187,11 @@ def main() -> None:
         main_jobs(read("main-job.json"), read("main-job-1.5x.json")),
         f"## Against the baselines\n\n{COMPARISON}\n\n" + quality(read("quality.json")),
     ]
-    if (RESULTS / "depth.json").is_file():
-        depth = read("depth.json")
-        parts.append(contest_page.depth(depth))
-        contest_page.draw(
-            depth, "{0} + {0} of 12 + 12 dropped".format, ROOT / "docs" / "depth.png"
-        )
-    if (RESULTS / "depth-width.json").is_file():
-        both = read("depth-width.json")
-        parts.append(contest_page.depth_width(both))
-        contest_page.draw(both, "{}x predicted".format, ROOT / "docs" / "depth-width.png")
+    for name, own in contest_page.SECTIONS.items():
+        if (RESULTS / name).is_file():
+            result = read(name)
+            parts.append(contest_page.section(own, result))
+            contest_page.draw(own, result, ROOT / "docs")
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():

@@ -16,8 +16,8 @@ def row(seed: int, reached: int | None, kl: float) -> Row:
 
 
 def test_a_run_that_never_got_there_counts_as_infinitely_long() -> None:
-    most = summary([row(0, 100, 0.5), row(1, None, 0.6), row(2, 300, 0.5)])
-    few = summary([row(0, 100, 0.5), row(1, None, 0.6), row(2, None, 0.5)])
+    most = summary([row(0, 100, 0.5), row(1, None, 0.6), row(2, 300, 0.5)], "evopress")
+    few = summary([row(0, 100, 0.5), row(1, None, 0.6), row(2, None, 0.5)], "evopress")
 
     assert most["3"]["share_of_tokens"] == pytest.approx(0.3)
     assert few["3"]["share_of_tokens"] is None
