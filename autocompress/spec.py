@@ -84,8 +84,11 @@ class SearchSpec:
     `target_bits` is a mean over the dense model's searched linear layers, of codes alone
     (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model stores.
     `bits` and `sparsities` are what a linear layer may take, as text: `4` or `mxfp4`, `0.5` or
-    `2:4`; `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that
-    engines fuse share a setting unless `per_linear`.
+    `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on both sides
+    of the only one of `sparsities`. `group_size` columns share a scale, None picks it, 0 takes
+    whole rows. Layers that engines fuse share a setting unless `per_linear`. A `pruner` may be a
+    formula of weights `W` and inputs `X`. A layer is calibrated with those before it stored as
+    `upstream` says: `dense`, or one of `bits` or `sparsities`.
     """
 
     model: str
@@ -99,10 +102,12 @@ class SearchSpec:
     group_size: int | None = None
     symmetric: bool = False
     sparsities: tuple[str, ...] = SPARSITIES
+    sparsity_step: int | None = None
     kv_bits: tuple[str, ...] = CACHE_BITS
     per_linear: bool = False
     quantizer: str = "gptq"
     pruner: str = "sparsegpt"
+    upstream: str = "dense"
     engine: str = "torch"
     workload: Workload = Workload()
     device: str = "auto"
@@ -173,14 +178,28 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             f"bits: integers alone can be joined with sparsity, but got {', '.join(formats)}; "
             "leave them out, or sparsity."
         )
+    middles = _names(checked, "sparsities") or SPARSITIES
+    if "sparsity_step" in checked and (len(middles) > 1 or ":" in middles[0]):
+        problems.append(
+            "sparsity_step: one share such as `sparsities: 0.5`, the middle of the levels, must "
+            f"hold, but got {', '.join(middles)}."
+        )
     if checked.get("address") is not None and checked.get("pool", "local") != "ray":
         problems.append("address: `pool: ray` must hold when an address is given.")
-    if problems:
-        raise SpecError(" ".join(problems))
     if checked.get("space", ("auto",)) == ("auto",):
         # What the engine can run and needs no recovery: fewer bits store less and run no faster.
         is_timed = "target_speedup" in checked
         checked["space"] = ("depth", "width") if is_timed else ("bits",)
+    upstream = ["dense"]
+    upstream += _names(checked, "bits") or BITS if "bits" in _names(checked, "space") else ()
+    upstream += middles if "sparsity" in _names(checked, "space") else ()
+    if checked.get("upstream", "dense") not in upstream:
+        problems.append(
+            f"upstream: unknown {checked['upstream']!r}. Known in this space: "
+            f"{', '.join(upstream)}."
+        )
+    if problems:
+        raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
 
 
@@ -259,6 +278,19 @@ def _share(sparsity: str) -> float:
     return float(match[1]) if match[1] else 1 - int(match[2]) / int(match[3])
 
 
+def _pruner(value: object) -> str:
+    """Read a name, or the formula of a metric, which is checked where it is compiled."""
+    if isinstance(value, str) and ("W" in value or "X" in value):
+        return value.strip()
+    return values_of.one_of(PRUNERS)(value)
+
+
+def _upstream(value: object) -> str:
+    if isinstance(value, bool):
+        raise ValueError(f"`dense`, or what layers may take, must hold, but got {value}")
+    return str(value).strip()
+
+
 def _workload(value: object) -> Workload:
     return Workload.parse(str(value))
 
@@ -281,10 +313,12 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "group_size": values_of.whole(0, 65_536),
     "symmetric": values_of.flag,
     "sparsities": _sparsities,
+    "sparsity_step": values_of.whole(1, 10**12),
     "kv_bits": _cache_bits,
     "per_linear": values_of.flag,
     "quantizer": values_of.one_of(QUANTIZERS),
-    "pruner": values_of.one_of(PRUNERS),
+    "pruner": _pruner,
+    "upstream": _upstream,
     "engine": values_of.one_of(ENGINES),
     "workload": _workload,
     "device": _device,

@@ -14,7 +14,7 @@ from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.operators.statistics import gather
 from autocompress.operators.structured_obs import StructuredObs
-from autocompress.spaces.base import Choice, SiteKind
+from autocompress.spaces.base import SiteKind
 from tests.tiny_models import token_ids
 
 GPTQ = Gptq()
@@ -32,8 +32,8 @@ def build_levels(shaped: ShapedModel, levels: Levels, kinds: Sequence[SiteKind])
     """Build what the database lacks of all sites of some kinds of a dense model."""
     sites = shaped.space.sites
     missing = [i for i, site in enumerate(sites) if site.kind in kinds and levels.lacks(site)]
-    statistics = gather(shaped, missing, token_ids(8, 16, seed=3)) if missing else {}
-    for index in missing:
-        shaped.set(index, Choice(sites[index].units, sites[index].units))
+    if not missing:
+        return
+    for index, statistics in gather(shaped, missing, token_ids(8, 16, seed=3)):
         weights = [linear.weight for linear in shaped.linears(index)]
-        levels.build(sites[index], weights, statistics[index])
+        levels.build(sites[index], weights, statistics)

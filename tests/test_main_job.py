@@ -370,6 +370,17 @@ def test_a_target_in_bits_is_met_by_the_file(
         ("two", ("--target-bytes=90%", "--target-params=95%", "--space=depth,width,bits")),
         ("single", ("--target-bits=4", "--bits=8,4,2", "--per-linear", "--symmetric")),
         ("counted", ("--target-bits=24", "--counted-bits=whole", "--bits=8,4")),
+        ("upstream", ("--target-bits=4", "--bits=8,4,2", "--upstream=4")),
+        (
+            "formula",
+            (
+                "--target-params=85%",
+                "--space=sparsity",
+                "--sparsities=0.5",
+                "--sparsity-step=512",
+                "--pruner=abs(W) * X",
+            ),
+        ),
     ],
 )
 def test_what_is_promised_is_recomputed_from_the_written_file(

@@ -30,9 +30,11 @@ SPEC_FLAGS = (
     "bits",
     "group_size",
     "sparsities",
+    "sparsity_step",
     "kv_bits",
     "quantizer",
     "pruner",
+    "upstream",
     "engine",
     "workload",
     "device",
@@ -167,6 +169,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--symmetric", action="store_true", help="codes around 0, without zero points"
     )
     parser.add_argument("--sparsities", metavar="0.5,2:4", help="that weights may take")
+    parser.add_argument(
+        "--sparsity-step",
+        metavar="N",
+        help="weights between neighbouring levels, equal in all layers, around one --sparsities",
+    )
     parser.add_argument("--kv-bits", metavar="8,4", help="that KV caches may take")
     parser.add_argument(
         "--per-linear",
@@ -174,7 +181,17 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         help="a setting for every linear layer, also for those that engines fuse",
     )
     parser.add_argument("--quantizer", help=f"what builds codes: {', '.join(QUANTIZERS)}")
-    parser.add_argument("--pruner", help=f"what builds zeros: {', '.join(PRUNERS)}")
+    parser.add_argument(
+        "--pruner",
+        help=f"what builds zeros: {', '.join(PRUNERS)}, or the formula of a score of weights W "
+        "and inputs X, such as 'abs(W) * X'",
+    )
+    parser.add_argument(
+        "--upstream",
+        metavar="3",
+        help="how layers are stored while those after them are calibrated: dense, or one of "
+        "--bits or --sparsities",
+    )
     parser.add_argument("--engine", help="what runs the model: torch")
     parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")

@@ -15,17 +15,16 @@ from torch import Tensor
 
 from autocompress.errors import SpecError
 from autocompress.operators.base import Statistics, check
+from autocompress.operators.database import address
 from autocompress.operators.masks import mask_in_rows
 from autocompress.operators.packed import PackedWeight
 from autocompress.operators.pruning import PRUNES, column_norms, pruned
+from autocompress.operators.weight_operators import METRIC_VARIABLES
 from autocompress.spaces.settings import WeightSetting
 
 _SMALL: Final = 1e-12
 # Text that nests deeper is no metric, and would exhaust the stack.
 MOST_NODES: Final = 200
-
-VARIABLES: Final = ("W", "X")
-"""W is the (rows, columns) weight, X the root mean square of every input, (1, columns)."""
 
 
 def _minmax(x: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ class SymbolicMetric:
     """The highest scores of every row stay, by a formula; integers are rounded to nearest.
 
     Args:
-        expression: Of `VARIABLES`, `PRIMITIVES`, numbers, + - * / and brackets.
+        expression: Of `METRIC_VARIABLES`, `PRIMITIVES`, numbers, + - * / and brackets.
 
     Raises:
         SpecError: If it is no such expression.
@@ -74,7 +73,7 @@ class SymbolicMetric:
     def __init__(self, expression: str) -> None:
         self._tree = parse(expression)
         self._text = ast.unparse(self._tree)
-        self.version = f"symbolic-1 {self._text}"
+        self.version = f"symbolic-1-{address(self._text)}"  # part of a file's name
 
     def build(
         self, weight: Tensor, statistics: Statistics, settings: Sequence[WeightSetting]
@@ -114,7 +113,7 @@ def parse(expression: str) -> ast.expr:
     functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         _check(node, expression, is_function=id(node) in functions)
-    if not any(isinstance(node, ast.Name) and node.id in VARIABLES for node in nodes):
+    if not any(isinstance(node, ast.Name) and node.id in METRIC_VARIABLES for node in nodes):
         raise SpecError(f"A metric must read W or X, but got {expression!r}.")
     return tree
 
@@ -123,7 +122,7 @@ def _check(node: ast.AST, expression: str, *, is_function: bool) -> None:
     """Refuse a node that no metric has."""
     match node:
         case ast.Name(id=name):
-            _check_name(name, tuple(PRIMITIVES) if is_function else VARIABLES)
+            _check_name(name, tuple(PRIMITIVES) if is_function else METRIC_VARIABLES)
         case ast.Call(func=ast.Name(), args=[_], keywords=[]):
             pass
         case ast.Constant(value=int() | float() as number) if _is_usual(number):
@@ -134,8 +133,8 @@ def _check(node: ast.AST, expression: str, *, is_function: bool) -> None:
             pass
         case _:
             raise SpecError(
-                f"An expression of {', '.join(VARIABLES)}, numbers, + - * / and functions of one "
-                f"argument must hold, but got {expression!r}."
+                f"An expression of {', '.join(METRIC_VARIABLES)}, numbers, + - * / and functions "
+                f"of one argument must hold, but got {expression!r}."
             )
 
 

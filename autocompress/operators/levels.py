@@ -5,6 +5,7 @@ are stored is built beforehand; of a narrowed output projection it is built when
 for, from the width's own weight and the Hessian of the columns that it keeps.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,27 @@ def settings_of(site: Site, group: int) -> tuple[WeightSetting, ...]:
                 total = total.with_setting(setting)
         combined.append(total)
     return tuple(dict.fromkeys(setting for setting in combined if not setting.is_dense))
+
+
+def stored_as(site: Site, setting: WeightSetting) -> Choice:
+    """Return a whole site stored alike, in groups of whatever size its layers have.
+
+    What cannot be stored so is left dense.
+    """
+    plain = dataclasses.replace(setting, group_size=None, symmetric=False)
+    found = [
+        next(
+            (
+                own
+                for own in settings_of(site, index)
+                if dataclasses.replace(own, group_size=None, symmetric=False) == plain
+            ),
+            DENSE,
+        )
+        for index in range(len(site.groups))
+    ]
+    stored = tuple(found) if any(not own.is_dense for own in found) else ()
+    return Choice(site.units, site.units, stored)
 
 
 def _columns(units: Tensor, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Gathers what operators need to know about the inputs of each site, from the dense model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +9,28 @@ from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import Statistics
 from autocompress.operators.levels import SiteStatistics
-from autocompress.spaces.base import Choice
+from autocompress.spaces.base import Choice, Site
 
 SEQUENCES_AT_ONCE = 4
+
+Upstream = Callable[[Site], Choice]
+"""What a site is set to before its output goes on to the sites after it."""
+
+
+def dense(site: Site) -> Choice:
+    """Leave a site as it is: no site sees the error of those before it."""
+    return Choice(site.units, site.units)
 
 
 @torch.inference_mode()
 def gather(
-    shaped: ShapedModel, sites: Sequence[int], sequences: Tensor
-) -> dict[int, SiteStatistics]:
-    """Return the statistics of some sites; the model is left dense up to the last of them.
+    shaped: ShapedModel, sites: Sequence[int], sequences: Tensor, upstream: Upstream = dense
+) -> Iterator[tuple[int, SiteStatistics]]:
+    """Yield the statistics of some sites, one by one, each dense while it is looked at.
 
-    One walk over the sites with all sequences, so that a streamed model's tensors come once.
+    One walk over the sites with all sequences, so that a streamed model's tensors come once. A
+    site goes on as `upstream` wants it only when the next one is asked for: what that needs of
+    the site can be built in between.
     Memory: (sequences, T, hidden) in the model's number format, twice.
 
     Args:
@@ -29,23 +39,35 @@ def gather(
         sequences: (sequences, T) token ids, on the model's device.
     """
     stepper = Stepper(shaped)
-    found: dict[int, SiteStatistics] = {}
     states = [stepper.embed(batch) for batch in sequences.split(SEQUENCES_AT_ONCE)]
     for index, site in enumerate(shaped.space.sites[: max(sites) + 1]):
-        shaped.set(index, Choice(site.units, site.units))
-        linears = shaped.linears(index)
-        sums = [_Sum(linears[-1])] if index in sites else []
-        if index in sites and any(gene.group for gene in site.genes):
-            sums.append(_Sum(linears[0]))
-        try:
-            states = [stepper.run(index, batch) for batch in states]
-        finally:
-            for own in sums:
+        onward = upstream(site)
+        if index in sites:
+            shaped.set(index, dense(site))
+            statistics, after = _observed(shaped, stepper, index, states)
+            yield index, statistics
+            if onward == dense(site):
+                states = after
+                continue
+        shaped.set(index, onward)
+        states = [stepper.run(index, batch) for batch in states]
+
+
+def _observed(
+    shaped: ShapedModel, stepper: Stepper, index: int, states: Sequence[Tensor]
+) -> tuple[SiteStatistics, list[Tensor]]:
+    """Run a site; return what its linear layers read, and what comes after it."""
+    linears = shaped.linears(index)
+    output = _Sum(linears[-1])
+    is_stored = any(gene.group for gene in shaped.space.sites[index].genes)
+    inputs = _Sum(linears[0]) if is_stored else None
+    try:
+        after = [stepper.run(index, batch) for batch in states]
+    finally:
+        for own in (output, inputs):
+            if own is not None:
                 own.remove()
-        if sums:
-            output, *inputs = (Statistics(own.total() / sequences.numel()) for own in sums)
-            found[index] = SiteStatistics(inputs[0] if inputs else None, output)
-    return found
+    return SiteStatistics(inputs.mean() if inputs else None, output.mean()), after
 
 
 class _Sum:
@@ -53,14 +75,16 @@ class _Sum:
 
     def __init__(self, linear: nn.Linear) -> None:
         self._sum: Tensor | None = None
+        self._tokens = 0
         self.remove: Callable[[], None] = linear.register_forward_pre_hook(self._add).remove
 
-    def total(self) -> Tensor:
-        """Return the sum, (columns, columns) float32."""
+    def mean(self) -> Statistics:
+        """Return the mean over tokens, a Hessian of (columns, columns) float32."""
         if self._sum is None:
             raise ValueError("nothing was run")
-        return self._sum
+        return Statistics(self._sum / self._tokens)
 
     def _add(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].flatten(0, -2).float()  # (tokens, columns)
         self._sum = x.T @ x if self._sum is None else self._sum + x.T @ x
+        self._tokens += len(x)

@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 from autocompress.errors import SpecError
@@ -17,20 +17,30 @@ WEIGHT_OPERATORS: Final[Mapping[str, str]] = {
     "sparsegpt": "autocompress.operators.sparse_gpt:SparseGpt",
     "wanda": "autocompress.operators.pruning:Wanda",
 }
-"""Operators that need no argument; `expressions.SymbolicMetric` needs its expression."""
+"""Operators that need no argument; a metric needs its formula, told by its variables."""
+
+METRIC: Final = "autocompress.operators.expressions:SymbolicMetric"
+METRIC_VARIABLES: Final = ("W", "X")
+"""W is the (rows, columns) weight, X the root mean square of every input, (1, columns)."""
 
 
 def load_weight_operator(name: str) -> "WeightOperator":
-    """Return an operator with its defaults.
+    """Return an operator with its defaults, or the metric that a formula such as `abs(W)` makes.
 
     Raises:
-        SpecError: If there is none of this name.
+        SpecError: If there is none of this name, or the formula is none.
     """
+    if any(variable in name for variable in METRIC_VARIABLES):
+        return _load(METRIC)(name)
     if name not in WEIGHT_OPERATORS:
         near = difflib.get_close_matches(name, WEIGHT_OPERATORS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise SpecError(
             f"Unknown operator {name!r}{hint} Known: {', '.join(sorted(WEIGHT_OPERATORS))}."
         )
-    module, _, member = WEIGHT_OPERATORS[name].partition(":")
-    return cast("WeightOperator", getattr(importlib.import_module(module), member)())
+    return _load(WEIGHT_OPERATORS[name])()
+
+
+def _load(path: str) -> "Callable[..., WeightOperator]":
+    module, _, member = path.partition(":")
+    return cast("Callable[..., WeightOperator]", getattr(importlib.import_module(module), member))

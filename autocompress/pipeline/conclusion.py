@@ -2,6 +2,7 @@
 
 import math
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -240,9 +241,11 @@ def command(prepared: Prepared) -> str:
         ("bits", ",".join(spec.bits), ",".join(BITS)),
         ("group-size", spec.group_size, None),
         ("sparsities", ",".join(spec.sparsities), ",".join(SPARSITIES)),
+        ("sparsity-step", spec.sparsity_step, None),
         ("kv-bits", ",".join(spec.kv_bits), ",".join(CACHE_BITS)),
         ("quantizer", spec.quantizer, "gptq"),
         ("pruner", spec.pruner, "sparsegpt"),
+        ("upstream", spec.upstream, "dense"),
         ("workload", str(spec.workload), "1x128+64"),
         ("device", spec.device, "auto"),
         ("dtype", spec.dtype, "auto"),
@@ -260,9 +263,8 @@ def command(prepared: Prepared) -> str:
         ("seed", spec.seed, None),
     ):
         if value is not None and value != usual:
-            parts.append(
-                f"--{flag} {value:g}" if isinstance(value, float) else f"--{flag} {value}"
-            )
+            told = f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
+            parts.append(f"--{flag} {told}")
     for flag, is_set in (("symmetric", spec.symmetric), ("per-linear", spec.per_linear)):
         parts += [f"--{flag}"] if is_set else []
     return " ".join(parts)

@@ -16,7 +16,8 @@ from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
-from autocompress.pipeline.shapes import space_of
+from autocompress.operators.weight_operators import load_weight_operator
+from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
@@ -70,6 +71,7 @@ class Prepared:
             str(CALIBRATION_SEQUENCES),
             self.spec.dtype,
             str(loading.lacks_bfloat16(self.device)),
+            self.spec.upstream,
         )
         return SessionPlan(
             model=self.folder,
@@ -88,6 +90,7 @@ class Prepared:
             weights_bytes=self.spec.weights_bytes,
             codes=self.spec.quantizer,
             zeros=self.spec.pruner,
+            upstream=setting_of(self.spec.upstream),
         )
 
 
@@ -101,6 +104,7 @@ def prepare(spec: SearchSpec) -> Prepared:
     folder = loading.resolve(spec.model)
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
     space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
+    load_weight_operator(spec.pruner)
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)

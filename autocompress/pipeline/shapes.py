@@ -27,6 +27,7 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
         symmetric=spec.symmetric,
         blocks=blocks if is_coded else (),
         sparsities=tuple(WeightSetting.parse(f"s{n}") for n in spec.sparsities if is_sparse),
+        sparsity_step=spec.sparsity_step,
         cache_bits=tuple(int(bits) for bits in spec.kv_bits if "kv" in spec.space),
     )
     return make_space(
@@ -39,6 +40,15 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
         groups=shape.groups,
         other_parameters=shape.other_parameters,
     )
+
+
+def setting_of(name: str) -> WeightSetting | None:
+    """Return what one of a spec's `bits` or `sparsities` says, without groups; None for dense."""
+    if name == "dense":
+        return None
+    if name.isdigit():
+        return WeightSetting(bits=int(name))
+    return WeightSetting.parse(name if name.isalnum() else f"s{name}")
 
 
 def to_document(shape: ModelShape) -> Mapping[str, Json]:

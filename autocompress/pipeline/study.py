@@ -65,10 +65,12 @@ INHERITED_FIELDS = (
     "group_size",
     "symmetric",
     "sparsities",
+    "sparsity_step",
     "kv_bits",
     "per_linear",
     "quantizer",
     "pruner",
+    "upstream",
     "workload",
     "device",
     "dtype",
@@ -315,7 +317,11 @@ def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
         BuildJob(tuple(range(first, min(first + LAYERS_A_JOB, n))))
         for first in range(0, n, LAYERS_A_JOB)
     ]
-    for done, (_, result) in enumerate(pool.build(jobs), 1):
+    # Compressed layers have to be there before those after them are calibrated.
+    in_turn = prepared.spec.upstream != "dense"
+    rounds = [[job] for job in jobs] if in_turn else [jobs]
+    results = (result for round_ in rounds for _, result in pool.build(round_))
+    for done, result in enumerate(results, 1):
         if isinstance(result, Exception):
             raise result
         observer.advance(done, len(jobs))

@@ -21,6 +21,9 @@ from autocompress.spaces.settings import (
     fitting_group_size,
 )
 
+EQUAL_COUNT_LEVELS = 8
+"""On each side of the middle, as EvoPress's."""
+
 Groups = Mapping[SiteKind, Sequence[LinearGroup]]
 """The linear groups of each kind of site."""
 
@@ -51,6 +54,8 @@ class Weights:
         symmetric: Whether codes go without zero points.
         blocks: Names of block formats, besides the integers.
         sparsities: Shares of zero weights, or patterns such as `2:4`, least first.
+        sparsity_step: Weights between neighbouring levels of every group, around the only one of
+            `sparsities`.
         cache_bits: Of KV caches, most first.
     """
 
@@ -59,6 +64,7 @@ class Weights:
     symmetric: bool = False
     blocks: tuple[str, ...] = ()
     sparsities: tuple[WeightSetting, ...] = ()
+    sparsity_step: int | None = None
     cache_bits: tuple[int, ...] = ()
 
 
@@ -179,6 +185,10 @@ def _weight_genes(group: LinearGroup, columns: Sequence[int], weights: Weights) 
     genes = []
     if coded:
         genes.append(Gene(GeneKind.BITS, (DENSE, *coded), group.name))
-    if weights.sparsities:
-        genes.append(Gene(GeneKind.SPARSITY, (DENSE, *weights.sparsities), group.name))
+    sparsities = weights.sparsities
+    if sparsities and weights.sparsity_step:
+        centre, step = sparsities[0].sparsity, weights.sparsity_step
+        sparsities = equal_count_sparsities(group, centre, step, EQUAL_COUNT_LEVELS)
+    if sparsities:
+        genes.append(Gene(GeneKind.SPARSITY, (DENSE, *sparsities), group.name))
     return genes

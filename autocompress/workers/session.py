@@ -12,11 +12,12 @@ from autocompress.models.loading import lacks_bfloat16, load_model
 from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
-from autocompress.operators.levels import Levels, Operators
-from autocompress.operators.statistics import gather
+from autocompress.operators.levels import Levels, Operators, stored_as
+from autocompress.operators.statistics import dense, gather
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.operators.weight_operators import load_weight_operator
-from autocompress.spaces.base import Choice, SearchSpace
+from autocompress.spaces.base import Choice, SearchSpace, Site
+from autocompress.spaces.settings import WeightSetting
 from autocompress.trial import Split
 from autocompress.workers.base import BuildJob, Measured, Shard
 
@@ -31,6 +32,8 @@ class SessionPlan:
         sequences: For each split, (sequences, T) token ids.
         levels: Folder of the level database.
         codes: Name of the operator that builds codes; `zeros`, of the one that builds zeros.
+        upstream: How layers are stored while those after them are calibrated, whatever the
+            size of groups; None leaves them dense.
         weights_bytes: Of the layers' weights on the device; the others are streamed from the
             checkpoint. None holds all.
     """
@@ -47,6 +50,7 @@ class SessionPlan:
     weights_bytes: int | None = None
     codes: str = "gptq"
     zeros: str = "sparsegpt"
+    upstream: WeightSetting | None = None
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -77,6 +81,7 @@ class ModelSession:
         device = torch.device(plan.device)
         if device.type == "cpu":
             torch.set_num_threads(1)
+        self._plan = plan
         self._space = plan.space
         self._levels = plan.open_levels()
         self._text = torch.from_numpy(plan.sequences[Split.SEARCH]).long()
@@ -94,15 +99,18 @@ class ModelSession:
         if not missing:
             return 0
         sequences = self._text[:CALIBRATION_SEQUENCES].to(self._device)
-        statistics = gather(self._shaped, missing, sequences)
         built = 0
-        for index in missing:
-            site = self._space.sites[index]
-            self._shaped.set(index, Choice(site.units, site.units))
+        for index, statistics in gather(self._shaped, missing, sequences, self._upstream):
             weights = [linear.weight.to(self._stored) for linear in self._shaped.linears(index)]
             with torch.inference_mode():
-                built += self._levels.build(site, weights, statistics[index])
+                built += self._levels.build(self._space.sites[index], weights, statistics)
         return built
+
+    def _upstream(self, site: Site) -> Choice:
+        """Return how a site is stored while those after it are calibrated."""
+        if self._plan.upstream is None:
+            return dense(site)
+        return stored_as(site, self._plan.upstream)
 
     def measure(self, shard: Shard) -> Measured:
         """Measure one shard; a loss may be no finite number."""

@@ -146,9 +146,9 @@ def test_statistics_equal_those_of_the_held_model(tiny_models: TinyModels, famil
     folder = tiny_models.folder(family)
     ids = token_ids(6, 10)
 
-    found = gather(streamed(folder, max(site_bytes(folder))), range(2 * LAYERS), ids)
+    found = dict(gather(streamed(folder, max(site_bytes(folder))), range(2 * LAYERS), ids))
 
-    for site, statistics in gather(held(folder), range(2 * LAYERS), ids).items():
+    for site, statistics in gather(held(folder), range(2 * LAYERS), ids):
         assert torch.equal(found[site].output.hessian, statistics.output.hessian)
 
 

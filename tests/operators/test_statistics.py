@@ -1,15 +1,19 @@
 """Gathered Hessians against direct sums over the inputs of every output projection."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.statistics import gather
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.operators.levels import stored_as
+from autocompress.operators.statistics import dense, gather
+from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
 from autocompress.spaces.making import Weights
+from autocompress.spaces.settings import WeightSetting
+from tests.built_levels import open_levels
 from tests.tiny_models import (
     LAYERS,
     PlainSlices,
@@ -51,7 +55,7 @@ def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> No
     for sequence in ids:
         model.model(sequence[None], use_cache=False)
 
-    found = gather(shaped(tiny_models.load(family), CODED), SITES, ids)
+    found = dict(gather(shaped(tiny_models.load(family), CODED), SITES, ids))
 
     assert list(found) == list(SITES)
     for site, statistics in found.items():
@@ -64,7 +68,7 @@ def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> No
 
 
 def test_only_the_sites_asked_for_are_gathered(tiny_models: TinyModels) -> None:
-    found = gather(shaped(tiny_models.load()), [2, 3], token_ids(2, 8))
+    found = dict(gather(shaped(tiny_models.load()), [2, 3], token_ids(2, 8)))
 
     assert list(found) == [2, 3]
     assert found[2].output.hessian.shape == (32, 32)
@@ -74,13 +78,14 @@ def test_only_the_sites_asked_for_are_gathered(tiny_models: TinyModels) -> None:
 def test_inputs_are_not_gathered_where_no_weight_is_stored_otherwise(
     tiny_models: TinyModels,
 ) -> None:
-    found = gather(shaped(tiny_models.load()), SITES, token_ids(2, 8))
+    found = dict(gather(shaped(tiny_models.load()), SITES, token_ids(2, 8)))
 
     assert all(statistics.inputs is None for statistics in found.values())
 
 
 def test_hessians_are_single_precision_for_any_model(tiny_models: TinyModels) -> None:
-    found = gather(shaped(tiny_models.load(dtype=torch.bfloat16)), [0], token_ids(2, 8))
+    model = tiny_models.load(dtype=torch.bfloat16)
+    found = dict(gather(shaped(model), [0], token_ids(2, 8)))
 
     assert found[0].output.hessian.dtype is torch.float32
 
@@ -88,18 +93,50 @@ def test_hessians_are_single_precision_for_any_model(tiny_models: TinyModels) ->
 def test_gathering_leaves_no_hook_behind(tiny_models: TinyModels) -> None:
     model = tiny_models.load()
 
-    gather(shaped(model, CODED), SITES, token_ids(2, 8))
+    list(gather(shaped(model, CODED), SITES, token_ids(2, 8)))
 
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_upstream_error_is_that_of_the_layers_as_they_are_stored(
+    tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    ids = token_ids(6, 10)
+    levels = open_levels(tmp_path)
+    model = ShapedModel(tiny_models.load(), CODED, levels)
+    sites = CODED.sites
+    stored = [stored_as(site, WeightSetting(bits=4)) for site in sites]
+
+    def upstream(site: Site) -> Choice:
+        return stored[sites.index(site)]
+
+    found = {}
+    for index, statistics in gather(model, SITES, ids, upstream):
+        weights = [linear.weight for linear in model.linears(index)]
+        levels.build(sites[index], weights, statistics)
+        found[index] = statistics
+
+    assert all(str(setting) == "w4g8" for choice in stored for setting in choice.weights)
+    for site in SITES:
+        model.apply([*stored[:site], *map(dense, sites[site:])])
+        inputs: Inputs = []
+        hook = model.linears(site)[-1].register_forward_pre_hook(keeper(inputs))
+        with torch.no_grad():
+            model.model.model(ids, use_cache=False)
+        hook.remove()
+        x = torch.cat(inputs)
+        torch.testing.assert_close(
+            found[site].output.hessian.double(), x.T @ x / ids.numel(), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_what_the_model_was_set_to_does_not_matter(tiny_models: TinyModels) -> None:
     ids = token_ids(6, 10)
     model = shaped(tiny_models.load())
-    before = gather(model, [4, 5], ids)
+    before = dict(gather(model, [4, 5], ids))
     model.apply(with_changes(model.space, {(0, SiteKind.MLP): 8, (2, SiteKind.ATTENTION): 0}))
 
-    after = gather(model, [4, 5], ids)
+    after = dict(gather(model, [4, 5], ids))
 
     for site, statistics in before.items():
         assert torch.equal(after[site].output.hessian, statistics.output.hessian)

@@ -1,5 +1,7 @@
 """Spaces are made from a model's shape and what may be compressed."""
 
+import itertools
+
 import pytest
 
 from autocompress.errors import SpecError
@@ -45,6 +47,18 @@ def test_a_default_group_divides_every_width() -> None:
 
 def test_whole_rows_are_asked_for_by_0() -> None:
     assert names(Weights(bits=(4,), group_size=0))[0] == ["dense", "w4"]
+
+
+def test_a_step_in_weights_is_equal_in_all_groups() -> None:
+    weights = Weights(sparsities=(WeightSetting.parse("s0.5"),), sparsity_step=1024)
+    space = make_space(1, 2, 96, depth=False, width=False, weights=weights, groups=GROUPS)
+
+    for gene, site in zip(space.genes, space.gene_sites, strict=True):
+        group = next(g for g in space.sites[site].groups if g.name == gene.group)
+        shares = [s.sparsity for s in gene.settings[1:] if isinstance(s, WeightSetting)]
+        assert 0.5 in shares
+        steps = {round((b - a) * group.weights) for a, b in itertools.pairwise(shares)}
+        assert steps == {1024}
 
 
 def test_a_group_size_that_does_not_divide_is_refused_with_all_offenders() -> None:
