@@ -115,6 +115,29 @@ class PopulationEvaluator:
                         found.put(order[start + candidate], first + row, kl, nll)
         return found.measurements(self._sequences[fidelity.split].shape[1] - 1)
 
+    @torch.inference_mode()
+    def cause(self, genotype: Genotype, fidelity: Fidelity) -> str:
+        """Say which site of a candidate, by itself, first makes numbers that are not finite."""
+        space = self._shaped.space
+        for row in self._rows(fidelity):
+            states = self._stepper.embed(self._ids(fidelity.split, np.asarray([row])))
+            for index, choice in enumerate(space.choices(genotype)):
+                if choice.is_dropped:
+                    continue
+                self._shaped.set(index, choice)
+                states = self._stepper.run(index, states, choice.cache)
+                if not bool(states.isfinite().all()):
+                    site = space.sites[index]
+                    return (
+                        f"The loss of {genotype.key} is not finite: layer {site.layer} "
+                        f"{site.kind}, {choice}, makes numbers that are not, in "
+                        f"{str(states.dtype).removeprefix('torch.')}; try --dtype float32."
+                    )
+        return (
+            f"The loss of {genotype.key} is not finite, though no site makes numbers that are "
+            "not; try --dtype float32."
+        )
+
     def _walk(
         self, blocks: Sequence[Tensor], population: Sequence[tuple[Choice, ...]]
     ) -> Iterator[tuple[int, int, Tensor]]:

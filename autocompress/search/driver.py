@@ -76,19 +76,18 @@ class SearchDriver:
         shards = self._cut(batch)
         missing = [shard for shard in shards if not self._is_known(shard)]
         done = len(shards) - len(missing)
-        spoiled: list[Shard] = []
+        alone: list[Shard] = []
         for shard, result, seconds in self._measured(missing):
-            if isinstance(result, Exception) and len(shard.genotypes) > 1:
-                spoiled.append(shard)
-                continue
-            self._take(shard, result, seconds)
-            done += 1
-            self._on_shard(done, len(shards))
-        # One candidate can spoil its siblings' shard: each of them is then measured by itself.
-        alone = [Shard((genotype,), s.fidelity) for s in spoiled for genotype in s.genotypes]
+            failed = _failed(shard, result) if len(shard.genotypes) > 1 else []
+            # By themselves: one candidate can spoil its siblings' shard, and says why it failed.
+            alone += [Shard((genotype,), shard.fidelity) for genotype in failed]
+            self._take(shard, result, seconds, without=failed)
+            if not failed:
+                done += 1
+                self._on_shard(done, len(shards))
         for shard, result, seconds in self._measured([s for s in alone if not self._is_known(s)]):
             self._take(shard, result, seconds)
-        if spoiled:
+        if alone:
             self._on_shard(len(shards), len(shards))
         return [self._trial(genotype, batch.fidelity) for genotype in batch.candidates]
 
@@ -120,12 +119,23 @@ class SearchDriver:
             yield shards[index], result, now - before
             before = now
 
-    def _take(self, shard: Shard, result: Measured | Exception, seconds: float) -> None:
-        """Record what came of a shard: all its candidates in one transaction."""
+    def _take(
+        self,
+        shard: Shard,
+        result: Measured | Exception,
+        seconds: float,
+        without: Sequence[Genotype] = (),
+    ) -> None:
+        """Record what came of a shard: all its candidates in one transaction.
+
+        Args:
+            without: Candidates of which nothing is recorded yet.
+        """
         records = []
         for index, genotype in enumerate(shard.genotypes):
-            if self._memo.covers(genotype, shard.fidelity):
-                continue  # A sibling's failure had the shard measured once more.
+            # A sibling's failure may have had the shard measured once more.
+            if genotype in without or self._memo.covers(genotype, shard.fidelity):
+                continue
             measurement, error = None, None
             if isinstance(result, Exception):
                 error = str(result)
@@ -151,3 +161,11 @@ class SearchDriver:
         if failure is not None:
             return Trial(genotype, fidelity, None, failure)
         return Trial(genotype, fidelity, self._memo.measurement(genotype, fidelity))
+
+
+def _failed(shard: Shard, result: Measured | Exception) -> list[Genotype]:
+    """Return the candidates of a shard that have no finite loss."""
+    if isinstance(result, Exception):
+        return list(shard.genotypes)
+    pairs = zip(shard.genotypes, result, strict=True)
+    return [genotype for genotype, measured in pairs if not measured.is_finite]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autocompress.errors import EvaluationError
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
 from autocompress.models.loading import lacks_bfloat16, load_model
 from autocompress.models.streaming import Checkpoint
@@ -113,8 +114,16 @@ class ModelSession:
         return stored_as(site, self._plan.upstream)
 
     def measure(self, shard: Shard) -> Measured:
-        """Measure one shard; a loss may be no finite number."""
-        return tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))
+        """Measure one shard; of several candidates some losses may be no finite numbers.
+
+        Raises:
+            EvaluationError: If the loss of the only candidate is not finite, with the site that
+                makes it so.
+        """
+        measured = tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))
+        if len(measured) == 1 and not measured[0].is_finite:
+            raise EvaluationError(self._evaluator.cause(shard.genotypes[0], shard.fidelity))
+        return measured
 
 
 def _shaped(

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
-from autocompress.models.surgery import ShapedModel
+from autocompress.models.surgery import Level, ShapedModel
 from autocompress.models.text import draw_order
-from autocompress.spaces.base import SiteKind
+from autocompress.spaces.base import Choice, Site, SiteKind
 from autocompress.trial import Fidelity, Genotype, Measurement, Split, join
 from tests.tiny_models import (
     VOCABULARY,
@@ -233,3 +233,33 @@ def test_splits_are_read_apart(tiny_models: TinyModels) -> None:
 def test_reading_beyond_the_text_is_an_error(tiny_models: TinyModels) -> None:
     with pytest.raises(ValueError, match="reads beyond the 12 sequences of its split"):
         rig(tiny_models).one(SPACE.dense, Fidelity(Split.SELECTION, 0, 8, 8))
+
+
+class _Overflowing(PlainSlices):
+    """One width of layer 1's MLP is beyond what numbers can hold."""
+
+    def level(self, site: Site, choice: Choice) -> Level:
+        level = super().level(site, choice)
+        if (site.layer, site.kind, choice.kept) == (1, MLP, 16):
+            return Level(level.kept, torch.full_like(level.output, math.inf))
+        return level
+
+
+def test_a_loss_that_is_not_finite_has_a_site_and_a_level_to_blame(
+    tiny_models: TinyModels,
+) -> None:
+    model = tiny_models.load()
+    shaped = ShapedModel(model, SPACE, _Overflowing(model))
+    evaluator = PopulationEvaluator(shaped, SEQUENCES, SEED, WHOLE)
+    broken = genotype_of(
+        SPACE, with_changes(SPACE, {(0, ATTENTION): 0, (1, MLP): 16, (2, MLP): 8})
+    )
+
+    bad, good = evaluator.measure([broken, CANDIDATES[1]], FIRST)
+
+    assert not bad.is_finite
+    assert good.is_finite
+    assert evaluator.cause(broken, FIRST) == (
+        f"The loss of {broken.key} is not finite: layer 1 mlp, width 16/48, makes numbers that "
+        "are not, in float32; try --dtype float32."
+    )

@@ -329,6 +329,11 @@ def test_a_loss_that_is_no_number_fails_its_candidate(store: StudyStore) -> None
 
     assert [trial.measurement is None for trial in trials] == [False, True, False]
     assert str(trials[1].error).endswith("try --dtype float32.")
+    # The others are not read again: the one is, by itself, so that its cause can be told.
+    for one in (CANDIDATES[0], CANDIDATES[2]):
+        read = [s.fidelity.sequences for s in pool.asked if one in s.genotypes]
+        assert sum(read) == LONG.sequences
+    assert any(shard.genotypes == (CANDIDATES[1],) for shard in pool.asked)
 
 
 def test_an_empty_batch_has_no_trials(pool: SynchronousPool, store: StudyStore) -> None:
