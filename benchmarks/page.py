@@ -4,7 +4,6 @@ python -m benchmarks.page
 """
 
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,64 +26,14 @@ INTRODUCTION = (
     "names the command that made its file. The model is the shipped reference model, the workload "
     "`1x128+64`."
 )
-COMPARISON = (
-    "`python benchmarks/quality.py --output benchmarks/results/quality.json --tokens 900000`\n\n"
-    "KL from dense in nats a token on the report text, which nothing before has read. In brackets "
-    "the 95 % interval of the baseline's KL minus ours, paired over sequences. All methods face "
-    "the same predicted constraint; the latency table is measured once and shared, so that the "
-    "measured speedups, here of every winner, correct nothing. Measured at commit d28bf6a, "
-    "when the evolution had no surrogate."
-)
 
 
 def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-def verdict(interval: Sequence[float], ours: float, theirs: float) -> str:
-    low, high = interval
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "WORSE"
-    return f"tied ({ours / theirs - 1:+.1%})"
-
-
 def spread(middle: float, interval: Sequence[float]) -> str:
     return f"{middle:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]"
-
-
-def quality(result: Any) -> str:
-    parts = []
-    for target in sorted({row["target"] for row in result["rows"]}, reverse=True):
-        rows = [row for row in result["rows"] if row["target"] == target]
-        body = []
-        for row in rows:
-            cells = [str(row["seed"]), f"{row['kl']:.4f} ± {1.96 * row['kl_stderr']:.4f}"]
-            for name in BASELINES:
-                base = row["baselines"][name]
-                low, high = base["paired_difference"]
-                word = verdict((low, high), row["kl"], base["kl"])
-                cells.append(f"{base['kl']:.4f} [{low:+.4f}, {high:+.4f}] {word}")
-            cells += [
-                f"{row['perplexity_ratio']:.2f}x",
-                f"{row['predicted']:.2f}x",
-                spread(row["measured"], row["measured_interval"]),
-                f"{row['tokens'] / 1e6:.2f} M, {row['seconds']:.0f} s",
-            ]
-            body.append(cells)
-        median = statistics.median(row["kl"] for row in rows)
-        ratios = ", ".join(
-            f"{name} {statistics.median(r['baselines'][name]['kl'] / r['kl'] for r in rows):.2f}x"
-            for name in BASELINES
-        )
-        head = ["seed", "KL, ours", *BASELINES, "perplexity to dense", "predicted", "measured"]
-        parts.append(
-            f"### {target:g}x\n\n{table([*head, 'cost'], body)}\n\n"
-            f"Median KL {median:.4f}; the baselines' KL as a multiple of ours, median over seeds: "
-            f"{ratios}."
-        )
-    return "\n\n".join(parts)
 
 
 def main_jobs(twice: Any, half: Any) -> str:
@@ -185,7 +134,6 @@ def main() -> None:
     parts = [
         f"# What was measured\n\n{INTRODUCTION}",
         main_jobs(read("main-job.json"), read("main-job-1.5x.json")),
-        f"## Against the baselines\n\n{COMPARISON}\n\n" + quality(read("quality.json")),
     ]
     for name, own in contest_page.SECTIONS.items():
         if (RESULTS / name).is_file():
