@@ -102,8 +102,8 @@ def evaluation(results: Sequence[Any]) -> str:
         f"{first['context']} tokens, {first['rounds']} rounds in turn; medians with a 95 % "
         "bootstrap interval, and the largest relative difference of any candidate's loss. "
         f"{first['hardware']}. In depth and width the parent's sites differ in width, mutants "
-        "change more of them, and the first change comes early: little is shared. The machine did "
-        "other work for some rounds, where an interval is wide.\n\n" + table(head, rows)
+        "change more of them, and the first change comes early: little is shared.\n\n"
+        + table(head, rows)
     )
 
 

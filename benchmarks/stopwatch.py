@@ -12,6 +12,7 @@ from autocompress.models.stepping import Stepper
 from autocompress.models.streaming import Streamer
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.settings import DENSE_CACHE, CacheSetting
 from autocompress.store.study_store import SqlStudyStore
 
 SWAPS, HEAD, LOSSES, STREAMING = "weight swaps", "head", "losses", "streaming"
@@ -55,9 +56,11 @@ def count_sequences() -> Iterator[list[int]]:
     counted: list[int] = []
     function = Stepper.run
 
-    def run(stepper: Stepper, index: int, states: torch.Tensor) -> torch.Tensor:
+    def run(
+        stepper: Stepper, index: int, states: torch.Tensor, cache: CacheSetting = DENSE_CACHE
+    ) -> torch.Tensor:
         counted.append(len(states))
-        return function(stepper, index, states)
+        return function(stepper, index, states, cache)
 
     with mock.patch.object(Stepper, "run", run):
         yield counted
