@@ -48,7 +48,7 @@ class Laboratory:
         folder: Path,
     ) -> None:
         self.prepared = prepared
-        self._shaped = shaped
+        self.shaped = shaped
         self._levels = levels
         self._pool = pool
         self._folder = folder
@@ -107,9 +107,7 @@ class Laboratory:
     def scores(self, strategy: str) -> RuleScores:
         """Return what a strategy's rule says of the dense model, computed once."""
         if strategy not in self._scores:
-            self._scores[strategy] = scores_for(
-                strategy, self.prepared, self._shaped, self._levels
-            )
+            self._scores[strategy] = scores_for(strategy, self.prepared, self.shaped, self._levels)
         return self._scores[strategy]
 
     def _driver(self) -> SearchDriver:

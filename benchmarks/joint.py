@@ -1,0 +1,148 @@
+"""Holds one search over depth, width and bits against bits alone, shapes alone, and in turn.
+
+    python -m benchmarks.joint --output benchmarks/results/joint.json
+
+All end at the same bytes of the whole model. In turn, depth and width are searched down to some
+share of the way in bytes, then bits of what is left down to all of it; of several shares the best
+on the held-out text itself is counted. Every search ends when it finds no improvement or at the
+same number of tokens; two in turn have as many each. KL is measured on all of the report text,
+which none of them reads. What the output holds is not run again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.targets import measure_dense
+from autocompress.search.base import Task
+from autocompress.search.evolve import EvolveStrategy, settings_for
+from autocompress.spaces import sizes
+from autocompress.spaces.base import GeneKind
+from autocompress.spaces.cost import under
+from autocompress.trial import Measurement, Split
+from benchmarks.contest import paired
+from benchmarks.laboratory import Laboratory, laboratory
+from benchmarks.part_of_space import PartOfSpace, PartStrategy
+
+SHAPES, BITS = frozenset({GeneKind.WIDTH}), frozenset({GeneKind.BITS})
+JOINT, BITS_ALONE, SHAPES_ALONE, IN_TURN = "joint", "bits alone", "shapes alone", "in turn"
+
+DENSE_BITS = 16
+
+Row = dict[str, Any]
+Stage = tuple[frozenset[GeneKind], float]
+"""Which genes are searched, and how much of the way down in bytes: 1 for the last."""
+
+
+class Bench:
+    """Searches parts of a laboratory's space down to some bytes of the model, one after another.
+
+    Args:
+        max_tokens: Of one search.
+    """
+
+    def __init__(self, lab: Laboratory, seed: int, max_tokens: int) -> None:
+        self._lab = lab
+        self._seed = seed
+        self._max_tokens = max_tokens
+        space = lab.prepared.space
+        # The laboratory's own model is in float32, its checkpoint is not.
+        whole = measure_dense(lab.shaped).size.parameters * DENSE_BITS // 8
+        in_sites = sizes.stored_bytes(space, DENSE_BITS, 0).dense
+        self._cost = sizes.stored_bytes(space, DENSE_BITS, whole - round(in_sites))
+
+    def search(self, share: float, *stages: Stage) -> Row:
+        """Search some kinds of genes at a time and measure where it ends.
+
+        Args:
+            share: Of the dense model's bytes that may be left at the end.
+        """
+        best, tokens = self._lab.prepared.space.dense, 0
+        for kinds, way in stages:
+            part = PartOfSpace(self._lab.prepared.space, kinds, best)
+            most = self._cost.dense * (1 - way * (1 - share))
+            task = Task(
+                under(part.space, part.cost(self._cost), most),
+                self._seed,
+                self._lab.prepared.spec.context,
+                len(self._lab.prepared.sequences[Split.SEARCH]),
+                max_tokens=self._max_tokens,
+            )
+            own = EvolveStrategy(task, settings_for(task.allowed))
+            end = self._lab.run(PartStrategy(own, part))[-1]
+            best, tokens = end.best, tokens + end.tokens
+        held_out = self._lab.held_out([best])[best]
+        return {
+            "tokens": tokens,
+            "bytes": self._cost.of(self._lab.prepared.space.entries(best)),
+            "levels": list(best.levels),
+            "kl": held_out.loss,
+            "kl_by_sequence": [round(kl, 6) for kl in held_out.kl],
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--percent", type=int, default=30, help="of the dense model's bytes")
+    parser.add_argument("--ways", type=float, nargs="+", default=[0.15, 0.3, 0.5])
+    parser.add_argument("--max-tokens", type=int, default=3_000_000)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    share = arguments.percent / 100
+    both = {f"{IN_TURN}, {way:.0%}": ((SHAPES, way), (BITS, 1.0)) for way in arguments.ways}
+    plans: dict[tuple[str, ...], dict[str, tuple[Stage, ...]]] = {
+        # With bits alone, groups need not divide narrower layers: they may be larger.
+        ("bits",): {BITS_ALONE: ((BITS, 1.0),)},
+        ("depth", "width", "bits"): {
+            JOINT: ((SHAPES | BITS, 1.0),),
+            SHAPES_ALONE: ((SHAPES, 1.0),),
+            **both,
+        },
+    }
+    rows = _read(arguments.output)
+    for space, arms in plans.items():
+        with laboratory(space) as lab:
+            for seed in range(arguments.seeds):
+                row = rows.setdefault(seed, {"seed": seed, "arms": {}})
+                bench = Bench(lab, seed, arguments.max_tokens)
+                for name, stages in arms.items():
+                    if name not in row["arms"]:
+                        row["arms"][name] = bench.search(share, *stages)
+                    print(seed, name, row["arms"][name]["kl"], flush=True)
+                    row["hardware"] = hardware(lab.prepared.device, lab.workers)
+                    row["number_format"] = lab.number_format
+                    _write(arguments.output, rows, arguments.percent)
+
+
+def _read(output: Path) -> dict[int, Row]:
+    if not output.is_file():
+        return {}
+    return {row["seed"]: row for row in json.loads(output.read_text(encoding="utf-8"))["rows"]}
+
+
+def _write(output: Path, rows: dict[int, Row], percent: int) -> None:
+    for row in rows.values():
+        if JOINT in row["arms"]:
+            ours = _measurement(row["arms"][JOINT])
+            row["minus_joint"] = {
+                name: paired(_measurement(arm), ours)
+                for name, arm in row["arms"].items()
+                if name != JOINT
+            }
+    result = {"percent": percent, "rows": [rows[seed] for seed in sorted(rows)]}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial")
+    partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    partial.replace(output)
+
+
+def _measurement(arm: Row) -> Measurement:
+    kl = tuple(arm["kl_by_sequence"])
+    return Measurement(kl, kl, 1)
+
+
+if __name__ == "__main__":
+    main()
