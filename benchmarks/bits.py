@@ -35,10 +35,8 @@ def main() -> None:
     cases = [(f"{bits:g}", seed) for seed in range(arguments.seeds) for bits in arguments.bits]
     with laboratory(["bits"], bits=list(WIDTHS)) as lab:
         space = lab.prepared.space
-        nominal, stored = (
-            sizes.nominal_bits(space, DENSE_BITS),
-            sizes.linear_bytes(space, DENSE_BITS),
-        )
+        nominal = sizes.nominal_bits(space, DENSE_BITS)
+        stored = sizes.linear_bytes(space, DENSE_BITS)
         weights = sum(group.weights for site in space.sites for group in site.groups)
 
         def stored_bits(genotype: Genotype) -> float:

@@ -146,11 +146,16 @@ class Series:
         rows = [self._rows[key] for key in sorted(self._rows)]
         whole = summary([row for row in rows if "minus_ours" in row], self._field.evopress)
         result = {**self._about, "summary": whole, "rows": rows}
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._output.with_suffix(".partial")
-        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
-        partial.replace(self._output)
+        write_whole(self._output, result)
         print(case, seed, json.dumps(result["summary"]), flush=True)
+
+
+def write_whole(output: Path, result: Mapping[str, object]) -> None:
+    """Write a result as JSON in the place of what was there, whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial")
+    partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    partial.replace(output)
 
 
 def _run(lab: Laboratory, name: str, task: Task) -> list[Step]:

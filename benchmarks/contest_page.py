@@ -35,6 +35,7 @@ class Section:
         case: What cases are called.
         picture: File name of its figure.
         title: A panel's title, of a case.
+        field: Who competes.
     """
 
     text: str

@@ -16,13 +16,12 @@ from typing import Any
 
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.targets import measure_dense
-from autocompress.search.base import Task
 from autocompress.search.evolve import EvolveStrategy, settings_for
 from autocompress.spaces import sizes
 from autocompress.spaces.base import GeneKind
 from autocompress.spaces.cost import under
-from autocompress.trial import Measurement, Split
-from benchmarks.contest import paired
+from autocompress.trial import Measurement
+from benchmarks.contest import paired, write_whole
 from benchmarks.laboratory import Laboratory, laboratory
 from benchmarks.part_of_space import PartOfSpace, PartStrategy
 
@@ -63,13 +62,8 @@ class Bench:
         for kinds, way in stages:
             part = PartOfSpace(self._lab.prepared.space, kinds, best)
             most = self._cost.dense * (1 - way * (1 - share))
-            task = Task(
-                under(part.space, part.cost(self._cost), most),
-                self._seed,
-                self._lab.prepared.spec.context,
-                len(self._lab.prepared.sequences[Split.SEARCH]),
-                max_tokens=self._max_tokens,
-            )
+            constraint = under(part.space, part.cost(self._cost), most)
+            task = self._lab.task(constraint, self._seed, self._max_tokens)
             own = EvolveStrategy(task, settings_for(task.allowed))
             end = self._lab.run(PartStrategy(own, part))[-1]
             best, tokens = end.best, tokens + end.tokens
@@ -133,10 +127,7 @@ def _write(output: Path, rows: dict[int, Row], percent: int) -> None:
                 if name != JOINT
             }
     result = {"percent": percent, "rows": [rows[seed] for seed in sorted(rows)]}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    partial.replace(output)
+    write_whole(output, result)
 
 
 def _measurement(arm: Row) -> Measurement:

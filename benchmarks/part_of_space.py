@@ -35,28 +35,16 @@ class PartOfSpace:
 
     def cost(self, whole: AdditiveCost) -> AdditiveCost:
         """Return what entries of this part cost, the other genes as they are."""
-        by_site = self._whole.by_site(self._start.levels)
         found = []
-        for number, (site, menu) in enumerate(
-            zip(self.space.sites, self.space.menus, strict=True)
-        ):
-            of_whole = self._whole.sites[number].genes
+        for number, menu in enumerate(self.space.menus):
             costs = []
-            for entry in menu:
-                own = dict(zip(site.genes, entry.levels, strict=True))
-                levels = [
-                    own.get(gene, level)
-                    for gene, level in zip(of_whole, by_site[number], strict=True)
-                ]
-                costs.append(whole.sites[number][self._entry(number, levels)])
+            for entry in range(len(menu)):
+                entries = [0] * len(self.space.sites)
+                entries[number] = entry
+                of_whole = self._whole.entries(self.whole(self.space.genotype(entries)))
+                costs.append(whole.sites[number][of_whole[number]])
             found.append(tuple(costs))
         return AdditiveCost(whole.fixed, tuple(found))
-
-    def _entry(self, site: int, levels: Sequence[int]) -> int:
-        entry = 0
-        for gene, level in zip(self._whole.sites[site].genes, levels, strict=True):
-            entry = entry * len(gene.settings) + level
-        return min(entry, len(self._whole.menus[site]) - 1)
 
 
 class PartStrategy:
