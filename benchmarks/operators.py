@@ -7,8 +7,11 @@ the inputs that its sample text gives them. An error is tr(Δ H Δᵀ) over the 
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 import statistics as numbers
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +26,11 @@ from autocompress.operators.gptq import Gptq
 from autocompress.operators.pruning import Magnitude, Wanda
 from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
+from autocompress.pipeline.prepared import prepare
 from autocompress.spaces.settings import INTEGER_BITS, WeightSetting, fitting_group_size
+from autocompress.spec import BITS, from_mapping
+from autocompress.workers.base import BuildJob
+from autocompress.workers.session import ModelSession
 
 MODEL = Path(__file__).parent.parent / "examples" / "reference-model"
 SHAPES = ((512, 256), (1536, 256), (256, 768), (2048, 2048))
@@ -147,16 +154,38 @@ def six_to_one(rows: int, columns: int, repeats: int) -> dict[str, float]:
     return {"one_seconds": first, "six_seconds": all_, "ratio": all_ / first}
 
 
+def six_to_one_layers() -> dict[str, float]:
+    """Return the medians over the reference model's layers, built as a worker builds them.
+
+    Calibration, the Hessians, what is read and checked first and the files are in them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        one, six = (_session(names, Path(folder) / names[-1]) for names in (("4",), BITS))
+        times = [
+            tuple(seconds(functools.partial(own.build, BuildJob((layer,)))) for own in (one, six))
+            for layer in range(12)
+        ]
+    first, all_ = (numbers.median(column) for column in zip(*times, strict=True))
+    return {"one_seconds": first, "six_seconds": all_, "ratio": all_ / first}
+
+
+def _session(bits: Sequence[str], folder: Path) -> ModelSession:
+    values = {"model": str(MODEL), "target_bits": 3, "space": ["bits"], "bits": list(bits)}
+    prepared = prepare(from_mapping(values))
+    return ModelSession(dataclasses.replace(prepared.session_plan(""), levels=folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--layers", type=int, default=100, help="random layers")
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=25)
     arguments = parser.parse_args()
 
     timings = {f"{r}x{c}": six_to_one(r, c, arguments.repeats) for r, c in SHAPES}
+    timings["a layer of the reference model"] = six_to_one_layers()
     sources = {
         "random": list(random_layers(arguments.layers)),
         "reference-model": list(model_layers(arguments.sequences, arguments.context)),

@@ -38,6 +38,7 @@ def section(result: Any) -> str:
         "layers, nothing is to be gained.\n\n"
         + table(["layers", "method", "setting", "below", "median", "worst"], errors)
         + "\n\nSix bit-widths (2, 3, 4, 5, 6, 8) come from one sweep of GPTQ over one Hessian; "
-        f"medians of runs in turn, {result['threads']} thread.\n\n"
-        + table(["matrix", "one width", "six widths", "times as long"], times)
+        f"medians of runs in turn, {result['threads']} thread. A matrix: the operator alone. A "
+        "layer: what a worker does for all of its groups, calibration and files included, median "
+        "of 12 layers.\n\n" + table(["matrix", "one width", "six widths", "times as long"], times)
     )

@@ -4,9 +4,13 @@
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
+
+_LOWER_HALVES: Final = {8: 0x00FF00FF00FF00FF, 16: 0x0000FFFF0000FFFF, 32: 0x00000000FFFFFFFF}
+"""Bits of a lane, and which bits of a word are lanes' lower neighbours."""
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
@@ -21,10 +25,10 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return flat.clone()
     n_bytes = math.ceil(len(flat) * bits / 8)
-    # Eight codes fill `bits` bytes whatever `bits` is: they meet in one 64-bit word.
-    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8))
-    word = torch.zeros(len(flat) // 8, dtype=torch.int64, device=codes.device)
-    for place, code in enumerate(flat.view(-1, 8).unbind(1)):
-        word |= code.long() << bits * place
-    parts = [(word >> 8 * place & 255).to(torch.uint8) for place in range(bits)]
-    return torch.stack(parts, 1).flatten()[:n_bytes].clone()
+    # Eight codes fill `bits` bytes whatever `bits` is: as bytes of a little-endian 64-bit word,
+    # neighbours move together until no gap is left: two in 16 bits, four in 32, eight in 64.
+    word = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(torch.int64)
+    for lane, mask in _LOWER_HALVES.items():
+        upper = (word >> lane).bitwise_and_(mask)
+        word = upper.bitwise_left_shift_(lane * bits // 8).bitwise_or_(word & mask)
+    return word.view(torch.uint8).view(-1, 8)[:, :bits].flatten()[:n_bytes].clone()

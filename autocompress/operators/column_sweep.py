@@ -97,4 +97,5 @@ def _sweep_part(
 def working_copies(weight: Tensor, n: int) -> Tensor:
     """Return (columns, n, rows): n copies, in float32 or the weight's own format if finer."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    return weight.T.to(dtype).contiguous()[:, None].repeat(1, n, 1)
+    columns = weight.T.to(dtype).contiguous()[:, None].expand(-1, n, -1)
+    return columns.clone(memory_format=torch.contiguous_format)

@@ -92,12 +92,10 @@ def _swept(
     weight: Tensor, factor: Tensor, grids: Sequence[IntegerGrid], order: Tensor
 ) -> list[Tensor]:
     """Return the codes of the weight on each grid, (rows, columns) in stored order."""
-    copies = working_copies(weight, len(grids))[order]  # (columns, settings, rows)
+    copies = working_copies(weight[:, order], len(grids))  # (columns, settings, rows)
     stacked = StackedGrids(grids, order, copies.dtype)
     sweep(copies.flatten(1), factor.to(copies.dtype), _Rounding(stacked))
-    codes = torch.empty_like(stacked.codes)
-    codes[order] = stacked.codes
-    return list(codes.view(copies.shape).permute(1, 2, 0))
+    return list(stacked.codes.T.contiguous().view(len(grids), *weight.shape))
 
 
 class _Rounding:
@@ -107,7 +105,7 @@ class _Rounding:
         self._grids = grids
 
     def begin(self, first: int, block: Tensor) -> None:
-        self._grids.begin(first, len(block))
+        """Have nothing to look at: grids are fixed before the sweep."""
 
     def fix(self, column: int, weights: Tensor) -> Tensor:
         return self._grids.round(column, weights[0])

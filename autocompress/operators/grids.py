@@ -125,11 +125,13 @@ def _least(
     best = torch.zeros(groups.shape[:2], dtype=torch.int64, device=groups.device)
     for start in range(0, len(groups), at_once):
         part = slice(start, start + at_once)
-        least = torch.full_like(groups[part, :, 0], torch.inf)
+        own = groups[part]
+        exact, lost = torch.empty_like(own), torch.empty_like(own)
+        least = torch.full_like(own[:, :, 0], torch.inf)
         for place, (scale, zero) in enumerate(zip(scales, zeros, strict=True)):
             step = scale[part, :, None].to(groups)
-            exact = torch.addcdiv(zero[part, :, None].to(groups), groups[part], step)
-            lost = exact.round().clamp_(0, 2**bits - 1).sub_(exact).mul_(roots)
+            torch.div(own, step, out=exact).add_(zero[part, :, None].to(groups))
+            torch.round(exact, out=lost).clamp_(0, 2**bits - 1).sub_(exact).mul_(roots)
             loss = torch.linalg.vector_norm(lost, dim=2) * step[..., 0]
             best[part].masked_fill_(loss < least, place)
             least = torch.minimum(least, loss)

@@ -125,8 +125,6 @@ class _Pruning:
         self.masks = torch.empty(copies.shape, dtype=torch.bool, device=copies.device)
 
     def begin(self, first: int, block: Tensor) -> None:
-        if self._rounded_rows:
-            self.grids.begin(first, len(block))
         end = first + len(block)
         scores = self._scores(first, block)  # (block's columns, settings, rows)
         for place, setting in enumerate(self._settings):

@@ -1,5 +1,6 @@
 """Rounds whole columns of weights that are stacked by setting, each on its setting's own grid."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,34 +19,38 @@ class StackedGrids:
     """
 
     def __init__(self, grids: Sequence[IntegerGrid], order: Tensor, dtype: torch.dtype) -> None:
-        self._order = order
-        self._sizes = [grid.group_size for grid in grids]
-        self._scales = [grid.scales.T.to(dtype) for grid in grids]  # (groups, rows)
-        self._lowest = [-grid.zeros.T.to(dtype) for grid in grids]
-        highest = [torch.full_like(grid.scales[:, 0], 2**grid.bits - 1) for grid in grids]
-        self._spans = torch.cat(highest).to(dtype) if highest else torch.empty(0)
-        self._first = 0
-        self.codes = torch.empty(len(order), len(self._spans), dtype=torch.uint8).to(order.device)
-        """(columns, rows of all), in the order of the sweep; filled by `round`."""
-
-    def begin(self, first: int, n: int) -> None:
-        """Gather what n columns from `first` on are rounded by."""
-        self._first = first
-        columns = self._order[first : first + n]
-        groups = [columns // size for size in self._sizes]
-        self._step = _side_by_side(self._scales, groups)  # (n, rows of all)
-        self._low = _side_by_side(self._lowest, groups)
-        self._high = self._low + self._spans
+        n_rows = sum(len(grid.scales) for grid in grids)
+        self.codes = torch.empty(len(order), n_rows, dtype=torch.uint8, device=order.device)
+        """(columns, rows of all), in stored order; filled by `round`."""
+        if not grids:
+            return
+        # So many columns lie in one group of every grid: a row of each table serves all of them.
+        size = math.gcd(*(grid.group_size for grid in grids))
+        self._places = order.tolist()
+        self._size = size
+        self._steps = _side_by_side([grid.scales for grid in grids], grids, size, dtype)
+        self._lowest = -_side_by_side([grid.zeros for grid in grids], grids, size, dtype)
+        spans = [torch.full_like(grid.scales[:, 0], 2**grid.bits - 1) for grid in grids]
+        self._highest = self._lowest + torch.cat(spans).to(dtype)
 
     def round(self, column: int, weights: Tensor) -> Tensor:
         """Return the weights of a column, shape (rows of all,), on their grids; keep the codes."""
-        place = column - self._first
-        step = self._step[place]
-        low = self._low[place]
-        steps = (weights / step).round_().clamp_(low, self._high[place])
-        self.codes[column] = steps - low
+        place = self._places[column]
+        group = place // self._size
+        step, low = self._steps[group], self._lowest[group]
+        steps = (weights / step).round_().clamp_(low, self._highest[group])
+        self.codes[place] = steps - low
         return steps.mul_(step)
 
 
-def _side_by_side(tables: Sequence[Tensor], groups: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.index_select(0, g) for t, g in zip(tables, groups, strict=True)], 1)
+def _side_by_side(
+    tables: Sequence[Tensor], grids: Sequence[IntegerGrid], size: int, dtype: torch.dtype
+) -> Tensor:
+    """Return (rows, groups) tables as one, (groups of `size` columns, rows of all)."""
+    return torch.cat(
+        [
+            table.T.to(dtype).repeat_interleave(grid.group_size // size, 0)
+            for table, grid in zip(tables, grids, strict=True)
+        ],
+        1,
+    )
