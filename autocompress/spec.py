@@ -45,6 +45,7 @@ BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = ("target_speedup", "target_bytes", "target_bits", "target_params")
+TARGET_FLAGS: Final = tuple(f"--{name.replace('_', '-')}" for name in TARGETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,13 @@ class SearchSpec:
     parent: str | None = None
     trust_remote_code: bool = False
 
+    @property
+    def targets(self) -> dict[str, object]:
+        """The targets that are given, by name, and which bits are counted."""
+        given = {name: getattr(self, name) for name in TARGETS}
+        found = {name: value for name, value in given.items() if value is not None}
+        return found | {"counted_bits": self.counted_bits}
+
     def to_json(self) -> dict[str, bool | int | float | str | list[str] | None]:
         """Return the form kept in the store; `from_mapping` reads it back."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -162,11 +170,10 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if "model" not in checked and not any(p.startswith("model:") for p in problems):
         problems.append("model: missing; give MODEL or write it into autocompress.yaml.")
     targets = [name for name in TARGETS if given.get(name) is not None]
-    flags = [f"--{name.replace('_', '-')}" for name in TARGETS]
     if not targets:
         problems.append(
-            f"target: missing; give {', '.join(flags[:-1])} or {flags[-1]}, or write one into "
-            "autocompress.yaml."
+            f"target: missing; give {', '.join(TARGET_FLAGS[:-1])} or {TARGET_FLAGS[-1]}, or "
+            "write one into autocompress.yaml."
         )
     elif len(targets) > 2:
         problems.append(
@@ -223,18 +230,6 @@ def read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise SpecError(f"{path} must hold a mapping of names to values.")
     return loaded
-
-
-def parse_speedup(text: str) -> float:
-    """Read a target such as `2x`.
-
-    Raises:
-        SpecError: If it is none.
-    """
-    try:
-        return values_of.number(1, 1000, suffix="x")(text)
-    except ValueError as error:
-        raise SpecError(f"target_speedup: {error}.") from error
 
 
 def _unknown(key: str) -> str:

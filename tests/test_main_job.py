@@ -340,14 +340,17 @@ def report_of(job: Job, study: str) -> dict[str, Any]:
     return found
 
 
-def test_a_target_in_bits_is_met_by_the_file(
-    job: Job, tiny_llama: Path, calibration: Path
-) -> None:
+@pytest.fixture(scope="module")
+def coded(job: Job, tiny_llama: Path, calibration: Path) -> Job:
+    """A job whose study `bits` is finished."""
     own = stored(job, tiny_llama, calibration)
-
     own.run("search", "bits", "--target-bits=3.5", "--bits=8,4,2")
+    return own
 
-    report = report_of(own, "bits")
+
+def test_a_target_in_bits_is_met_by_the_file(coded: Job) -> None:
+    report = report_of(coded, "bits")
+
     assert report["met"] is True
     assert report["gate"]["passed"] is True
     assert report["target"] == {"kind": "bits", "value": 3.5}
@@ -358,6 +361,39 @@ def test_a_target_in_bits_is_met_by_the_file(
     assert report["loss"]["kl"] <= 1.05 * report["baselines"]["additive"]["kl"]
     assert report["parameters"]["compressed"] == report["parameters"]["dense"]
     assert report["bytes"]["compressed"] < report["bytes"]["dense"]
+
+
+def test_a_study_of_bits_answers_another_size(coded: Job) -> None:
+    before = coded.shards("bits")
+
+    told, _ = coded.run("retarget", "bits", "--target-bits=4.5")
+    as_json, _ = coded.run("retarget", "bits", "--target-bytes=75%", "--target-bits=4", "--json")
+    listed, _ = coded.run("pareto", "bits", "--by=bytes")
+
+    found = json.loads(as_json)
+    report = report_of(coded, "bits")
+    assert told.startswith("PREDICTED, nothing measured: KL ")
+    assert [target["kind"] for target in found["targets"]] == ["bytes", "bits"]
+    assert found["speedup"] is None
+    assert found["bytes"] <= 0.75 * report["bytes"]["dense"]
+    assert 3.0 < found["bits"]["nominal"] <= 4 + 1e-9 < found["bits"]["stored"]
+    assert f"{report['bytes']['compressed']:,}" in listed
+    assert coded.shards("bits") == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["--target-bytes=80%", "--target-bits=4.5"])
+def test_refine_of_a_size_keeps_what_was_measured(coded: Job, target: str) -> None:
+    inherited = set(coded.shards("bits"))
+    study = f"refined{target.partition('=')[2]}"
+
+    output = coded.folder / study
+    coded.run("retarget", "bits", target, "--refine", f"--new-study={study}", f"--output={output}")
+
+    report = report_of(coded, study)
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert not inherited & set(coded.shards(study))
 
 
 @pytest.mark.slow

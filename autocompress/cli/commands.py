@@ -17,12 +17,13 @@ from autocompress.cli.flags import (
     Command,
     make_parser,
     spec_of,
+    targets_of,
 )
 from autocompress.cli.observers import make_observer
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import TARGETS, SearchSpec, parse_speedup
+from autocompress.spec import TARGETS, SearchSpec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,29 +120,22 @@ def _report(parsed: argparse.Namespace) -> None:
 
 
 def _retarget(parsed: argparse.Namespace) -> None:
-    target = parse_speedup(parsed.target_speedup)
-    name = parsed.new_study or f"{parsed.study}-{target:g}x"
+    targets = targets_of(parsed)
+    from autocompress.pipeline.retargeting import answer, to_text
+
+    name = parsed.new_study or f"{parsed.study}-{_targets(targets).replace(' ', '-')}"
     if parsed.refine:
         from autocompress.pipeline.study import refine
 
-        _run_study(partial(refine, parsed.storage, parsed.study, target, name), name, parsed)
+        _run_study(partial(refine, parsed.storage, parsed.study, targets, name), name, parsed)
         return
-    from autocompress.pipeline.retargeting import answer
-
-    found = answer(parsed.storage, parsed.study, target)
+    found = answer(parsed.storage, parsed.study, targets)
     if parsed.json:
         print(json.dumps(found.to_json()))
         return
-    low, high = found.speedup_interval
-    least, most = found.kl_interval
-    print(
-        f"PREDICTED, nothing measured: {found.speedup:.2f}x [{low:.2f}, {high:.2f}], "
-        f"KL {found.kl:.4f} [{least:.4f}, {most:.4f}] nats a token"
-    )
-    for layer, kind, choice in found.layers:
-        if choice != "dense":
-            print(f"  layer {layer:>3} {kind:<10} {choice}")
-    command = f"autocompress retarget {parsed.study} --target-speedup {target:g}x --refine"
+    print(to_text(found), end="")
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in targets.items()]
+    command = f"autocompress retarget {parsed.study} {' '.join(flags)} --refine"
     print(f"Search on from there, and have it measured: `{command}`.")
 
 
@@ -150,7 +144,7 @@ def _pareto(parsed: argparse.Namespace) -> None:
     from autocompress.export.render import write_front
     from autocompress.pipeline.pareto import read_front
 
-    front = read_front(parsed.storage, parsed.study, parsed.sequences)
+    front = read_front(parsed.storage, parsed.study, parsed.by, parsed.sequences)
     output = parsed.output or DEFAULT_OUTPUT / parsed.study
     write_front(front, output)
     print(to_text(front), end="")
@@ -192,7 +186,8 @@ def _targets(spec: Mapping[str, object]) -> str:
         value = spec.get(name)
         if value is not None:
             told = f"{value:g}" if isinstance(value, float) else str(value)
-            found.append(told + units[name.removeprefix("target_")])
+            unit = units[name.removeprefix("target_")]
+            found.append(told if told.lower().endswith(unit.lower()) else told + unit)
     return " ".join(found)
 
 

@@ -12,6 +12,8 @@ from autocompress.spec import (
     QUANTIZERS,
     SPACES,
     STRATEGIES,
+    TARGET_FLAGS,
+    TARGETS,
     SearchSpec,
     from_mapping,
     read_yaml,
@@ -55,6 +57,8 @@ SPEC_FLAGS = (
     "seed",
 )
 
+AXES = tuple(name.removeprefix("target_") for name in TARGETS)
+
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -96,10 +100,10 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     profile.set_defaults(command=run["profile"])
 
     retarget = commands.add_parser(
-        "retarget", help="what a study predicts for another target; --refine to search it"
+        "retarget", help="what a study predicts for other targets; --refine to search them"
     )
     retarget.add_argument("study", metavar="STUDY")
-    retarget.add_argument("--target-speedup", metavar="1.7x", required=True)
+    _add_targets(retarget)
     retarget.add_argument(
         "--refine", action="store_true", help="search on from the prediction, export and prove it"
     )
@@ -119,6 +123,9 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "pareto", help="show which measured candidates no other dominates"
     )
     pareto.add_argument("study", metavar="STUDY")
+    pareto.add_argument(
+        "--by", choices=AXES, help="what is held against loss (default: the study's first target)"
+    )
     pareto.add_argument(
         "--sequences",
         type=int,
@@ -145,19 +152,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         help="YAML file of these settings; flags override it (default: "
         "autocompress.yaml where no MODEL is given)",
     )
-    parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
-    parser.add_argument(
-        "--target-bytes", metavar="4GB", help="of the whole model, or 50%% of dense"
-    )
-    parser.add_argument("--target-bits", metavar="3.5", help="mean of the searched linear layers")
-    parser.add_argument(
-        "--target-params", metavar="50%", help="of the whole model, or a number such as 3B"
-    )
-    parser.add_argument(
-        "--counted-bits",
-        help="what --target-bits counts: nominal (codes alone), stored (scales, zero points and "
-        "masks too), or whole (embeddings and head too, of the whole model)",
-    )
+    _add_targets(parser)
     parser.add_argument("--space", help=f"auto, or a list of: {','.join(SPACES)}")
     parser.add_argument(
         "--bits", metavar="2,3,4", help="that weights may take: 2 to 8, fp8, mxfp4, nvfp4"
@@ -226,6 +221,22 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
+    parser.add_argument(
+        "--target-bytes", metavar="4GB", help="of the whole model, or 50%% of dense"
+    )
+    parser.add_argument("--target-bits", metavar="3.5", help="mean of the searched linear layers")
+    parser.add_argument(
+        "--target-params", metavar="50%", help="of the whole model, or a number such as 3B"
+    )
+    parser.add_argument(
+        "--counted-bits",
+        help="what --target-bits counts: nominal (codes alone), stored (scales, zero points and "
+        "masks too), or whole (embeddings and head too, of the whole model)",
+    )
+
+
 def _add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"default: {DEFAULT_STORAGE}"
@@ -240,6 +251,19 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print events as JSON Lines")
+
+
+def targets_of(parsed: argparse.Namespace) -> dict[str, object]:
+    """Return the targets that flags give, by name, and which bits are counted if they say it.
+
+    Raises:
+        SpecError: If there is none.
+    """
+    given = {name: getattr(parsed, name) for name in (*TARGETS, "counted_bits")}
+    found = {name: value for name, value in given.items() if value is not None}
+    if not any(name in found for name in TARGETS):
+        raise SpecError(f"Give a target: {', '.join(TARGET_FLAGS[:-1])} or {TARGET_FLAGS[-1]}.")
+    return found
 
 
 def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:

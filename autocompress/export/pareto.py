@@ -1,5 +1,6 @@
 """What is told of a study's Pareto front: its values, and its table and notes in words."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -7,9 +8,42 @@ from typing import Final, cast
 from autocompress.export.report_json import Json, to_plain
 from autocompress.export.report_words import percent
 
-HEADS: Final = ("predicted", "KL ± stderr", "sequences", "draws", "genotype", "what is done")
+_HEADS: Final = ("KL ± stderr", "sequences", "draws", "genotype", "what is done")
 _TO_THE_RIGHT: Final = 3
 _WORDS: Final = {"attention": "attention", "mlp": "MLP"}
+
+
+class Axis(enum.StrEnum):
+    """What is held against loss."""
+
+    SPEEDUP = "speedup"
+    BYTES = "bytes"
+    BITS = "bits"
+    PARAMS = "params"
+
+    @property
+    def label(self) -> str:
+        """What the values are, in words."""
+        return _LABELS[self]
+
+    @property
+    def is_reckoned(self) -> bool:
+        """Whether values follow from settings alone, and nothing is predicted."""
+        return self is not Axis.SPEEDUP
+
+    def told(self, value: float) -> str:
+        """Return a value as a table says it."""
+        if self is Axis.SPEEDUP:
+            return f"{value:.3f}x"
+        return f"{value:.3f}" if self is Axis.BITS else f"{value:,.0f}"
+
+
+_LABELS: Final = {
+    Axis.SPEEDUP: "predicted speedup",
+    Axis.BYTES: "bytes of the model",
+    Axis.BITS: "bits a weight",
+    Axis.PARAMS: "parameters",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,35 +52,47 @@ class Member:
 
     Args:
         genotype: Its short name.
-        milliseconds: Predicted, of the study's workload.
+        value: Its place on the front's axis.
         kl: Mean over all that it was read on of the search text, nats a token.
         kl_stderr: Standard error of `kl` over sequences; None for a single one.
         sequences: Read in all; one that two draws hold counts twice.
         draws: Of the search text.
-        dropped: Sites dropped, by kind.
-        narrowed: Sites narrowed, by kind.
+        changed: What is done to how many sites, by kind of site: `drop`, `narrow`, `quantize`,
+            `prune`, `cache`.
     """
 
     genotype: str
     levels: tuple[int, ...]
-    predicted_speedup: float
-    milliseconds: float
+    value: float
     kl: float
     kl_stderr: float | None
     sequences: int
     draws: tuple[int, ...]
-    dropped: Mapping[str, int]
-    narrowed: Mapping[str, int]
+    changed: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a candidate lies that is not in the front."""
+    """Where a candidate lies that is not in the front; `value` is on the front's axis."""
 
     genotype: str
-    predicted_speedup: float
+    value: float
     kl: float
     sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What predicted speedups rest on.
+
+    Args:
+        mape: Mean absolute error of the predicted latencies on held-out configurations.
+    """
+
+    engine: str
+    hardware: str
+    workload: str
+    mape: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +100,10 @@ class ParetoFront:
     """The measured candidates of a study that no other dominates, and all others.
 
     Args:
-        mape: Mean absolute error of the predicted latencies on held-out configurations.
+        counted_bits: Which bits, where the axis is of bits.
+        timing: None where nothing is predicted.
         least_sequences: What a candidate must have been read on to compete.
-        members: Least loss first, which is also the least speedup first.
+        members: Least loss first, which is also the least speedup or the largest size first.
         dominated: The others that competed.
         too_little_read: Those that did not.
     """
@@ -64,10 +111,9 @@ class ParetoFront:
     study: str
     state: str
     model: str
-    engine: str
-    hardware: str
-    workload: str
-    mape: float
+    axis: Axis
+    counted_bits: str | None
+    timing: Timing | None
     least_sequences: int
     members: tuple[Member, ...]
     dominated: tuple[Place, ...]
@@ -84,8 +130,8 @@ class ParetoFront:
 
 def to_text(front: ParetoFront) -> str:
     """Return the front as a table for a terminal, with its notes."""
-    lines = [HEADS, *rows(front)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
+    lines = [heads(front), *rows(front)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = [
         "  ".join(
             cell.rjust(width) if column < _TO_THE_RIGHT else cell.ljust(width)
@@ -98,17 +144,27 @@ def to_text(front: ParetoFront) -> str:
 
 def title(front: ParetoFront) -> str:
     """Say what the front is of."""
-    return (
-        f"Pareto front of study {front.study} ({front.state}): {front.model}, {front.engine}, "
-        f"workload {front.workload}"
-    )
+    timing = front.timing
+    timed = "" if timing is None else f", {timing.engine}, workload {timing.workload}"
+    return f"Pareto front of study {front.study} ({front.state}): {front.model}{timed}"
+
+
+def heads(front: ParetoFront) -> Sequence[str]:
+    """Return the table's heads."""
+    return (axis_label(front), *_HEADS)
+
+
+def axis_label(front: ParetoFront) -> str:
+    """Say what the candidates' values are."""
+    counted = "" if front.counted_bits is None else f"{front.counted_bits} "
+    return f"{counted}{front.axis.label}"
 
 
 def rows(front: ParetoFront) -> list[Sequence[str]]:
-    """Return the table's rows under `HEADS`, least loss first."""
+    """Return the table's rows under `heads`, least loss first."""
     return [
         (
-            f"{member.predicted_speedup:.3f}x",
+            front.axis.told(member.value),
             _kl(member.kl, member.kl_stderr),
             f"{member.sequences:,}",
             ", ".join(map(str, member.draws)),
@@ -120,10 +176,10 @@ def rows(front: ParetoFront) -> list[Sequence[str]]:
 
 
 def changes(member: Member) -> str:
-    """Say how many sites are dropped and narrowed."""
+    """Say to how many sites what is done."""
     parts = [
         f"{verb} {', '.join(f'{n} {_WORDS[kind]}' for kind, n in sites.items() if n)}"
-        for verb, sites in (("drop", member.dropped), ("narrow", member.narrowed))
+        for verb, sites in member.changed.items()
         if any(sites.values())
     ]
     return "; ".join(parts) or "dense"
@@ -134,7 +190,8 @@ def notes(front: ParetoFront) -> list[str]:
     n_competing = len(front.members) + len(front.dominated)
     competed = (
         f"The front holds {len(front.members)} of the {n_competing:,} candidates read on "
-        f"{front.least_sequences} sequences or more: whatever is faster than a member loses more."
+        f"{front.least_sequences} sequences or more: whatever is "
+        f"{'smaller' if front.axis.is_reckoned else 'faster'} than a member loses more."
     )
     said = [competed]
     if front.too_little_read:
@@ -143,10 +200,13 @@ def notes(front: ParetoFront) -> list[str]:
             f"Read on fewer and not competing: {len(front.too_little_read):,}; "
             f"`--sequences {least}` lets all of them in."
         )
-    said.append(
-        "Speedups are predicted from the study's latency table, with a mean error of "
-        f"{percent(front.mape, 1)} on held-out configurations."
-    )
+    if front.timing is not None:
+        said.append(
+            "Speedups are predicted from the study's latency table, with a mean error of "
+            f"{percent(front.timing.mape, 1)} on held-out configurations."
+        )
+    else:
+        said.append(f"{axis_label(front).capitalize()} follow from the candidates' settings.")
     said.append(
         "KL is the mean over all the search text that a candidate was read on, in nats a token. "
         "Losses on different draws of the text do not compare exactly, and a difference of less "

@@ -21,7 +21,7 @@ from autocompress.export.gate import GateReport
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
-from autocompress.pipeline.targets import DenseModel, ModelSize, is_met, targets_of
+from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, targets_of
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
@@ -42,7 +42,7 @@ class Verified:
 
     artifact: Artifact
     gate: GateReport
-    dense: DenseModel
+    dense: DenseSize
     answers: tuple[str, str, str]
 
 
@@ -106,7 +106,7 @@ def make_report(
     check = None if table is None else table.check(space)
     ours = standings.winner
     dense, artifact = verified.dense, verified.artifact
-    written = ModelSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
+    written = WrittenSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
     nominal = sizes.nominal_bits(space, dense.number_bits).of(space.entries(found.winner))
     targets = targets_of(spec, dense)
 
@@ -155,12 +155,12 @@ def make_report(
             uniform=baseline("uniform"), additive=baseline("additive"), random=baseline("random")
         ),
         bytes=words.Bytes(
-            dense=dense.size.bytes,
+            dense=dense.bytes,
             compressed=artifact.tensor_bytes,
             on_disk=files_bytes(artifact.folder),
         ),
         bits=words.Bits(nominal=nominal, true=written.linear_bits / dense.linear_weights),
-        parameters=words.Parameters(dense=dense.size.parameters, compressed=artifact.parameters),
+        parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,
             tokens=driver.sequences * spec.context,
@@ -193,7 +193,7 @@ def make_report(
 
 
 def _kept(
-    space: SearchSpace, winner: Genotype, dense: DenseModel
+    space: SearchSpace, winner: Genotype, dense: DenseSize
 ) -> dict[int, tuple[float, float]]:
     """Return for each layer the shares of its attention's and its MLP's bytes that stay."""
     cost = sizes.stored_bytes(space, dense.number_bits, 0)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
-from autocompress.errors import UnreachableTarget
 from autocompress.evaluators import latency_model
 from autocompress.evaluators.base import Engine
 from autocompress.evaluators.latency_model import LatencyTable
@@ -17,7 +16,7 @@ from autocompress.evaluators.profile import Profiler
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.observer import Observer
-from autocompress.spaces.cost import AdditiveCost, Limit, under
+from autocompress.spaces.cost import under
 from autocompress.spaces.moves import Moves
 from autocompress.spec import Workload
 from autocompress.trial import Genotype
@@ -88,24 +87,6 @@ def measure_table(
         tuple(samples),
         scales,
     )
-
-
-def time_limit(
-    cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
-) -> Limit:
-    """Return the limit on milliseconds that a speedup sets.
-
-    Raises:
-        UnreachableTarget: If no candidate of the space is that fast.
-    """
-    if target_speedup > fastest:
-        spaces = [name for name in ("depth", "width") if name not in space_names]
-        advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
-        raise UnreachableTarget(
-            f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
-            f"{fastest:.2f}x. {advice} the target."
-        )
-    return Limit(cost, cost.dense / target_speedup)
 
 
 def measure_speedup(

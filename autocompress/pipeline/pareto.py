@@ -1,25 +1,29 @@
-"""Reads the Pareto front of a study from its store; loads no weights, tokenizer or text."""
+"""Reads the Pareto front of a study from its store alone."""
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import read_table
-from autocompress.export.pareto import Member, ParetoFront, Place
-from autocompress.models import loading
-from autocompress.models.architecture import shape_of
-from autocompress.pipeline.shapes import space_of
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.export.pareto import Axis, Member, ParetoFront, Place, Timing
+from autocompress.pipeline.stored_study import read_stored, table_of, too_early
+from autocompress.pipeline.targets import stored_cost
+from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.pareto import pareto_front
-from autocompress.spec import from_mapping
 from autocompress.store.base import Record
-from autocompress.store.study_store import open_study
 from autocompress.trial import Genotype, Measurement, Split
 
+CHANGES: Final[Mapping[str, Callable[[Choice], bool]]] = {
+    "drop": lambda choice: choice.is_dropped,
+    "narrow": lambda choice: not (choice.is_dropped or choice.is_whole),
+    "quantize": lambda choice: any(setting.bits or setting.block for setting in choice.weights),
+    "prune": lambda choice: any(setting.is_sparse for setting in choice.weights),
+    "cache": lambda choice: not (choice.is_dropped or choice.cache.is_dense),
+}
+"""What can be done to a site."""
 # A front of fewer candidates is hardly more than a list of them.
 ENOUGH = 10
 
@@ -38,38 +42,43 @@ class Reading:
         return len(self.measurement.kl)
 
 
-def read_front(storage: str, study: str, least_sequences: int | None = None) -> ParetoFront:
+def read_front(
+    storage: str, study: str, by: str | None = None, least_sequences: int | None = None
+) -> ParetoFront:
     """Return the measured candidates of a study that no other dominates.
 
-    A study in any state will do once its latency table is recorded. Single changes compete too. A
+    A study in any state will do once something is measured. Single changes compete too. A
     loss is the mean over all the search text that a candidate was read on: the draws of two
     candidates may differ, and then their losses do not compare exactly.
 
     Args:
+        by: What is held against loss, an `Axis`; None is the study's first target.
         least_sequences: What a candidate must have been read on to compete; None is as many as
             still leave ten candidates.
 
     Raises:
-        AutocompressError: If the study is unknown, nothing of it can be placed, or its model's
-            config is gone.
+        AutocompressError: If the study is unknown, or nothing of it can be placed.
     """
     if least_sequences is not None and least_sequences < 1:
         raise SpecError(f"`--sequences >= 1` must hold, but got {least_sequences}.")
-    with contextlib.closing(open_study(storage, study)) as store:
-        row = store.row()
-        recorded = store.document("latency")
-        readings = read_all(store.measurements().values())
-    if from_mapping(row.spec).target_speedup is None:
-        raise SpecError(
-            f"Study {study!r} has no latency table, for its target is no speedup: there is no "
-            "front of speed and loss."
+    known = read_stored(storage, study)
+    spec, space = known.spec, known.space
+    axis = Axis(by or next(iter(spec.targets)).removeprefix("target_"))
+    timing = None
+    if axis is Axis.SPEEDUP:
+        table = table_of(known)
+        cost = table.cost(space)
+        timing = Timing(
+            f"{table.engine} {table.engine_version}",
+            table.hardware,
+            str(table.workload),
+            table.check(space).mape,
         )
-    lacking = "a latency table" if recorded is None else "a measured candidate"
-    if recorded is None or not readings:
-        raise SpecError(
-            f"Study {study!r} is {row.state} and has not come to {lacking} yet; try again later, "
-            f"or go on with `autocompress resume {study}`."
-        )
+    else:
+        cost = stored_cost(axis.value, spec.counted_bits, space, known.dense)
+    readings = read_all(known.records)
+    if not readings:
+        raise too_early(known.row, "a measured candidate")
     most = max(reading.sequences for reading in readings)
     least = least_sequences or usual_least(reading.sequences for reading in readings)
     if least > most:
@@ -77,21 +86,14 @@ def read_front(storage: str, study: str, least_sequences: int | None = None) -> 
             f"`--sequences <= {most}` must hold, the most that a candidate of study {study!r} was "
             f"read on, but got {least}."
         )
-
-    spec = from_mapping(row.spec)
-    folder = loading.resolve_config(spec.model)
-    architecture = loading.load_architecture(folder, spec.trust_remote_code)
-    space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
-    table = read_table(recorded, space)
-    members, dominated, too_little_read = _compete(readings, least, space, table.cost(space))
+    members, dominated, too_little_read = _compete(readings, least, space, axis, cost)
     return ParetoFront(
-        study=row.name,
-        state=row.state.value,
+        study=known.row.name,
+        state=known.row.state.value,
         model=spec.model,
-        engine=f"{table.engine} {table.engine_version}",
-        hardware=table.hardware,
-        workload=str(table.workload),
-        mape=table.check(space).mape,
+        axis=axis,
+        counted_bits=spec.counted_bits if axis is Axis.BITS else None,
+        timing=timing,
         least_sequences=least,
         members=members,
         dominated=dominated,
@@ -133,47 +135,51 @@ def usual_least(sequences: Iterable[int]) -> int:
 
 
 def _compete(
-    readings: Sequence[Reading], least: int, space: SearchSpace, cost: AdditiveCost
+    readings: Sequence[Reading], least: int, space: SearchSpace, axis: Axis, cost: AdditiveCost
 ) -> tuple[tuple[Member, ...], tuple[Place, ...], tuple[Place, ...]]:
     """Return the front, least loss first, what it dominates, and what was read too little."""
-    milliseconds = {r.genotype: _predict(cost, space.entries(r.genotype)) for r in readings}
+    costs = {r.genotype: _summed(cost, space.entries(r.genotype)) for r in readings}
     competing = [reading for reading in readings if reading.sequences >= least]
-    points = [(milliseconds[r.genotype], r.measurement.loss) for r in competing]
-    # The front goes from the fastest on; a table begins with what loses least.
+    points = [(costs[r.genotype], r.measurement.loss) for r in competing]
+    # The front goes from the least cost on; a table begins with what loses least.
     front = [competing[position] for position in reversed(pareto_front(points))]
     in_front = {reading.genotype for reading in front}
 
+    def value(reading: Reading) -> float:
+        own = costs[reading.genotype]
+        return own if axis.is_reckoned else cost.dense / own
+
     def place(reading: Reading) -> Place:
-        speedup = cost.dense / milliseconds[reading.genotype]
-        return Place(reading.genotype.key, speedup, reading.measurement.loss, reading.sequences)
+        return Place(
+            reading.genotype.key, value(reading), reading.measurement.loss, reading.sequences
+        )
 
     return (
-        tuple(_member(r, milliseconds[r.genotype], space, cost) for r in front),
+        tuple(_member(r, value(r), space) for r in front),
         tuple(place(r) for r in competing if r.genotype not in in_front),
         tuple(place(r) for r in readings if r.sequences < least),
     )
 
 
-def _member(
-    reading: Reading, milliseconds: float, space: SearchSpace, cost: AdditiveCost
-) -> Member:
+def _member(reading: Reading, value: float, space: SearchSpace) -> Member:
     stderr = reading.measurement.loss_stderr
     choices = space.choices(reading.genotype)
     return Member(
         genotype=reading.genotype.key,
         levels=reading.genotype.levels,
-        predicted_speedup=cost.dense / milliseconds,
-        milliseconds=milliseconds,
+        value=value,
         kl=reading.measurement.loss,
         kl_stderr=stderr if math.isfinite(stderr) else None,
         sequences=reading.sequences,
         draws=reading.draws,
-        dropped=_count(space, [choice.is_dropped for choice in choices]),
-        narrowed=_count(space, [not (c.is_dropped or c.is_dense) for c in choices]),
+        changed={
+            verb: _count(space, [is_done(choice) for choice in choices])
+            for verb, is_done in CHANGES.items()
+        },
     )
 
 
-def _predict(cost: AdditiveCost, entries: Sequence[int]) -> float:
+def _summed(cost: AdditiveCost, entries: Sequence[int]) -> float:
     """Return the cost of a candidate: exactly the same for the same choices in other layers.
 
     Such candidates are many, and a sum's last digit must not make one of them the faster.

@@ -1,52 +1,83 @@
-"""Answers a new target from a study's store, without torch: it takes a second, not a minute."""
+"""Answers new targets from a study's store, without torch: it takes a second, not a minute."""
 
-import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autocompress.errors import SpecError, UnreachableTarget
-from autocompress.evaluators.latency_model import read_table
-from autocompress.pipeline.shapes import from_document, space_of
+from autocompress.export.report import Target
+from autocompress.pipeline.stored_study import StoredStudy, read_stored, table_of
+from autocompress.pipeline.targets import (
+    stored_cost,
+    stored_limits,
+    targets_of,
+    time_limit,
+)
 from autocompress.search.base import Task
 from autocompress.search.listed import SINGLE_SEQUENCES
 from autocompress.search.memo import Memo
 from autocompress.search.retarget import retarget
-from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import least_left, under
-from autocompress.spec import SearchSpec, from_mapping
-from autocompress.store.base import StudyStore
-from autocompress.store.study_store import open_study
+from autocompress.spaces.cost import Constraint, Limit, least_left
+from autocompress.spec import TARGETS, SearchSpec, from_mapping
 from autocompress.trial import Genotype
 
 
 @dataclass(frozen=True, slots=True)
-class Retargeted:
-    """What a study says of another target; nothing of it was measured.
+class Sizes:
+    """What a candidate stores, reckoned from its settings.
 
     Args:
+        bytes: Of the whole model, as parameters are.
+        bits: A searched weight of the dense model, of codes alone.
+        stored_bits: The same with scales, zero points and masks.
+    """
+
+    bytes: int
+    parameters: int
+    bits: float
+    stored_bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A value that was not measured, and between what it is expected."""
+
+    value: float
+    interval: tuple[float, float]
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values."""
+        return {"predicted": self.value, "predicted_interval": list(self.interval)}
+
+
+@dataclass(frozen=True, slots=True)
+class Retargeted:
+    """What a study says of other targets; nothing of it was measured.
+
+    Args:
+        speedup: None for a study without a latency table.
+        kl: Nats a token.
         layers: What is done to each site, in order, as words.
     """
 
     study: str
-    target: float
+    targets: tuple[Target, ...]
     genotype: Genotype
-    speedup: float
-    speedup_interval: tuple[float, float]
-    kl: float
-    kl_interval: tuple[float, float]
+    speedup: Predicted | None
+    sizes: Sizes
+    kl: Predicted
     layers: tuple[tuple[int, str, str], ...]
 
     def to_json(self) -> dict[str, object]:
         """Return it as plain values."""
         return {
             "study": self.study,
-            "target_speedup": self.target,
+            "targets": [{"kind": own.kind, "value": own.value} for own in self.targets],
             "measured": False,
             "genotype": list(self.genotype.levels),
-            "speedup": {
-                "predicted": self.speedup,
-                "predicted_interval": list(self.speedup_interval),
-            },
-            "kl": {"predicted": self.kl, "predicted_interval": list(self.kl_interval)},
+            "speedup": None if self.speedup is None else self.speedup.to_json(),
+            "bytes": self.sizes.bytes,
+            "parameters": self.sizes.parameters,
+            "bits": {"nominal": self.sizes.bits, "stored": self.sizes.stored_bits},
+            "kl": self.kl.to_json(),
             "layers": [
                 {"layer": layer, "kind": kind, "choice": choice}
                 for layer, kind, choice in self.layers
@@ -54,64 +85,89 @@ class Retargeted:
         }
 
 
-def answer(storage: str, study: str, target: float) -> Retargeted:
-    """Return the best expected candidate for another speedup.
+def with_targets(spec: SearchSpec, targets: Mapping[str, object]) -> SearchSpec:
+    """Return a spec with other targets in place of all of its own.
+
+    Args:
+        targets: By their names in a spec; `counted_bits` may be among them.
 
     Raises:
-        SpecError: If the study has not measured enough.
-        UnreachableTarget: If no candidate of the space is that fast.
+        SpecError: If they are none that a spec can have.
     """
-    if not target > 1:
-        raise SpecError(f"`target_speedup > 1` must hold, but got {target:g}.")
-    with contextlib.closing(open_study(storage, study)) as store:
-        spec = from_mapping(store.row().spec)
-        if spec.target_speedup is None:
-            raise SpecError(
-                f"Study {study!r} has no latency table, for its target is no speedup: search anew "
-                "with --target-speedup."
-            )
-        space = _space(store, study, spec)
-        recorded = store.document("latency")
-        if recorded is None:
-            raise _too_early(study)
-        table = read_table(recorded, space)
-        memo = Memo.of(store.measurements().values())
-    cost = table.cost(space)
-    fastest = cost.dense / least_left(cost)
-    if target > fastest:
-        raise UnreachableTarget(
-            f"No candidate reaches {target:g}x: the fastest of this space is predicted at "
-            f"{fastest:.2f}x. Lower the target."
-        )
-    task = Task(under(space, cost, cost.dense / target), spec.seed, spec.context, 10**9)
-    found = retarget(task, memo, SINGLE_SEQUENCES)
-    speedup = cost.dense / cost.of(space.entries(found.genotype))
-    half = table.check(space).half_width
-    choices = space.choices(found.genotype)
+    return from_mapping({**spec.to_json(), **dict.fromkeys(TARGETS), **targets})
+
+
+def answer(storage: str, study: str, targets: Mapping[str, object]) -> Retargeted:
+    """Return the best expected candidate for other targets.
+
+    Args:
+        targets: As `with_targets` takes them.
+
+    Raises:
+        SpecError: If the study has not measured enough, or has no latency table for a speedup.
+        UnreachableTarget: If no candidate of the space meets them.
+    """
+    return predict(read_stored(storage, study), targets)
+
+
+def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
+    """Return what `answer` does, of a study that was read already."""
+    spec, space, dense = with_targets(known.spec, targets), known.space, known.dense
+    is_timed = known.latency is not None or spec.target_speedup is not None
+    table = table_of(known) if is_timed else None
+    cost = None if table is None else table.cost(space)
+    limits: tuple[Limit, ...] = ()
+    if spec.target_speedup is not None and cost is not None:
+        fastest = cost.dense / least_left(cost)
+        limits = (time_limit(cost, spec.target_speedup, fastest, spec.space),)
+    limits += stored_limits(spec, space, dense)
+    task = Task(Constraint(space, limits), spec.seed, spec.context, 10**9)
+    found = retarget(task, Memo.of(known.records), SINGLE_SEQUENCES)
+    entries = space.entries(found.genotype)
+
+    def stored(kind: str, counted_bits: str = "nominal") -> float:
+        return stored_cost(kind, counted_bits, space, dense).of(entries)
+
+    speedup = None
+    if table is not None and cost is not None:
+        value, half = cost.dense / cost.of(entries), table.check(space).half_width
+        speedup = Predicted(value, (value * (1 - half), value * (1 + half)))
     return Retargeted(
-        study,
-        target,
+        known.row.name,
+        targets_of(spec, dense),
         found.genotype,
         speedup,
-        (speedup * (1 - half), speedup * (1 + half)),
-        found.kl,
-        found.interval,
+        Sizes(
+            round(stored("bytes")),
+            round(stored("params")),
+            stored("bits"),
+            stored("bits", "stored"),
+        ),
+        Predicted(found.kl, found.interval),
         tuple(
             (site.layer, site.kind.value, str(choice))
-            for site, choice in zip(space.sites, choices, strict=True)
+            for site, choice in zip(space.sites, space.choices(found.genotype), strict=True)
         ),
     )
 
 
-def _space(store: StudyStore, study: str, spec: SearchSpec) -> SearchSpace:
-    shape = store.document("shape")
-    if shape is None:
-        raise _too_early(study)
-    return space_of(spec, from_document(shape))
-
-
-def _too_early(study: str) -> SpecError:
-    return SpecError(
-        f"Study {study!r} has not come to a latency table yet; go on with "
-        f"`autocompress resume {study}`."
+def to_text(found: Retargeted) -> str:
+    """Return what was found in words, a line for each site that is not left dense."""
+    least, most = found.kl.interval
+    said = f"KL {found.kl.value:.4f} [{least:.4f}, {most:.4f}] nats a token"
+    if found.speedup is not None:
+        low, high = found.speedup.interval
+        said = f"{found.speedup.value:.2f}x [{low:.2f}, {high:.2f}], {said}"
+    sizes = found.sizes
+    stored = f"{sizes.stored_bits:.3f} with scales, zero points and masks"
+    reckoned = (
+        f"{sizes.bytes:,} bytes, {sizes.parameters:,} parameters, {sizes.bits:.3f} bits a "
+        f"searched weight ({stored})"
     )
+    lines = [f"PREDICTED, nothing measured: {said}", f"Reckoned from its settings: {reckoned}"]
+    lines += [
+        f"  layer {layer:>3} {kind:<10} {choice}"
+        for layer, kind, choice in found.layers
+        if choice != "dense"
+    ]
+    return "\n".join(lines) + "\n"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.export.report import Correction, Progress
-from autocompress.pipeline.latency import MeasuredSpeedup, time_limit
+from autocompress.pipeline.latency import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.targets import time_limit
 from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ from autocompress.errors import (
     AutocompressError,
     ExportError,
     GateError,
-    SpecError,
     UnreachableTarget,
 )
 from autocompress.evaluators.latency_model import LatencyTable, read_table
@@ -31,24 +29,21 @@ from autocompress.models import loading
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
-from autocompress.pipeline.latency import (
-    MeasuredSpeedup,
-    measure_speedup,
-    measure_table,
-    time_limit,
-)
+from autocompress.pipeline.dense import measure_dense
+from autocompress.pipeline.inheritance import Inherited, inherit
+from autocompress.pipeline.latency import MeasuredSpeedup, measure_speedup, measure_table
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.retargeting import answer
+from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, Timed, search
 from autocompress.pipeline.shapes import to_document
-from autocompress.pipeline.targets import DenseModel, measure_dense, stored_limits
+from autocompress.pipeline.targets import DenseSize, stored_limits, time_limit
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
-from autocompress.store.base import Json, Record, StudyState, StudyStore
+from autocompress.store.base import StudyState, StudyStore
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Genotype, Split
 from autocompress.workers.base import BuildJob, WorkerPool
@@ -57,28 +52,6 @@ from autocompress.workers.session import SessionPlan
 
 LAYERS_A_JOB = 3
 PROMPT_TOKENS = 48
-# Measurements of one study hold in another only if these are equal; so do milliseconds.
-INHERITED_FIELDS = (
-    "model",
-    "space",
-    "bits",
-    "group_size",
-    "symmetric",
-    "sparsities",
-    "sparsity_step",
-    "kv_bits",
-    "per_linear",
-    "quantizer",
-    "pruner",
-    "upstream",
-    "workload",
-    "device",
-    "dtype",
-    "calibration",
-    "context",
-    "teacher_tokens",
-    "seed",
-)
 
 
 def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
@@ -91,7 +64,7 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     """
     prepared = prepare(spec)
     check_output(output)
-    inherited = _inherit(storage, spec)
+    inherited = inherit(storage, spec)
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store):
         try:
@@ -114,7 +87,7 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
     with contextlib.closing(store):
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)
-        inherited = _inherit(storage, prepared.spec)
+        inherited = inherit(storage, prepared.spec)
         store.finish(StudyState.RUNNING, None)
         try:
             return _run(prepared, study, store, inherited, output, observer)
@@ -124,18 +97,26 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
 
 
 def refine(
-    storage: str, parent: str, target: float, study: str, output: Path, observer: Observer
+    storage: str,
+    parent: str,
+    targets: Mapping[str, object],
+    study: str,
+    output: Path,
+    observer: Observer,
 ) -> Report:
-    """Search on for another speedup from where a finished study stands, as a study of its own.
+    """Search on for other targets from where a finished study stands, as a study of its own.
 
     What the parent measured is not measured again, and its latency table is taken over.
+
+    Args:
+        targets: By their names in a spec; `counted_bits` may be among them.
 
     Raises:
         AutocompressError: Whatever stops the search.
     """
     with contextlib.closing(open_study(storage, parent)) as known:
-        spec = from_mapping(known.row().spec)
-    spec = dataclasses.replace(spec, target_speedup=target, parent=parent)
+        spec = with_targets(from_mapping(known.row().spec), targets)
+    spec = dataclasses.replace(spec, parent=parent)
     return start(spec, storage, study, output, observer)
 
 
@@ -170,7 +151,7 @@ def _run(
     prepared: Prepared,
     study: str,
     store: StudyStore,
-    inherited: "_Inherited",
+    inherited: Inherited,
     output: Path,
     observer: Observer,
 ) -> Report:
@@ -183,6 +164,7 @@ def _run(
         _build(prepared, pool, observer)
         shaped = _load(prepared, plan)
         dense = measure_dense(shaped)
+        store.save_document("dense", dense.to_document())
         limits = stored_limits(spec, prepared.space, dense)
         table, timed = None, None
         if spec.target_speedup is not None:
@@ -228,53 +210,6 @@ def _run(
         _publish(prepared, study, found, verified.artifact, report, output)
     store.finish(StudyState.FINISHED, report.to_json())
     return report
-
-
-@dataclass(frozen=True, slots=True)
-class _Inherited:
-    """What a study takes over from its parent; nothing without one.
-
-    Args:
-        start: What the parent's measurements predict to be best under the new target.
-    """
-
-    records: tuple[Record, ...] = ()
-    latency: Mapping[str, Json] | None = None
-    start: tuple[Genotype, ...] = ()
-
-
-def _inherit(storage: str, spec: SearchSpec) -> _Inherited:
-    """Return what a spec's parent has measured.
-
-    Raises:
-        SpecError: If the parent goes on: what it measures next would change this study's course.
-    """
-    if spec.parent is None:
-        return _Inherited()
-    with contextlib.closing(open_study(storage, spec.parent)) as parent:
-        row = parent.row()
-        if row.state is not StudyState.FINISHED:
-            raise SpecError(
-                f"Study {row.name!r} is {row.state}, and only a finished one can be built upon; "
-                f"try `autocompress resume {row.name}`."
-            )
-        theirs = from_mapping(row.spec)
-        other = [
-            f.name
-            for f in dataclasses.fields(spec)
-            if f.name in INHERITED_FIELDS and getattr(spec, f.name) != getattr(theirs, f.name)
-        ]
-        if other:
-            raise SpecError(
-                f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
-                f"{', '.join(other)} differ."
-            )
-        records = tuple(parent.measurements().values())
-        latency = parent.document("latency")
-    if spec.target_speedup is None:
-        return _Inherited(records, latency)
-    found = answer(storage, spec.parent, spec.target_speedup)
-    return _Inherited(records, latency, (found.genotype,))
 
 
 @contextlib.contextmanager
@@ -354,7 +289,7 @@ def _table(
     prepared: Prepared,
     shaped: ShapedModel,
     store: StudyStore,
-    inherited: "_Inherited",
+    inherited: Inherited,
     observer: Observer,
 ) -> LatencyTable:
     """Return the study's table: recorded, its parent's, imported, or measured now; record it."""
@@ -372,7 +307,7 @@ def _table(
 def _verify(
     prepared: Prepared,
     shaped: ShapedModel,
-    dense: DenseModel,
+    dense: DenseSize,
     winner: Genotype,
     artifact: Artifact,
     scratch: Path,

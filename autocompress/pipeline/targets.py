@@ -1,20 +1,27 @@
-"""The limits that targets set on what is stored, and whether a written model meets them."""
+"""The limits that targets set on what is stored, and whether a written model meets them.
 
-from collections.abc import Callable
+Loads no torch: a study's limits are made again in a moment.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.report import Target
-from autocompress.models.surgery import ShapedModel
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left
 from autocompress.spec import SearchSpec
+from autocompress.store.base import Json
+
+_UNITS: Final = {"bytes": "bytes", "params": "parameters"}
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSize:
-    """How large a model is, embeddings and head included, tied ones once.
+class WrittenSize:
+    """How large a written model is, embeddings and head included, tied ones once.
 
     Args:
         linear_bits: Of the searched linear layers: codes, scales, zero points and masks.
@@ -26,79 +33,107 @@ class ModelSize:
 
 
 @dataclass(frozen=True, slots=True)
-class DenseModel:
-    """What limits and reports are told relative to.
+class DenseSize:
+    """How large the untouched model is: what limits and reports are told relative to.
 
     Args:
+        parameters: Embeddings and head included, tied ones once.
+        bytes: Of these.
         number_bits: Of a number in the model's own format.
         linear_weights: In the searched linear layers.
     """
 
-    size: ModelSize
+    parameters: int
+    bytes: int
     number_bits: int
     linear_weights: int
 
+    def to_document(self) -> Mapping[str, Json]:
+        """Return plain values, to be kept with a study."""
+        return dataclasses.asdict(self)
 
-def measure_dense(shaped: ShapedModel) -> DenseModel:
-    """Return the size of the untouched model; leaves it dense."""
-    shaped.apply_dense()
-    tied = shaped.model.config.tie_word_embeddings
-    tensors = [
-        tensor
-        for name, tensor in shaped.model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    ]
-    weights = sum(group.weights for site in shaped.space.sites for group in site.groups)
-    bits = 8 * shaped.model.dtype.itemsize
-    return DenseModel(
-        ModelSize(
-            sum(tensor.numel() for tensor in tensors),
-            sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-            weights * bits,
-        ),
-        bits,
-        weights,
-    )
+    @classmethod
+    def from_document(cls, document: Mapping[str, Json]) -> "DenseSize":
+        """Read what `to_document` wrote."""
+        return cls(**{f.name: int(str(document[f.name])) for f in dataclasses.fields(cls)})
 
 
-def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseModel) -> tuple[Limit, ...]:
+def time_limit(
+    cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
+) -> Limit:
+    """Return the limit on milliseconds that a speedup sets.
+
+    Raises:
+        UnreachableTarget: If no candidate of the space is that fast.
+    """
+    if target_speedup > fastest:
+        spaces = [name for name in ("depth", "width") if name not in space_names]
+        advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
+        raise UnreachableTarget(
+            f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
+            f"{fastest:.2f}x. {advice} the target."
+        )
+    return Limit(cost, cost.dense / target_speedup)
+
+
+def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> tuple[Limit, ...]:
     """Return the limits of all targets but speed.
 
     Raises:
         SpecError: If the dense model meets a target already.
         UnreachableTarget: If no candidate of the space meets it.
     """
-    limits = []
+    size, count = spec.target_bytes, spec.target_params
+    most = {
+        "bytes": None if size is None else size.of(dense.bytes),
+        "bits": spec.target_bits,
+        "params": None if count is None else count.of(dense.parameters),
+    }
+    return tuple(
+        _checked(stored_cost(kind, spec.counted_bits, space, dense), value, kind)
+        for kind, value in most.items()
+        if value is not None
+    )
+
+
+def stored_cost(
+    kind: str, counted_bits: str, space: SearchSpace, dense: DenseSize
+) -> AdditiveCost:
+    """Return what candidates cost of what is stored.
+
+    Args:
+        kind: `bytes` or `params` of the whole model, or `bits` a weight.
+        counted_bits: Which bits, as a spec says it.
+    """
     bits = dense.number_bits
-    if spec.target_bytes is not None:
-        in_sites = sizes.stored_bytes(space, bits, 0).dense
-        cost = sizes.stored_bytes(space, bits, dense.size.bytes - round(in_sites))
-        most = spec.target_bytes.of(dense.size.bytes)
-        limits.append(_checked(cost, most, "target_bytes", lambda n: f"{n:,.0f} bytes"))
-    if spec.target_bits is not None:
-        cost = _bits(spec, space, dense)
-        limits.append(
-            _checked(cost, spec.target_bits, "target_bits", lambda n: f"{n:.3f} bits a weight")
-        )
-    if spec.target_params is not None:
+    if kind == "params":
         in_sites = sizes.parameters(space, 0).dense
-        cost = sizes.parameters(space, dense.size.parameters - round(in_sites))
-        most = spec.target_params.of(dense.size.parameters)
-        limits.append(_checked(cost, most, "target_params", lambda n: f"{n:,.0f} parameters"))
-    return tuple(limits)
+        return sizes.parameters(space, dense.parameters - round(in_sites))
+    if kind == "bits" and counted_bits == "nominal":
+        return sizes.nominal_bits(space, bits)
+    if kind == "bits" and counted_bits == "stored":
+        return _scaled(sizes.linear_bytes(space, bits), 8 / dense.linear_weights)
+    in_sites = sizes.stored_bytes(space, bits, 0).dense
+    whole = sizes.stored_bytes(space, bits, dense.bytes - round(in_sites))
+    return _scaled(whole, 8 / dense.parameters) if kind == "bits" else whole
 
 
-def targets_of(spec: SearchSpec, dense: DenseModel) -> tuple[Target, ...]:
+def told(kind: str, value: float) -> str:
+    """Return a cost with its unit."""
+    return f"{value:.3f} bits a weight" if kind == "bits" else f"{value:,.0f} {_UNITS[kind]}"
+
+
+def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
     """Return what was asked, as a report says it; parameters as the share that remains."""
     found = []
     if spec.target_speedup is not None:
         found.append(Target("speedup", spec.target_speedup))
     if spec.target_bytes is not None:
-        found.append(Target("bytes", spec.target_bytes.of(dense.size.bytes)))
+        found.append(Target("bytes", spec.target_bytes.of(dense.bytes)))
     if spec.target_bits is not None:
         found.append(Target("bits", spec.target_bits))
     if spec.target_params is not None:
-        share = spec.target_params.of(dense.size.parameters) / dense.size.parameters
+        share = spec.target_params.of(dense.parameters) / dense.parameters
         found.append(Target("params", share))
     return tuple(found)
 
@@ -106,9 +141,9 @@ def targets_of(spec: SearchSpec, dense: DenseModel) -> tuple[Target, ...]:
 def is_met(
     target: Target,
     spec: SearchSpec,
-    written: ModelSize,
+    written: WrittenSize,
     nominal_bits: float,
-    dense: DenseModel,
+    dense: DenseSize,
     speedup: float,
 ) -> bool:
     """Whether a target holds of what was written and measured.
@@ -123,24 +158,12 @@ def is_met(
         "bits": {
             "nominal": nominal_bits,
             "stored": written.linear_bits / dense.linear_weights,
-            "whole": 8 * written.bytes / dense.size.parameters,
+            "whole": 8 * written.bytes / dense.parameters,
         }[spec.counted_bits],
-        "params": written.parameters / dense.size.parameters,
+        "params": written.parameters / dense.parameters,
     }[target.kind]
     most = -target.value if target.kind == "speedup" else target.value * (1 + 1e-9)
     return found <= most
-
-
-def _bits(spec: SearchSpec, space: SearchSpace, dense: DenseModel) -> AdditiveCost:
-    """Return the cost that `counted_bits` names, in bits a weight."""
-    if spec.counted_bits == "nominal":
-        return sizes.nominal_bits(space, dense.number_bits)
-    if spec.counted_bits == "stored":
-        whole = sizes.linear_bytes(space, dense.number_bits)
-        return _scaled(whole, 8 / dense.linear_weights)
-    in_sites = sizes.stored_bytes(space, dense.number_bits, 0).dense
-    whole = sizes.stored_bytes(space, dense.number_bits, dense.size.bytes - round(in_sites))
-    return _scaled(whole, 8 / dense.size.parameters)
 
 
 def _scaled(cost: AdditiveCost, factor: float) -> AdditiveCost:
@@ -148,16 +171,17 @@ def _scaled(cost: AdditiveCost, factor: float) -> AdditiveCost:
     return AdditiveCost(factor * cost.fixed, sites)
 
 
-def _checked(cost: AdditiveCost, most: float, name: str, told: Callable[[float], str]) -> Limit:
+def _checked(cost: AdditiveCost, most: float, kind: str) -> Limit:
     if most >= cost.dense:
         raise SpecError(
-            f"`{name} < dense` must hold, but got {told(most)}, and the dense model has "
-            f"{told(cost.dense)}."
+            f"`target_{kind} < dense` must hold, but got {told(kind, most)}, and the dense model "
+            f"has {told(kind, cost.dense)}."
         )
     least = least_left(cost)
     if most < least:
         raise UnreachableTarget(
-            f"No candidate reaches {told(most)}: the smallest of this space has {told(least)}. "
-            "Add depth, width, bits or sparsity to --space, or raise the target."
+            f"No candidate reaches {told(kind, most)}: the smallest of this space has "
+            f"{told(kind, least)}. Add depth, width, bits or sparsity to --space, or raise the "
+            "target."
         )
     return Limit(cost, most)

@@ -1,7 +1,7 @@
 """The Pareto front of real studies in a real database, of a tiny model without its weights."""
 
+import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.errors import ModelError, SpecError
+from autocompress.errors import SpecError
+from autocompress.export.pareto import Axis
+from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.pipeline.pareto import ENOUGH, read_all, read_front, usual_least
-from autocompress.spaces.making import make_space
+from autocompress.pipeline.shapes import space_of, to_document
+from autocompress.pipeline.targets import DenseSize
+from autocompress.spaces.making import ModelShape, make_space
 from autocompress.spaces.pareto import dominates
 from autocompress.spec import SearchSpec, Workload, from_mapping
 from autocompress.store.base import Record, StudyState
 from autocompress.store.study_store import SqlStudyStore, create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
-from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS
+from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS, make_config
 
 SPACE = make_space(LAYERS, KV_GROUPS, FFN_COLUMNS, depth=True, width=True)
 
@@ -51,19 +55,20 @@ def storage(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def weightless(tmp_path: Path, tiny_llama: Path) -> Path:
-    """Return the folder of a model of which only the config is left."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    shutil.copy(tiny_llama / "config.json", folder)
-    return folder
+def shape() -> ModelShape:
+    return shape_of(read_architecture(make_config("llama")))
+
+
+DENSE = DenseSize(parameters=100_000, bytes=400_000, number_bits=32, linear_weights=50_000)
 
 
 @pytest.fixture
-def study(storage: str, weightless: Path, tiny_table: Path) -> Iterator[SqlStudyStore]:
+def study(storage: str, tiny_table: Path, shape: ModelShape) -> Iterator[SqlStudyStore]:
     """Return a running study that has its latency table and no measurement."""
-    spec = SearchSpec(str(weightless), 2.0, workload=Workload(1, 8, 4))
+    spec = SearchSpec("gone/model", 2.0, workload=Workload(1, 8, 4))
     store = create_study(storage, "mine", spec.to_json())
+    store.save_document("shape", to_document(shape))
+    store.save_document("dense", DENSE.to_document())
     store.save_document("latency", json.loads(tiny_table.read_text("utf-8")))
     yield store
     store.close()
@@ -82,10 +87,10 @@ def test_the_front_holds_what_none_dominates(study: SqlStudyStore, storage: str)
 
     assert [member.genotype for member in front.members] == [SLOW_GOOD.key, FAST_BAD.key]
     assert [place.genotype for place in front.dominated] == [DOMINATED.key]
-    assert front.members[0].predicted_speedup == front.dominated[0].predicted_speedup
+    assert front.members[0].value == front.dominated[0].value
     slow, fast = front.members
-    assert not dominates((slow.milliseconds, slow.kl), (fast.milliseconds, fast.kl))
-    assert 1.0 < slow.predicted_speedup < fast.predicted_speedup
+    assert not dominates((1 / slow.value, slow.kl), (1 / fast.value, fast.kl))
+    assert 1.0 < slow.value < fast.value
 
 
 def test_a_member_says_what_was_read_and_done(study: SqlStudyStore, storage: str) -> None:
@@ -98,8 +103,9 @@ def test_a_member_says_what_was_read_and_done(study: SqlStudyStore, storage: str
     assert member.kl_stderr == pytest.approx(0.152753, abs=1e-6)
     assert (member.sequences, member.draws) == (3, (0, 1))
     assert member.levels == mixed.levels
-    assert member.dropped == {"attention": 0, "mlp": 1}
-    assert member.narrowed == {"attention": 1, "mlp": 0}
+    assert member.changed["drop"] == {"attention": 0, "mlp": 1}
+    assert member.changed["narrow"] == {"attention": 1, "mlp": 0}
+    assert not any(member.changed["quantize"].values())
 
 
 @pytest.mark.parametrize("state", list(StudyState))
@@ -118,7 +124,7 @@ def test_a_study_in_any_state_has_a_front(
 def test_candidates_read_too_little_do_not_compete(study: SqlStudyStore, storage: str) -> None:
     study.record([record(SLOW_GOOD, [0.1, 0.1]), record(DOMINATED, [0.01])])
 
-    strict, lax = read_front(storage, "mine", 2), read_front(storage, "mine", 1)
+    strict, lax = (read_front(storage, "mine", least_sequences=n) for n in (2, 1))
 
     assert [member.genotype for member in strict.members] == [SLOW_GOOD.key]
     assert [place.genotype for place in strict.too_little_read] == [DOMINATED.key]
@@ -160,19 +166,25 @@ def test_the_usual_least_is_the_most_that_leaves_ten(sequences: list[int]) -> No
 @pytest.mark.parametrize("least", [0, -3])
 def test_fewer_than_one_sequence_is_refused(storage: str, least: int) -> None:
     with pytest.raises(SpecError, match=rf"^`--sequences >= 1` must hold, but got {least}\.$"):
-        read_front(storage, "mine", least)
+        read_front(storage, "mine", least_sequences=least)
 
 
 def test_more_sequences_than_anybody_read_are_refused(study: SqlStudyStore, storage: str) -> None:
     study.record([record(SLOW_GOOD, [0.1, 0.2])])
 
     with pytest.raises(SpecError, match=r"^`--sequences <= 2` must hold, .* but got 3\.$"):
-        read_front(storage, "mine", 3)
+        read_front(storage, "mine", least_sequences=3)
 
 
-def test_a_study_without_a_latency_table_says_how_to_go_on(storage: str) -> None:
+def test_a_study_without_a_latency_table_says_how_to_go_on(
+    storage: str, shape: ModelShape
+) -> None:
     spec = from_mapping({"model": "folder", "target_speedup": 2})
-    create_study(storage, "new", spec.to_json()).close()
+    with contextlib.closing(create_study(storage, "new", spec.to_json())) as store:
+        with pytest.raises(SpecError, match="has not come to its model's size yet"):
+            read_front(storage, "new")
+        store.save_document("shape", to_document(shape))
+        store.save_document("dense", DENSE.to_document())
 
     with pytest.raises(
         SpecError, match="'new' is running and has not come to a latency table yet"
@@ -180,26 +192,35 @@ def test_a_study_without_a_latency_table_says_how_to_go_on(storage: str) -> None
         read_front(storage, "new")
 
 
-def test_a_study_without_a_speedup_has_no_front_of_speeds(storage: str) -> None:
-    spec = from_mapping({"model": "folder", "target_bits": 3})
-    create_study(storage, "small", spec.to_json()).close()
+@pytest.mark.parametrize(
+    ("by", "most"),
+    [("bytes", 400_000), ("bits", 8), ("params", 100_000)],
+)
+def test_a_study_without_a_speedup_has_fronts_of_sizes(
+    storage: str, shape: ModelShape, by: str, most: float
+) -> None:
+    spec = from_mapping({"model": "folder", "target_bits": 3, "bits": "8,4", "group_size": 0})
+    space = space_of(spec, shape)
+    some, all_ = ([level] * len(space.genes) for level in (1, 2))
+    with contextlib.closing(create_study(storage, "small", spec.to_json())) as store:
+        store.save_document("shape", to_document(shape))
+        store.save_document("dense", DENSE.to_document())
+        store.record([record(Genotype(tuple(some)), [0.1]), record(Genotype(tuple(all_)), [0.3])])
 
+    front = read_front(storage, "small", by)
+
+    assert [member.kl for member in front.members] == ([0.1] if by == "params" else [0.1, 0.3])
+    values = [member.value for member in front.members]
+    assert values == sorted(values, reverse=True)
+    assert all(value <= most for value in values)
+    assert front.members[0].changed["quantize"] == {"attention": LAYERS, "mlp": LAYERS}
+    assert read_front(storage, "small").axis is Axis.BITS
     with pytest.raises(SpecError, match="'small' has no latency table, for its target is no spe"):
-        read_front(storage, "small")
+        read_front(storage, "small", "speedup")
 
 
 def test_a_study_without_a_measurement_says_how_to_go_on(
     study: SqlStudyStore, storage: str
 ) -> None:
     with pytest.raises(SpecError, match=r"a measured candidate yet; .*`autocompress resume mine`"):
-        read_front(storage, "mine")
-
-
-def test_a_model_that_is_gone_is_named(
-    study: SqlStudyStore, storage: str, weightless: Path
-) -> None:
-    study.record([record(SLOW_GOOD, [0.1])])
-    shutil.rmtree(weightless)
-
-    with pytest.raises(ModelError, match="No model folder at "):
         read_front(storage, "mine")

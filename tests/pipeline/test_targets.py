@@ -6,11 +6,11 @@ from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.report import Target
 from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.shapes import space_of
 from autocompress.pipeline.targets import (
-    ModelSize,
+    WrittenSize,
     is_met,
-    measure_dense,
     stored_limits,
     targets_of,
 )
@@ -40,8 +40,8 @@ def test_the_dense_model_costs_what_its_tensors_are(
     for_bytes, for_params = stored_limits(spec, shaped.space, dense)
 
     count = shaped.model.num_parameters()
-    assert dense.size.parameters == for_params.cost.dense == count
-    assert dense.size.bytes == for_bytes.cost.dense == 4 * count
+    assert dense.parameters == for_params.cost.dense == count
+    assert dense.bytes == for_bytes.cost.dense == 4 * count
     assert for_bytes.most == pytest.approx(2.4 * count)
     assert for_params.most == 0.9 * count
 
@@ -106,6 +106,6 @@ def test_a_target_is_held_against_what_was_written(
 ) -> None:
     spec = spec_of(target_bits=3)
     dense = measure_dense(rig(tiny_models, spec, "llama", tied=False))
-    written = ModelSize(dense.size.parameters // 2, 1000, 1.0)
+    written = WrittenSize(dense.parameters // 2, 1000, 1.0)
 
     assert is_met(target, spec, written, 3.0 + 1e-12, dense, 1.5) is met

@@ -1,0 +1,83 @@
+"""What a study takes over from its parent, so that nothing is measured twice."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autocompress.errors import SpecError
+from autocompress.pipeline.retargeting import predict
+from autocompress.pipeline.stored_study import read_stored
+from autocompress.spec import SearchSpec
+from autocompress.store.base import Json, Record, StudyState
+from autocompress.store.study_store import open_study
+from autocompress.trial import Genotype
+
+# Measurements of one study hold in another only if these are equal; so do milliseconds.
+INHERITED_FIELDS = (
+    "model",
+    "space",
+    "bits",
+    "group_size",
+    "symmetric",
+    "sparsities",
+    "sparsity_step",
+    "kv_bits",
+    "per_linear",
+    "quantizer",
+    "pruner",
+    "upstream",
+    "workload",
+    "device",
+    "dtype",
+    "calibration",
+    "context",
+    "teacher_tokens",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a study takes over; nothing without a parent.
+
+    Args:
+        start: What the parent's measurements predict to be best under the new targets.
+    """
+
+    records: tuple[Record, ...] = ()
+    latency: Mapping[str, Json] | None = None
+    start: tuple[Genotype, ...] = ()
+
+
+def inherit(storage: str, spec: SearchSpec) -> Inherited:
+    """Return what a spec's parent has measured.
+
+    Raises:
+        SpecError: If the parent goes on: what it measures next would change this study's course.
+    """
+    if spec.parent is None:
+        return Inherited()
+    with contextlib.closing(open_study(storage, spec.parent)) as parent:
+        row = parent.row()
+    if row.state is not StudyState.FINISHED:
+        raise SpecError(
+            f"Study {row.name!r} is {row.state}, and only a finished one can be built upon; "
+            f"try `autocompress resume {row.name}`."
+        )
+    known = read_stored(storage, spec.parent)
+    other = [
+        f.name
+        for f in dataclasses.fields(spec)
+        if f.name in INHERITED_FIELDS and getattr(spec, f.name) != getattr(known.spec, f.name)
+    ]
+    if other:
+        raise SpecError(
+            f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
+            f"{', '.join(other)} differ."
+        )
+    if spec.target_speedup is not None and known.latency is None:
+        # Without a latency table nothing can be predicted of a speedup.
+        return Inherited(known.records)
+    found = predict(known, spec.targets)
+    return Inherited(known.records, known.latency, (found.genotype,))

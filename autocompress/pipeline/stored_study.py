@@ -1,0 +1,72 @@
+"""Reads a study from its store alone: no torch, no weights, no config, no text."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autocompress.errors import SpecError
+from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.pipeline.shapes import from_document, space_of
+from autocompress.pipeline.targets import DenseSize
+from autocompress.spaces.base import SearchSpace
+from autocompress.spec import SearchSpec, from_mapping
+from autocompress.store.base import Json, Record, StudyRow
+from autocompress.store.study_store import open_study
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStudy:
+    """What the store holds of a study, read at once: enough to reckon any candidate's cost.
+
+    Args:
+        latency: The recorded latency table; None for a study without a speedup.
+    """
+
+    row: StudyRow
+    spec: SearchSpec
+    space: SearchSpace
+    dense: DenseSize
+    latency: Mapping[str, Json] | None
+    records: tuple[Record, ...]
+
+
+def read_stored(storage: str, study: str) -> StoredStudy:
+    """Read a study in any state.
+
+    Raises:
+        SpecError: If there is none of that name, or it has not come to its model's size yet.
+    """
+    with contextlib.closing(open_study(storage, study)) as store:
+        row = store.row()
+        shape, dense = store.document("shape"), store.document("dense")
+        latency = store.document("latency")
+        records = tuple(store.measurements().values())
+    if shape is None or dense is None:
+        raise too_early(row, "its model's size")
+    spec = from_mapping(row.spec)
+    space = space_of(spec, from_document(shape))
+    return StoredStudy(row, spec, space, DenseSize.from_document(dense), latency, records)
+
+
+def too_early(row: StudyRow, lacking: str) -> SpecError:
+    """Return the refusal of a study that has not come to something yet."""
+    return SpecError(
+        f"Study {row.name!r} is {row.state} and has not come to {lacking} yet; try again later, "
+        f"or go on with `autocompress resume {row.name}`."
+    )
+
+
+def table_of(known: StoredStudy) -> LatencyTable:
+    """Return a study's latency table.
+
+    Raises:
+        SpecError: If it has none, yet or for good.
+    """
+    if known.latency is not None:
+        return read_table(known.latency, known.space)
+    if known.spec.target_speedup is not None:
+        raise too_early(known.row, "a latency table")
+    raise SpecError(
+        f"Study {known.row.name!r} has no latency table, for its target is no speedup: ask for "
+        "bytes, bits or parameters, or let `autocompress retarget` measure one with --refine."
+    )
