@@ -19,7 +19,7 @@ from autocompress.spaces import sizes
 from autocompress.spaces.cost import under
 from autocompress.trial import Genotype, Split
 from benchmarks.contest import BITS, BITS_IN_FULL, Series
-from benchmarks.laboratory import laboratory
+from benchmarks.laboratory import SHARDS, laboratory
 
 WIDTHS = ("6", "5", "4", "3", "2")
 DENSE_BITS = 16
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="EvoPress's full schedule")
     arguments = parser.parse_args()
     cases = [(f"{bits:g}", seed) for seed in range(arguments.seeds) for bits in arguments.bits]
-    with laboratory(["bits"], bits=list(WIDTHS)) as lab:
+    with laboratory(["bits"], bits=list(WIDTHS), shards=SHARDS) as lab:
         space = lab.prepared.space
         nominal = sizes.nominal_bits(space, DENSE_BITS)
         stored = sizes.linear_bytes(space, DENSE_BITS)

@@ -14,15 +14,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.targets import measure_dense
 from autocompress.search.evolve import EvolveStrategy, settings_for
 from autocompress.spaces import sizes
 from autocompress.spaces.base import GeneKind
 from autocompress.spaces.cost import under
 from autocompress.trial import Measurement
 from benchmarks.contest import paired, write_whole
-from benchmarks.laboratory import Laboratory, laboratory
+from benchmarks.laboratory import SHARDS, Laboratory, laboratory
 from benchmarks.part_of_space import PartOfSpace, PartStrategy
 
 SHAPES, BITS = frozenset({GeneKind.WIDTH}), frozenset({GeneKind.BITS})
@@ -48,7 +48,7 @@ class Bench:
         self._max_tokens = max_tokens
         space = lab.prepared.space
         # The laboratory's own model is in float32, its checkpoint is not.
-        whole = measure_dense(lab.shaped).size.parameters * DENSE_BITS // 8
+        whole = measure_dense(lab.shaped).parameters * DENSE_BITS // 8
         in_sites = sizes.stored_bytes(space, DENSE_BITS, 0).dense
         self._cost = sizes.stored_bytes(space, DENSE_BITS, whole - round(in_sites))
 
@@ -98,7 +98,7 @@ def main() -> None:
     }
     rows = _read(arguments.output)
     for space, arms in plans.items():
-        with laboratory(space) as lab:
+        with laboratory(space, shards=SHARDS) as lab:
             for seed in range(arguments.seeds):
                 row = rows.setdefault(seed, {"seed": seed, "arms": {}})
                 bench = Bench(lab, seed, arguments.max_tokens)

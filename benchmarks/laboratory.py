@@ -1,6 +1,7 @@
 """What the search benchmarks share: workers on one model, strategies run to their end on them."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 import time
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
@@ -25,6 +27,10 @@ from autocompress.workers.local_pool import LocalPool
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "examples" / "reference-model"
+# Enough for the dense model's predictions of all the text: EvoPress draws anew each generation.
+TEACHER_BYTES = 2**31
+SHARDS = 2
+"""Of a batch where time is short: as many as the cores of the machines that these run on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Laboratory:
         self._folder = folder
         self._studies = 0
         self._scores: dict[str, RuleScores] = {}
-        self._held_out = self._driver()
+        self._apart = self._driver()
 
     @property
     def number_format(self) -> str:
@@ -94,9 +100,15 @@ class Laboratory:
 
     def held_out(self, genotypes: Sequence[Genotype]) -> Mapping[Genotype, Measurement]:
         """Measure candidates on all of the report text, which no strategy reads."""
-        n = len(self.prepared.sequences[Split.REPORT])
+        return self.measured(genotypes, Split.REPORT)
+
+    def measured(
+        self, genotypes: Sequence[Genotype], split: Split
+    ) -> Mapping[Genotype, Measurement]:
+        """Measure candidates on all of a split's text; no strategy's tokens count it."""
+        n = len(self.prepared.sequences[split])
         wanted = tuple(dict.fromkeys(genotypes))
-        trials = self._held_out.measure(Batch(wanted, Fidelity(Split.REPORT, 0, 0, n)))
+        trials = self._apart.measure(Batch(wanted, Fidelity(split, 0, 0, n)))
         found = {}
         for trial in trials:
             if trial.measurement is None:
@@ -134,16 +146,20 @@ def laboratory(
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
     n = len(os.sched_getaffinity(0))
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
-    with workers(prepared, n) as pool, tempfile.TemporaryDirectory() as folder:
+    with workers(prepared, n, TEACHER_BYTES) as pool, tempfile.TemporaryDirectory() as folder:
         whole = loading.load_model(prepared.folder, prepared.device, "float32")
         shaped = ShapedModel(whole, prepared.space, levels)
         yield Laboratory(prepared, shaped, levels, pool, Path(folder))
 
 
 @contextlib.contextmanager
-def workers(prepared: Prepared, n: int) -> Iterator[LocalPool]:
+def workers(
+    prepared: Prepared, n: int, teacher_bytes: int = EvaluatorLimits().teacher_bytes
+) -> Iterator[LocalPool]:
     """Open n workers with all levels of a prepared search built."""
-    pool = LocalPool(prepared.session_plan(loading.fingerprint(prepared.folder)), n)
+    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
+    limits = dataclasses.replace(plan.limits, teacher_bytes=teacher_bytes)
+    pool = LocalPool(dataclasses.replace(plan, limits=limits), n)
     with contextlib.closing(pool):
         layers = range(prepared.architecture.n_layers)
         for _, result in pool.build([BuildJob((layer,)) for layer in layers]):

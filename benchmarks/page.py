@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks import (
     contest_page,
+    depth_ways_page,
+    joint_page,
     memory_page,
     operators_page,
     optimum_page,
@@ -140,6 +142,10 @@ def main() -> None:
             result = read(name)
             parts.append(contest_page.section(own, result))
             contest_page.draw(own, result, ROOT / "docs")
+        if name == "depth.json" and (RESULTS / "depth-ways.json").is_file():
+            parts.append(depth_ways_page.section(read("depth-ways.json")))
+    if (RESULTS / "joint.json").is_file():
+        parts.append(joint_page.section(read("joint.json")))
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():

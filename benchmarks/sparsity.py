@@ -16,7 +16,7 @@ from autocompress.spaces import sizes
 from autocompress.spaces.cost import under
 from autocompress.trial import Split
 from benchmarks.contest import SPARSITY, Series
-from benchmarks.laboratory import laboratory
+from benchmarks.laboratory import SHARDS, laboratory
 
 STEP = 8192
 """Weights by which neighbouring levels differ: an eighth of the square of the hidden size."""
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for sparsity in arguments.sparsities:
         middle = [f"{sparsity:g}"]
-        with laboratory(["sparsity"], sparsities=middle, sparsity_step=STEP) as lab:
+        with laboratory(["sparsity"], sparsities=middle, sparsity_step=STEP, shards=SHARDS) as lab:
             space = lab.prepared.space
             # Zeros count nothing: so many bits are left of a dense weight's.
             cost = sizes.nominal_bits(space, DENSE_BITS)
