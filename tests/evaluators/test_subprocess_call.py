@@ -5,15 +5,16 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.subprocess_call import call_module
 
 MODULE = """
-import os, sys
+import os, sys, time
 from autocompress.errors import SpecError
-from autocompress.evaluators.subprocess_call import answer_call
+from autocompress.evaluators.subprocess_call import advance, answer_call
 
 def serve(request):
     print("a library's greeting")
@@ -24,6 +25,12 @@ def serve(request):
             raise ZeroDivisionError("division by zero")
         case "die":
             os._exit(3)
+        case "be long":
+            for done in range(3):
+                advance(done + 1, 3)
+        case "wait":
+            advance(0, 1)
+            time.sleep(600)
     return {"process": os.getpid(), "request": request}
 
 sys.exit(answer_call(serve))
@@ -61,3 +68,29 @@ def test_a_failure_is_told_in_its_last_words(served: str, wish: str, cause: str)
         call_module(served, {"wish": wish}, EngineError, "It did not run")
 
     assert str(raised.value) == f"It did not run: {cause}"
+
+
+def test_progress_is_told_while_the_process_works(served: str) -> None:
+    told: list[tuple[int, int]] = []
+
+    call_module(
+        served,
+        {"wish": "be long"},
+        EngineError,
+        "It did not run",
+        lambda done, total: told.append((done, total)),
+    )
+
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_an_interruption_ends_the_process(served: str) -> None:
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = psutil.Process().children()
+
+    with pytest.raises(KeyboardInterrupt):
+        call_module(served, {"wish": "wait"}, EngineError, "It did not run", interrupt)
+
+    assert psutil.Process().children() == before
