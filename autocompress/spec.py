@@ -158,15 +158,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         SpecError: One line that names all offenders at once.
     """
     given = {key.replace("-", "_"): value for key, value in values.items()}
-    problems = [_unknown(key) for key in given if key not in _READERS]
-    checked: dict[str, object] = {}
-    for key, value in given.items():
-        if key not in _READERS or value is None:
-            continue
-        try:
-            checked[key] = _READERS[key](value)
-        except ValueError as error:
-            problems.append(f"{key}: {error}.")
+    checked, problems = _checked(given)
     if "model" not in checked and not any(p.startswith("model:") for p in problems):
         problems.append("model: missing; give MODEL or write it into autocompress.yaml.")
     targets = [name for name in TARGETS if given.get(name) is not None]
@@ -208,6 +200,33 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if problems:
         raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def read_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Check some fields of a spec by themselves; those that are None get its defaults.
+
+    Raises:
+        SpecError: One line that names all offenders at once.
+    """
+    checked, problems = _checked(values)
+    if problems:
+        raise SpecError(" ".join(problems))
+    usual = {field.name: field.default for field in dataclasses.fields(SearchSpec)}
+    return {name: checked.get(name, usual[name]) for name in values}
+
+
+def _checked(given: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """Return what the given values mean, and what is wrong with others; None is not given."""
+    problems = [_unknown(key) for key in given if key not in _READERS]
+    checked: dict[str, object] = {}
+    for key, value in given.items():
+        if key not in _READERS or value is None:
+            continue
+        try:
+            checked[key] = _READERS[key](value)
+        except ValueError as error:
+            problems.append(f"{key}: {error}.")
+    return checked, problems
 
 
 def _names(checked: Mapping[str, object], key: str) -> tuple[str, ...]:

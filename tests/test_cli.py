@@ -258,3 +258,29 @@ def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["stage", "measured"]
+
+
+def test_an_evaluation_names_all_that_cannot_be_meant(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "evaluate", "model", "--workload=1x0+4", "--device=gpu")
+
+    assert "workload" in line
+    assert "device" in line
+
+
+@pytest.mark.parametrize("output", ["nowhere/judgement.json", "."])
+def test_an_evaluation_that_cannot_be_written_is_refused_at_once(
+    home: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    line = refused(capsys, "evaluate", "model", f"--output={output}")
+
+    assert "Cannot write" in line
+
+
+def test_an_evaluation_of_one_sequence_has_no_interval(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, "evaluate", "model", "--sequences=1")
+
+    assert "`sequences >= 2`" in line

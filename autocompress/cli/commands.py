@@ -16,6 +16,7 @@ from autocompress.cli.flags import (
     DEFAULT_STORAGE,
     Command,
     make_parser,
+    reading_of,
     spec_of,
     targets_of,
 )
@@ -79,8 +80,7 @@ def _run_study(
 
 def _profile(parsed: argparse.Namespace) -> None:
     spec = spec_of(parsed, {"target_speedup": 2})
-    if parsed.output is not None and not parsed.output.resolve().parent.is_dir():
-        raise SpecError(f"Cannot write {parsed.output}: its folder does not exist.")
+    _check_parent(parsed.output)
     from autocompress.pipeline import study as studies
 
     observer = make_observer(parsed.json)
@@ -151,6 +151,36 @@ def _pareto(parsed: argparse.Namespace) -> None:
     print(f"{output / 'pareto.html'}  {output / 'pareto.json'}")
 
 
+def _evaluate(parsed: argparse.Namespace) -> None:
+    reading = reading_of(parsed)
+    if parsed.sequences < 2:
+        raise SpecError(f"`sequences >= 2` must hold, but got {parsed.sequences}.")
+    _check_parent(parsed.output)
+    from autocompress.export.evaluation import to_text
+    from autocompress.pipeline.evaluating import Asked, evaluate
+
+    observer = make_observer(parsed.json)
+    given = {"path": parsed.path, "against": parsed.against, "sequences": parsed.sequences}
+    # Each reader of a spec's value returns its field's type.
+    asked = Asked(**given, **reading)  # type: ignore[arg-type]
+    found = evaluate(asked, observer)
+    observer.end()
+    text = json.dumps(found.to_json(), indent=2, allow_nan=False)
+    if parsed.output is not None:
+        parsed.output.write_text(text + "\n", encoding="utf-8")
+    if parsed.json:
+        print(json.dumps({"event": "evaluation", **found.to_json()}))
+    else:
+        print(to_text(found), end="")
+
+
+def _check_parent(file: Path | None) -> None:
+    """Make sure that a file can be written where it is wanted."""
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        why = "it is a folder" if file.is_dir() else "its folder does not exist"
+        raise SpecError(f"Cannot write {file}: {why}.")
+
+
 def _studies(parsed: argparse.Namespace) -> None:
     from autocompress.store.study_store import list_studies
 
@@ -211,5 +241,6 @@ COMMANDS: Mapping[str, Command] = {
     "retarget": _retarget,
     "report": _report,
     "pareto": _pareto,
+    "evaluate": _evaluate,
     "studies": _studies,
 }

@@ -16,12 +16,23 @@ from autocompress.spec import (
     TARGETS,
     SearchSpec,
     from_mapping,
+    read_values,
     read_yaml,
 )
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
 DEFAULT_OUTPUT = Path("autocompress-out")
+READING_FLAGS = (
+    "workload",
+    "device",
+    "dtype",
+    "calibration",
+    "context",
+    "teacher_tokens",
+    "seed",
+)
+
 SPEC_FLAGS = (
     "target_speedup",
     "target_bytes",
@@ -38,10 +49,6 @@ SPEC_FLAGS = (
     "pruner",
     "upstream",
     "engine",
-    "workload",
-    "device",
-    "dtype",
-    "calibration",
     "latency_table",
     "quality_floor",
     "strategy",
@@ -49,12 +56,10 @@ SPEC_FLAGS = (
     "workers",
     "pool",
     "address",
-    "context",
-    "teacher_tokens",
     "shards",
     "weights_bytes",
     "warm_start",
-    "seed",
+    *READING_FLAGS,
 )
 
 AXES = tuple(name.removeprefix("target_") for name in TARGETS)
@@ -136,6 +141,19 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_output(pareto)
     pareto.set_defaults(command=run["pareto"])
 
+    evaluate = commands.add_parser(
+        "evaluate", help="judge any checkpoint: what it loses, how large and how fast it is"
+    )
+    evaluate.add_argument("path", metavar="PATH", help="folder or hub name of a model")
+    evaluate.add_argument("--against", metavar="MODEL", help="what it was made of")
+    evaluate.add_argument(
+        "--sequences", type=int, default=256, metavar="256", help="of text that are read"
+    )
+    _add_reading(evaluate)
+    evaluate.add_argument("--output", type=Path, help="file to write the judgement to, as JSON")
+    _add_json(evaluate)
+    evaluate.set_defaults(command=run["evaluate"])
+
     studies = commands.add_parser("studies", help="list all studies")
     _add_storage(studies)
     studies.set_defaults(command=run["studies"])
@@ -188,10 +206,6 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--bits or --sparsities",
     )
     parser.add_argument("--engine", help="what runs the model: torch")
-    parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
-    parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
     parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
     parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
     parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")
@@ -200,10 +214,6 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")
     parser.add_argument("--pool", help="local or ray")
     parser.add_argument("--address", help="a running Ray cluster; with --pool ray")
-    parser.add_argument("--context", metavar="256", help="tokens of a calibration sequence")
-    parser.add_argument(
-        "--teacher-tokens", metavar="512", help="likeliest tokens kept of each dense prediction"
-    )
     parser.add_argument(
         "--shards", metavar="16", help="parts of a batch; raise it for more than 8 workers"
     )
@@ -214,6 +224,19 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--warm-start", help="from measured losses of single changes, or from weights, data-free"
+    )
+    _add_reading(parser)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add how models are loaded, read text and are timed."""
+    parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
+    parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
+    parser.add_argument("--context", metavar="256", help="tokens of a calibration sequence")
+    parser.add_argument(
+        "--teacher-tokens", metavar="512", help="likeliest tokens kept of each dense prediction"
     )
     parser.add_argument("--seed", help="of everything random")
     parser.add_argument(
@@ -264,6 +287,16 @@ def targets_of(parsed: argparse.Namespace) -> dict[str, object]:
     if not any(name in found for name in TARGETS):
         raise SpecError(f"Give a target: {', '.join(TARGET_FLAGS[:-1])} or {TARGET_FLAGS[-1]}.")
     return found
+
+
+def reading_of(parsed: argparse.Namespace) -> dict[str, object]:
+    """Read how models are loaded, read and timed, by the names of a spec's fields.
+
+    Raises:
+        SpecError: If a flag cannot be meant; all offenders are named.
+    """
+    values = {name: getattr(parsed, name) for name in READING_FLAGS}
+    return read_values(values) | {"trust_remote_code": parsed.trust_remote_code}
 
 
 def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:

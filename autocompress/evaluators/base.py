@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from torch import Tensor
+
+from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.spec import Workload
 from autocompress.trial import Fidelity, Genotype, Measurement
 
@@ -24,11 +28,13 @@ class Latency:
         prefill: Until the first token, of each repeat.
         decode: Of one further token (the median over tokens), of each repeat.
         total: Of the whole workload, of each repeat.
+        threads: CPU threads that it ran on.
     """
 
     prefill: tuple[float, ...]
     decode: tuple[float, ...]
     total: tuple[float, ...]
+    threads: int
 
 
 class Engine(Protocol):
@@ -43,10 +49,21 @@ class Engine(Protocol):
         """The engine's own version."""
 
     def latency(
-        self, checkpoints: Sequence[Path], workload: Workload, repeats: int
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
     ) -> list[Latency]:
         """Time checkpoints from disk in a process of their own, in turn within each repeat.
 
         Raises:
             EngineError: If one of them does not load or run.
         """
+
+
+class Predictor(Protocol):
+    """A model opened from disk to read text."""
+
+    def logits(self, ids: np.ndarray) -> Tensor:
+        """Return what follows each of (T,) token ids but the last: (T - 1, V) float32."""

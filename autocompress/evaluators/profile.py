@@ -6,13 +6,14 @@ neighbouring dense run, so that a machine whose speed drifts does not move the r
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
+from autocompress.evaluators.subprocess_call import Progress
 from autocompress.evaluators.timing import Timing, make_prompt, run
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
@@ -20,7 +21,6 @@ from autocompress.spec import Workload
 from autocompress.trial import Genotype
 
 DECODE_STEPS = 16
-Progress = Callable[[int, int], None]
 
 
 class Profiler:

@@ -1,12 +1,15 @@
 """Times one workload on a loaded model: greedy decoding with a KV cache."""
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from autocompress.evaluators.base import Latency
 from autocompress.spec import Workload
 
 
@@ -26,6 +29,26 @@ class Timing:
     def total(self) -> float:
         """Milliseconds of the whole run."""
         return self.prefill + sum(self.steps)
+
+
+def to_plain(timings: Sequence[Timing], threads: int) -> dict[str, object]:
+    """Return a checkpoint's repeats as its engine's process answers them."""
+    return {
+        "prefill": [timing.prefill for timing in timings],
+        "decode": [timing.decode for timing in timings],
+        "total": [timing.total for timing in timings],
+        "threads": threads,
+    }
+
+
+def read_latencies(answer: str) -> list[Latency]:
+    """Read the answer of an engine's process: what `to_plain` made of each checkpoint."""
+    return [
+        Latency(
+            tuple(row["prefill"]), tuple(row["decode"]), tuple(row["total"]), int(row["threads"])
+        )
+        for row in json.loads(answer)
+    ]
 
 
 @torch.inference_mode()

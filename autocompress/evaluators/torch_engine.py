@@ -17,8 +17,14 @@ from transformers import PreTrainedModel
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
-from autocompress.evaluators.subprocess_call import answer_call, call_module
-from autocompress.evaluators.timing import Timing, make_prompt, run
+from autocompress.evaluators.subprocess_call import (
+    Progress,
+    advance,
+    answer_call,
+    call_module,
+    nobody,
+)
+from autocompress.evaluators.timing import Timing, make_prompt, read_latencies, run, to_plain
 from autocompress.models.architecture import MODELING_FILES
 from autocompress.models.loading import load_model
 from autocompress.spec import Workload
@@ -33,12 +39,15 @@ class TorchEngine:
     """Runs checkpoints with torch on one device.
 
     Args:
-        threads: On a CPU; `fastest_threads` finds the number to give.
+        threads: On a CPU; `fastest_threads` finds the number to give. 0 has it found anew for
+            the first of the checkpoints.
+        trust_remote_code: Of checkpoints; our own modeling files are always run.
     """
 
     device: str
     dtype: str
     threads: int
+    trust_remote_code: bool = False
 
     @property
     def name(self) -> str:
@@ -51,12 +60,13 @@ class TorchEngine:
         return torch.__version__
 
     def latency(
-        self, checkpoints: Sequence[Path], workload: Workload, repeats: int
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
     ) -> list[Latency]:
-        """Time checkpoints in a fresh process, in turn within each repeat.
-
-        Of remote code only our own modeling file is run.
-        """
+        """Time checkpoints in a fresh process, in turn within each repeat."""
         request = {
             "checkpoints": [str(path) for path in checkpoints],
             "workload": str(workload),
@@ -64,45 +74,49 @@ class TorchEngine:
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
+            "trust_remote_code": self.trust_remote_code,
         }
-        rows = json.loads(
-            call_module(
-                "autocompress.evaluators.torch_engine",
-                request,
-                EngineError,
-                "The torch engine did not run the checkpoints",
-            )
+        answer = call_module(
+            "autocompress.evaluators.torch_engine",
+            request,
+            EngineError,
+            "The torch engine did not run the checkpoints",
+            progress,
         )
-        return [
-            Latency(tuple(row["prefill"]), tuple(row["decode"]), tuple(row["total"]))
-            for row in rows
-        ]
+        return read_latencies(answer)
 
 
-def serve(request: dict[str, object]) -> list[dict[str, list[float]]]:
+def serve(request: dict[str, object]) -> list[dict[str, object]]:
     """Answer one request: load all checkpoints, then time them in turn."""
     workload = Workload.parse(str(request["workload"]))
     paths = [Path(path) for path in _texts(request["checkpoints"])]
     device = torch.device(str(request["device"]))
-    torch.set_num_threads(int(str(request["threads"])))
     models = [
-        load_model(path, device, str(request["dtype"]), has_own_modeling(path)) for path in paths
+        load_checkpoint(path, device, str(request["dtype"]), request["trust_remote_code"] is True)
+        for path in paths
     ]
+    threads = int(str(request["threads"]))
+    if threads:
+        torch.set_num_threads(threads)
+    else:
+        fastest_threads(models[0], workload)
     prompts = [make_prompt(model, workload) for model in models]
     timings: list[list[Timing]] = [[] for _ in models]
-    for repeat in range(WARM_UPS + int(str(request["repeats"]))):
+    repeats = WARM_UPS + int(str(request["repeats"]))
+    for repeat in range(repeats):
+        advance(repeat, repeats)
         for model, prompt, row in zip(models, prompts, timings, strict=True):
             timing = run(model, prompt, workload.generated)
             if repeat >= WARM_UPS:
                 row.append(timing)
-    return [
-        {
-            "prefill": [t.prefill for t in row],
-            "decode": [t.decode for t in row],
-            "total": [t.total for t in row],
-        }
-        for row in timings
-    ]
+    return [to_plain(row, torch.get_num_threads()) for row in timings]
+
+
+def load_checkpoint(
+    folder: Path, device: torch.device, dtype: str, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load a checkpoint; of remote code our own modeling files are run, trusted or not."""
+    return load_model(folder, device, dtype, trust_remote_code or has_own_modeling(folder))
 
 
 def has_own_modeling(folder: Path) -> bool:

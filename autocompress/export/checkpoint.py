@@ -7,6 +7,7 @@ setting are stored as the level database holds them.
 
 import copy
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -132,7 +133,12 @@ def files_bytes(folder: Path) -> int:
 
 def stored_tensor_bytes(folder: Path) -> int:
     """Return the bytes of all tensors as the headers of the weight files state them."""
-    return sum(size for _, size in _stored(folder))
+    return sum(size for _, _, size in _stored(folder))
+
+
+def stored_numbers(folder: Path) -> int:
+    """Return the parameters of an uncompressed checkpoint, tied ones once, by the same headers."""
+    return sum(numbers for _, numbers, _ in _stored(folder))
 
 
 def stored_linear_bytes(folder: Path) -> int:
@@ -141,18 +147,18 @@ def stored_linear_bytes(folder: Path) -> int:
     Scales, zero points and masks count, biases, embedding and head do not: eight times as many by
     the weights of the dense model's linear layers are the true bits of a weight.
     """
-    return sum(size for name, size in _stored(folder) if _LINEAR.fullmatch(name))
+    return sum(size for name, _, size in _stored(folder) if _LINEAR.fullmatch(name))
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the name and the bytes of every tensor in the weight files."""
+def _stored(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield the name, the numbers and the bytes of every tensor in the weight files."""
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
-                yield name, end - start
+                yield name, math.prod(entry["shape"]), end - start
 
 
 def _parameters(tensors: Mapping[str, Tensor], packed: PackedLayers) -> int:

@@ -139,6 +139,8 @@ def lacks_bfloat16(device: torch.device) -> bool:
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside the weights."""
+    # It reads the config too, and warns of what our own checkpoints say there by layer.
+    transformers_logging.set_verbosity_error()
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -72,9 +72,7 @@ def make_sequences(
     result: dict[Split, np.ndarray] = {}
     for split, texts in split_documents(documents).items():
         stream: list[int] = []
-        for ids in (
-            tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        ):
+        for ids in token_ids(tokenizer, texts):
             stream += ids if separator is None else [*ids, separator]
         n = len(stream) // context
         result[split] = np.asarray(stream[: n * context], dtype=np.int32).reshape(n, context)
@@ -87,6 +85,15 @@ def make_sequences(
             f"the calibration text, but got {short}. Give more text or a smaller --context."
         )
     return result
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of each document, nothing added."""
+    if not documents:
+        return []
+    encoded = tokenizer(list(documents), add_special_tokens=False, verbose=False)
+    found: list[list[int]] = encoded["input_ids"]
+    return found
 
 
 def draw_order(n_sequences: int, split: Split, draw: int, seed: int) -> np.ndarray:

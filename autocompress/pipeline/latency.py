@@ -94,15 +94,18 @@ def measure_speedup(
 ) -> MeasuredSpeedup:
     """Time two checkpoints end to end, in turn, in a process of their own."""
     first, second = engine.latency([dense, compressed], workload, REPEATS)
-    ratios = np.asarray(first.total) / np.asarray(second.total)
-    interval = bootstrap(
-        (ratios,), np.median, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
+    median, interval = median_interval(np.asarray(first.total) / np.asarray(second.total), seed)
     return MeasuredSpeedup(
-        float(np.median(ratios)),
-        (float(interval.low), float(interval.high)),
-        (float(np.median(first.total)), float(np.median(second.total))),
+        median, interval, (float(np.median(first.total)), float(np.median(second.total)))
     )
+
+
+def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
+    """Return the median of repeats and its 95 % bootstrap interval."""
+    interval = bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(np.median(values)), (float(interval.low), float(interval.high))
 
 
 def hardware(device: torch.device, threads: int) -> str:

@@ -172,7 +172,7 @@ def _run(
             timed = _timed(table, prepared.space, spec.target_speedup, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec.space)
         threads = table.threads if table else fastest_threads(shaped.model, spec.workload)
-        engine = TorchEngine(str(prepared.device), spec.dtype, threads)
+        engine = TorchEngine(str(prepared.device), spec.dtype, threads, spec.trust_remote_code)
 
         # A winner is exported once in a run: what is published is what was timed. A resumed run
         # that replays the measurement exports the winner for the gate.

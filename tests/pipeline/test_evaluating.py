@@ -1,0 +1,114 @@
+"""The judgement of a checkpoint: its figures agree with each other, and it says what it read."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autocompress.errors import ModelError, SpecError
+from autocompress.export.evaluation import Evaluation, to_text
+from autocompress.pipeline.evaluating import Asked, evaluate
+from autocompress.spec import Workload
+from tests.tiny_models import TinyModels
+
+
+class Silent:
+    def stage(self, name: str) -> None: ...
+
+    def advance(self, done: int, total: int) -> None: ...
+
+    def tell(self, kind: str, values: object) -> None: ...
+
+
+def asked(path: Path, against: Path | None, calibration: Path) -> Asked:
+    return Asked(
+        path=str(path),
+        against=None if against is None else str(against),
+        calibration=str(calibration),
+        sequences=6,
+        context=16,
+        teacher_tokens=512,
+        workload=Workload(1, 8, 4),
+        device="cpu",
+        dtype="auto",
+        seed=0,
+        trust_remote_code=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def halved(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the tiny Llama with half of its digits and its last layer gone."""
+    folder = tmp_path_factory.mktemp("halved")
+    model = tiny_models.load()
+    model.model.layers = model.model.layers[:-1]
+    model.config.num_hidden_layers -= 1
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model.save_pretrained(folder)
+    for file in tiny_models.folder().glob("tokenizer*"):
+        shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(halved: Path, tiny_llama: Path, calibration: Path) -> Evaluation:
+    """Judge it against the whole one."""
+    return evaluate(asked(halved, tiny_llama, calibration), Silent())
+
+
+def test_figures_agree_with_each_other(judged: Evaluation) -> None:
+    model, against, comparison = judged.model, judged.against, judged.comparison
+
+    assert against is not None
+    assert comparison is not None
+    ratio = comparison.perplexity_ratio
+    assert ratio.value == pytest.approx(model.perplexity.value / against.perplexity.value)
+    assert comparison.kl.value > 0
+    assert comparison.bits == pytest.approx(32 * model.bytes / against.bytes)
+    assert model.bytes < against.bytes / 2
+    for estimate in (comparison.kl, ratio, comparison.speedup.workload, model.perplexity):
+        assert estimate.interval[0] < estimate.value < estimate.interval[1]
+
+
+def test_it_can_be_written_and_told(judged: Evaluation) -> None:
+    written = json.dumps(judged.to_json(), allow_nan=False)
+
+    assert json.loads(written)["sequences"] == 6
+    assert "6 sequences of 16 tokens" in to_text(judged)
+    assert "times as fast" in to_text(judged)
+
+
+def test_a_model_alone_is_judged_without_a_comparison(
+    halved: Path, calibration: Path, judged: Evaluation
+) -> None:
+    one_token = Workload(1, 8, 1)
+    alone = evaluate(
+        dataclasses.replace(asked(halved, None, calibration), workload=one_token), Silent()
+    )
+
+    assert alone.against is None
+    assert alone.comparison is None
+    assert alone.model.milliseconds.token is None
+    assert alone.model.perplexity == judged.model.perplexity
+    assert "perplexity" in to_text(alone)
+
+
+def test_models_that_read_other_tokens_are_refused(
+    halved: Path, tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(halved, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text("utf-8"))
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:10]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+    with pytest.raises(SpecError, match="as different tokens"):
+        evaluate(asked(other, tiny_llama, calibration), Silent())
+
+
+def test_what_is_no_model_is_refused(tiny_llama: Path, calibration: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        evaluate(asked(tmp_path, tiny_llama, calibration), Silent())
