@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt scripts/install_torch.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help search install install-dev test test-slow check format wheel constraints clean
+.PHONY: help search install install-dev llama-cpp test test-slow check format wheel constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -23,6 +23,12 @@ search: install  ## search the shipped reference model (TARGET="--target-speedup
 install: $(VENV)/.installed  ## make .venv with what a search needs
 
 install-dev: $(VENV)/.installed-dev  ## make .venv with what the tests and checks need too
+
+# Undefined, so that kernels are left out that gcc compiles wrongly (llama.cpp pull request 26954).
+llama-cpp: export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__ \
+	-DLLAVA_BUILD=OFF
+llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GGUF files and their tests
+	$(PIP) install -c constraints.txt -e '.[llama-cpp]'
 
 test: install-dev  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
@@ -50,7 +56,7 @@ constraints:  ## resolve the dependencies anew (torch stays as pinned) and write
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python scripts/install_torch.py
 	grep '^torch==' constraints.txt > build/constraints/torch.txt
-	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,postgres]'
+	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,llama-cpp,postgres]'
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all \
 		--exclude autocompress --exclude pip \
 		| sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[^+]*)\+.*/\1/'; } > build/constraints/new.txt

@@ -1,0 +1,112 @@
+"""Rounds weights to the block formats of GGUF files, by llama.cpp's own quantizer.
+
+Needs the packages of the extra `llama-cpp`.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.errors import EngineError
+
+KINDS: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
+"""The formats built here, by the names of GGUF's types in small letters."""
+
+
+def block_shape(kind: str) -> tuple[int, int]:
+    """Return how many columns share a block, and its bytes."""
+    gguf = _gguf()
+    found: tuple[int, int] = gguf.GGML_QUANT_SIZES[_type(kind)]
+    return found
+
+
+def fits(kind: str, columns: int) -> bool:
+    """Whether rows of so many columns are whole blocks."""
+    return columns % block_shape(kind)[0] == 0
+
+
+def quantize(weight: Tensor, kind: str, importance: Tensor | None = None) -> Tensor:
+    """Return a (rows, columns) weight as blocks, (rows, bytes of a row) uint8.
+
+    Args:
+        importance: (columns,) of each input, its mean square; None weighs all alike.
+    """
+    rows, columns = weight.shape
+    size, n_bytes = block_shape(kind)
+    if columns % size:
+        raise ValueError(f"`columns % {size} == 0` must hold for {kind}, but got {columns}")
+    values = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+    blocks = np.empty((rows, columns // size * n_bytes), dtype=np.uint8)
+    weights = None
+    if importance is not None:
+        weights = importance.detach().to("cpu", torch.float32).contiguous().numpy()
+    floats = ctypes.POINTER(ctypes.c_float)
+    written = _quantizer()(
+        int(_type(kind)),
+        values.ctypes.data_as(floats),
+        blocks.ctypes.data_as(ctypes.c_void_p),
+        0,
+        rows,
+        columns,
+        None if weights is None else weights.ctypes.data_as(floats),
+    )
+    if written != blocks.nbytes:
+        raise EngineError(f"ggml wrote {written} bytes of {kind}, not {blocks.nbytes}.")
+    return torch.from_numpy(blocks)
+
+
+def dequantize(blocks: Tensor, kind: str) -> Tensor:
+    """Return what blocks stand for, (rows, columns) float32."""
+    values = _gguf().quants.dequantize(blocks.cpu().numpy(), _type(kind))
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _type(kind: str) -> Any:
+    return _gguf().GGMLQuantizationType[kind.upper()]
+
+
+def _gguf() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise lacking() from error
+    return gguf
+
+
+@functools.cache
+def _quantizer() -> Any:
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise lacking() from error
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    # macOS and Windows name shared libraries otherwise.
+    file = next(
+        (
+            folder / name
+            for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+            if (folder / name).is_file()
+        ),
+        None,
+    )
+    if file is None:
+        raise EngineError(f"llama-cpp-python brings no libggml-base in {folder}.")
+    function = ctypes.CDLL(str(file)).ggml_quantize_chunk
+    floats = ctypes.POINTER(ctypes.c_float)
+    whole = ctypes.c_int64
+    function.argtypes = [ctypes.c_int, floats, ctypes.c_void_p, whole, whole, whole, floats]
+    function.restype = ctypes.c_size_t
+    return function
+
+
+def lacking() -> EngineError:
+    """Return the error that says how to install what is absent."""
+    return EngineError(
+        "GGUF files and llama.cpp need `pip install 'autocompress[llama-cpp]'`, which compiles "
+        "llama.cpp in a few minutes."
+    )
