@@ -142,9 +142,11 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     pareto.set_defaults(command=run["pareto"])
 
     evaluate = commands.add_parser(
-        "evaluate", help="judge any checkpoint: what it loses, how large and how fast it is"
+        "evaluate", help="judge a checkpoint or GGUF file: its loss, its size, its speed"
     )
-    evaluate.add_argument("path", metavar="PATH", help="folder or hub name of a model")
+    evaluate.add_argument(
+        "path", metavar="PATH", help="a model's folder or name on the hub, or a GGUF file"
+    )
     evaluate.add_argument("--against", metavar="MODEL", help="what it was made of")
     evaluate.add_argument(
         "--sequences", type=int, default=256, metavar="256", help="of text that are read"

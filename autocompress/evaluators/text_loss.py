@@ -15,10 +15,13 @@ from torch import Tensor
 
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.base import Predictor
+from autocompress.evaluators.llama_cpp_model import LlamaCppPredictor
 from autocompress.evaluators.subprocess_call import Progress, advance, answer_call, call_module
 from autocompress.evaluators.teacher import Teacher, losses, summarize
 from autocompress.evaluators.torch_predictor import TorchPredictor
 from autocompress.trial import Measurement
+
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def serve(request: dict[str, object]) -> dict[str, list[float]]:
     n_tokens = 0
     if request["dense"] is not None:
         # Of two models that fill the memory each, one at a time.
-        dense = open_predictor(Path(str(request["dense"])), how)
+        dense = open_predictor(Path(str(request["dense"])), sequences.shape[1], how)
         for number, ids in enumerate(sequences):
             advance(number, 2 * n)
             logits = dense.logits(ids)
@@ -95,7 +98,7 @@ def serve(request: dict[str, object]) -> dict[str, list[float]]:
             teachers.append(summarize(logits, how.teacher_tokens))
             found["dense_nll"].append(_means(teachers[-1], logits, ids)[1])
         del dense
-    other = open_predictor(Path(str(request["path"])), how)
+    other = open_predictor(Path(str(request["path"])), sequences.shape[1], how)
     for number, ids in enumerate(sequences):
         advance(len(teachers) + number, len(teachers) + n)
         logits = other.logits(ids)
@@ -114,8 +117,14 @@ def serve(request: dict[str, object]) -> dict[str, list[float]]:
     return found
 
 
-def open_predictor(path: Path, how: Reading) -> Predictor:
-    """Open a model with the engine that its files are for."""
+def open_predictor(path: Path, length: int, how: Reading) -> Predictor:
+    """Open a model with the engine that its files are for: a folder with torch, else llama.cpp.
+
+    Args:
+        length: Tokens of a sequence at most.
+    """
+    if path.suffix == GGUF:
+        return LlamaCppPredictor(path, length)
     return TorchPredictor(path, torch.device(how.device), how.dtype, how.trust_remote_code)
 
 

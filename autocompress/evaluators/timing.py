@@ -1,16 +1,23 @@
 """Times one workload on a loaded model: greedy decoding with a KV cache."""
 
 import json
+import os
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from autocompress.evaluators.base import Latency
 from autocompress.spec import Workload
+
+WARM_UPS = 2
+THREAD_ROUNDS = 6
+WORTH_A_THREAD = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +77,39 @@ def run(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> Timing:
 
 def make_prompt(model: PreTrainedModel, workload: Workload, extra: int = 0) -> Tensor:
     """Return (batch, prompt + extra) token ids, the same for every model of one vocabulary."""
+    ids = random_ids(model.config.vocab_size, workload.batch, workload.prompt + extra)
+    return torch.from_numpy(ids).to(model.device)
+
+
+def random_ids(vocabulary: int, sequences: int, length: int) -> np.ndarray:
+    """Return (sequences, length) token ids, the same for every engine."""
     generator = torch.Generator().manual_seed(0)
-    shape = (workload.batch, workload.prompt + extra)
-    ids = torch.randint(0, model.config.vocab_size, shape, generator=generator)
-    return ids.to(model.device)
+    ids: np.ndarray = torch.randint(
+        0, vocabulary, (sequences, length), generator=generator
+    ).numpy()
+    return ids
+
+
+def pick_threads(timed: Callable[[int, int], Timing], workload: Workload) -> int:
+    """Return the number of CPU threads to run a model on.
+
+    The fewest that are not half as slow again as the best: threads that wait for each other at
+    every small product gain little, and make a time depend on whatever else the machine does.
+
+    Args:
+        timed: Generates tokens on some threads: of each a number.
+    """
+    cores = len(os.sched_getaffinity(0))
+    counts = sorted({1, max(1, cores // 2), cores})
+    steps = min(16, workload.generated)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(THREAD_ROUNDS):
+        for count in counts:
+            timing = timed(count, steps)
+            times[count].append(timing.prefill + timing.decode * (workload.generated - 1))
+    typical = {count: statistics.median(times[count][1:]) for count in counts}
+    best = min(typical.values())
+    return next(count for count in counts if typical[count] <= WORTH_A_THREAD * best)
 
 
 def _step(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:

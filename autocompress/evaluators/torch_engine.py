@@ -5,8 +5,6 @@ timed: it reads a request as JSON on standard input and answers on standard outp
 """
 
 import json
-import os
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,14 +22,18 @@ from autocompress.evaluators.subprocess_call import (
     call_module,
     nobody,
 )
-from autocompress.evaluators.timing import Timing, make_prompt, read_latencies, run, to_plain
+from autocompress.evaluators.timing import (
+    WARM_UPS,
+    Timing,
+    make_prompt,
+    pick_threads,
+    read_latencies,
+    run,
+    to_plain,
+)
 from autocompress.models.architecture import MODELING_FILES
 from autocompress.models.loading import load_model
 from autocompress.spec import Workload
-
-WARM_UPS = 2
-THREAD_ROUNDS = 6
-WORTH_A_THREAD = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,26 +141,16 @@ def has_own_modeling(folder: Path) -> bool:
 
 
 def fastest_threads(model: PreTrainedModel, workload: Workload) -> int:
-    """Return the number of CPU threads to run the model on, and leave it set.
-
-    The fewest that are not half as slow again as the best: threads that wait for each other at
-    every small product gain little, and make a time depend on whatever else the machine does.
-    """
+    """Return the number of CPU threads to run the model on, as `pick_threads`; leave it set."""
     if model.device.type != "cpu":
         return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0))
-    counts = sorted({1, max(1, cores // 2), cores})
     prompt = make_prompt(model, workload)
-    steps = min(16, workload.generated)
-    times: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(THREAD_ROUNDS):
-        for count in counts:
-            torch.set_num_threads(count)
-            timing = run(model, prompt, steps)
-            times[count].append(timing.prefill + timing.decode * (workload.generated - 1))
-    typical = {count: statistics.median(times[count][1:]) for count in counts}
-    best = min(typical.values())
-    picked = next(count for count in counts if typical[count] <= WORTH_A_THREAD * best)
+
+    def timed(threads: int, n_tokens: int) -> Timing:
+        torch.set_num_threads(threads)
+        return run(model, prompt, n_tokens)
+
+    picked = pick_threads(timed, workload)
     torch.set_num_threads(picked)
     return picked
 

@@ -55,13 +55,14 @@ class Comparison:
         kl: Divergence from the other's predictions, nats a token.
         perplexity_ratio: Paired over sequences; over 1 is worse.
         bits: Bits stored for each parameter of the other, embeddings and head included.
-        speedup: The other's time over this one's, of runs in turn; over 1 is faster.
+        speedup: The other's time over this one's, of runs in turn; over 1 is faster. None where
+            the two need two engines.
     """
 
     kl: Estimate
     perplexity_ratio: Estimate
     bits: float
-    speedup: Speed
+    speedup: Speed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ def _heads(evaluation: Evaluation) -> list[str]:
     model, against = evaluation.model, evaluation.against
     beside = "" if against is None else f" against {against.path}"
     timed = f"workload {evaluation.workload}, {evaluation.repeats} repeats"
+    if against is not None and against.engine != model.engine:
+        timed += f"; against: {against.engine}, timed apart"
     read = f"{evaluation.sequences:,} sequences of {evaluation.context:,} tokens"
     return [
         f"{model.path}{beside}",
@@ -128,7 +131,7 @@ def _rows(evaluation: Evaluation) -> list[Sequence[str]]:
             *((name, f"{_told(own)} ms") for name, own in _times(model.milliseconds)),
         ]
     share = percent(model.bytes / against.bytes, 1)
-    speedups = dict(_times(comparison.speedup))
+    speedups = {} if comparison.speedup is None else dict(_times(comparison.speedup))
     dense = dict(_times(against.milliseconds))
     return [
         ("", "against", "this", ""),
@@ -150,11 +153,15 @@ def _rows(evaluation: Evaluation) -> list[Sequence[str]]:
                 f"{name}, ms",
                 _told(dense[name]),
                 _told(own),
-                f"{_told(speedups[name])} times as fast",
+                _faster(speedups.get(name)),
             )
             for name, own in _times(model.milliseconds)
         ),
     ]
+
+
+def _faster(speedup: Estimate | None) -> str:
+    return "" if speedup is None else f"{_told(speedup)} times as fast"
 
 
 def _times(speed: Speed) -> list[tuple[str, Estimate]]:

@@ -1,8 +1,9 @@
 """Calibration text: documents, their split into three, and sequences of one length."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,19 +61,33 @@ def split_documents(documents: Sequence[str]) -> dict[Split, list[str]]:
 def make_sequences(
     tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], context: int
 ) -> dict[Split, np.ndarray]:
+    """Return `cut_sequences` of documents that a tokenizer reads."""
+    encode = functools.partial(token_ids, tokenizer)
+    return cut_sequences(encode, tokenizer.eos_token_id, documents, context)
+
+
+def cut_sequences(
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    separator: int | None,
+    documents: Sequence[str],
+    context: int,
+) -> dict[Split, np.ndarray]:
     """Return (sequences, context) int32 token ids for each split.
 
-    A split's documents are joined by the end-of-text token and cut every `context` tokens; what is
-    left over at the end is not used.
+    A split's documents are joined by the separator and cut every `context` tokens; what is left
+    over at the end is not used.
+
+    Args:
+        encode: Returns the token ids of each document.
+        separator: The end-of-text token, if there is one.
 
     Raises:
         TextError: If a split holds fewer than 8 sequences.
     """
-    separator = tokenizer.eos_token_id
     result: dict[Split, np.ndarray] = {}
     for split, texts in split_documents(documents).items():
         stream: list[int] = []
-        for ids in token_ids(tokenizer, texts):
+        for ids in encode(texts):
             stream += ids if separator is None else [*ids, separator]
         n = len(stream) // context
         result[split] = np.asarray(stream[: n * context], dtype=np.int32).reshape(n, context)

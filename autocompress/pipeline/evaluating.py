@@ -2,26 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from autocompress.errors import SpecError
+from autocompress.errors import ModelError, SpecError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
-from autocompress.evaluators.torch_engine import TorchEngine
-from autocompress.export.checkpoint import stored_numbers, stored_tensor_bytes
 from autocompress.export.evaluation import Comparison, Estimate, Evaluation, Judged, Speed
 from autocompress.models import loading, text
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.latency import REPEATS, hardware, median_interval
 from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.spec import Workload
 from autocompress.trial import Measurement, Split
 
 CONFIDENCE = 0.95
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +26,7 @@ class Asked:
     """What is to be judged, and on what.
 
     Args:
-        path: A model folder, or its name on the hub.
+        path: A model folder, its name on the hub, or a GGUF file.
         against: The model that it was made of, alike; None compares with nothing.
         calibration: A text file, of which the part is read that searches report on; None takes
             the built-in sample.
@@ -57,36 +54,44 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         AutocompressError: Whatever cannot be found, read or run.
     """
     device = loading.pick_device(asked.device)
-    folder = loading.resolve(asked.path)
-    against = None if asked.against is None else loading.resolve(asked.against)
-    sequences = _sequences(asked, folder, against)
-    observer.stage("loss on text")
-    reading = Reading(str(device), asked.dtype, asked.teacher_tokens, asked.trust_remote_code)
-    own, dense = measure_checkpoint(folder, against, sequences, reading, observer.advance)
-    observer.stage("latency")
-    engine = TorchEngine(str(device), asked.dtype, 0, asked.trust_remote_code)
-    folders = [folder] if against is None else [folder, against]
-    timed = engine.latency(folders, asked.workload, REPEATS, observer.advance)
-    name = f"{engine.name} {engine.version}"
 
-    def judged(path: str, folder: Path, measured: Measurement, latency: Latency) -> Judged:
-        size = stored_tensor_bytes(folder)
-        return Judged(path, name, size, _perplexity(measured), _milliseconds(latency, asked.seed))
+    def opened(named: str) -> OnDisk:
+        return open_model(named, device, asked.dtype, asked.trust_remote_code)
+
+    model = opened(asked.path)
+    against = None if asked.against is None else opened(asked.against)
+    sequences = _sequences(asked, model, against)
+    observer.stage("loss on text")
+    own, dense = measure_checkpoint(
+        model.path,
+        None if against is None else against.path,
+        sequences,
+        Reading(str(device), asked.dtype, asked.teacher_tokens, asked.trust_remote_code),
+        observer.advance,
+    )
+    observer.stage("latency")
+    latency, latency_against = _timed(model, against, asked.workload, observer)
+
+    def judged(path: str, found: OnDisk, measured: Measurement, latency: Latency) -> Judged:
+        name = f"{found.engine.name} {found.engine.version}"
+        times = _milliseconds(latency, asked.seed)
+        return Judged(path, name, found.bytes, _perplexity(measured), times)
 
     other, comparison = None, None
-    if asked.against is not None and against is not None and dense is not None:
-        other = judged(asked.against, against, dense, timed[1])
+    if asked.against and against is not None and dense is not None and latency_against is not None:
+        other = judged(asked.against, against, dense, latency_against)
+        is_timed_beside = model.engine.name == against.engine.name
         comparison = Comparison(
             kl=_divergence(own),
             perplexity_ratio=_exp(_mean(np.asarray(own.nll) - np.asarray(dense.nll))),
-            bits=8 * stored_tensor_bytes(folder) / stored_numbers(against),
-            speedup=_speedup(timed[1], timed[0], asked.seed),
+            bits=8 * model.bytes / against.numbers,
+            speedup=_speedup(latency_against, latency, asked.seed) if is_timed_beside else None,
         )
     return Evaluation(
-        model=judged(asked.path, folder, own, timed[0]),
+        model=judged(asked.path, model, own, latency),
         against=other,
         comparison=comparison,
-        hardware=hardware(device, timed[0].threads),
+        hardware=hardware(device, latency.threads),
         workload=str(asked.workload),
         repeats=REPEATS,
         text=asked.calibration or "the built-in sample",
@@ -97,22 +102,40 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
     )
 
 
-def _sequences(asked: Asked, folder: Path, against: Path | None) -> np.ndarray:
+def _timed(
+    model: OnDisk, against: OnDisk | None, workload: Workload, observer: Observer
+) -> tuple[Latency, Latency | None]:
+    """Time both in turn, or one after the other where they need two engines."""
+    if against is not None and against.engine.name == model.engine.name:
+        paths = [model.path, against.path]
+        first, second = model.engine.latency(paths, workload, REPEATS, observer.advance)
+        return first, second
+    (own,) = model.engine.latency([model.path], workload, REPEATS, observer.advance)
+    if against is None:
+        return own, None
+    (other,) = against.engine.latency([against.path], workload, REPEATS, observer.advance)
+    return own, other
+
+
+def _sequences(asked: Asked, model: OnDisk, against: OnDisk | None) -> np.ndarray:
     """Return the (sequences, T) token ids that both read.
 
     Raises:
         SpecError: If the two read the text as other tokens.
     """
     documents = text.read_documents(asked.calibration)
-    tokenizer = loading.load_tokenizer(against or folder, asked.trust_remote_code)
-    if against is not None and any((folder / name).is_file() for name in TOKENIZER_FILES):
-        own = loading.load_tokenizer(folder, asked.trust_remote_code)
-        if text.token_ids(own, documents) != text.token_ids(tokenizer, documents):
-            raise SpecError(
-                f"{asked.path} and {asked.against} read the text as different tokens: their "
-                "losses do not compare."
-            )
-    rows = text.make_sequences(tokenizer, documents, asked.context)[Split.REPORT]
+    first, second = (against or model), (model if against else None)
+    vocabulary = first.vocabulary
+    if vocabulary is None:
+        raise ModelError(f"{first.path} has no tokenizer.")
+    own = None if second is None else second.vocabulary
+    if own is not None and own.encode(documents) != vocabulary.encode(documents):
+        raise SpecError(
+            f"{asked.path} and {asked.against} read the text as different tokens: their losses "
+            "do not compare."
+        )
+    cut = text.cut_sequences(vocabulary.encode, vocabulary.end_of_text, documents, asked.context)
+    rows = cut[Split.REPORT]
     order = text.draw_order(len(rows), Split.REPORT, 0, asked.seed)
     found: np.ndarray = rows[order[: asked.sequences]]
     return found

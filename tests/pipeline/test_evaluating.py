@@ -9,8 +9,10 @@ import pytest
 
 from autocompress.errors import ModelError, SpecError
 from autocompress.export.evaluation import Evaluation, to_text
+from autocompress.export.gguf_file import write_gguf
 from autocompress.pipeline.evaluating import Asked, evaluate
 from autocompress.spec import Workload
+from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import TinyModels
 
 
@@ -69,6 +71,7 @@ def test_figures_agree_with_each_other(judged: Evaluation) -> None:
     assert comparison.kl.value > 0
     assert comparison.bits == pytest.approx(32 * model.bytes / against.bytes)
     assert model.bytes < against.bytes / 2
+    assert comparison.speedup is not None
     for estimate in (comparison.kl, ratio, comparison.speedup.workload, model.perplexity):
         assert estimate.interval[0] < estimate.value < estimate.interval[1]
 
@@ -112,3 +115,46 @@ def test_models_that_read_other_tokens_are_refused(
 def test_what_is_no_model_is_refused(tiny_llama: Path, calibration: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json"):
         evaluate(asked(tmp_path, tiny_llama, calibration), Silent())
+
+
+def test_a_gguf_file_is_judged_by_llama_cpp(
+    halved: Path, tiny_llama: Path, calibration: Path, tmp_path: Path, judged: Evaluation
+) -> None:
+    need_llama_cpp()
+    file = tmp_path / "halved.gguf"
+    write_gguf(halved, file)
+
+    found = evaluate(asked(file, tiny_llama, calibration), Silent())
+
+    assert found.comparison is not None
+    assert judged.comparison is not None
+    assert found.comparison.kl.value == pytest.approx(judged.comparison.kl.value, rel=0.02)
+    assert found.comparison.speedup is None
+    assert found.model.engine.startswith("llama.cpp")
+    assert "timed apart" in to_text(found)
+
+
+def test_gguf_files_are_held_against_each_other(
+    halved: Path, tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    need_llama_cpp()
+    files = [tmp_path / "whole.gguf", tmp_path / "halved.gguf"]
+    for file, folder in zip(files, [tiny_llama, halved], strict=True):
+        write_gguf(folder, file)
+
+    found = evaluate(asked(files[1], files[0], calibration), Silent())
+
+    assert found.comparison is not None
+    assert found.comparison.speedup is not None
+    assert found.comparison.kl.value > 0
+
+
+def test_a_broken_gguf_file_is_refused(
+    tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    need_llama_cpp()
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(64))
+
+    with pytest.raises(ModelError, match="not a whole GGUF file"):
+        evaluate(asked(file, tiny_llama, calibration), Silent())

@@ -1,0 +1,128 @@
+"""The llama.cpp engine: GGUF files on its CPU kernels, greedy decoding.
+
+`python -m autocompress.evaluators.llama_cpp_engine` is the process of its own in which files are
+timed: it reads a request as JSON on standard input and answers on standard output.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from autocompress.errors import EngineError
+from autocompress.evaluators.base import Latency
+from autocompress.evaluators.llama_cpp_model import LlamaCppModel
+from autocompress.evaluators.subprocess_call import (
+    Progress,
+    advance,
+    answer_call,
+    call_module,
+    nobody,
+)
+from autocompress.evaluators.timing import (
+    WARM_UPS,
+    Timing,
+    pick_threads,
+    random_ids,
+    read_latencies,
+    to_plain,
+)
+from autocompress.spec import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppEngine:
+    """Runs GGUF files on the CPU.
+
+    Args:
+        threads: 0 has the fastest number found anew for the first of the files.
+    """
+
+    threads: int = 0
+
+    @property
+    def name(self) -> str:
+        """As in `--engine`."""
+        return "llama.cpp"
+
+    @property
+    def version(self) -> str:
+        """The version of the package that brings it."""
+        try:
+            return f"by llama-cpp-python {version('llama-cpp-python')}"
+        except PackageNotFoundError:
+            return "absent"
+
+    def latency(
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
+    ) -> list[Latency]:
+        """Time GGUF files in a fresh process, in turn within each repeat."""
+        request = {
+            "files": [str(path) for path in checkpoints],
+            "workload": str(workload),
+            "repeats": repeats,
+            "threads": self.threads,
+        }
+        answer = call_module(
+            "autocompress.evaluators.llama_cpp_engine",
+            request,
+            EngineError,
+            "llama.cpp did not run the files",
+            progress,
+        )
+        return read_latencies(answer)
+
+
+def serve(request: dict[str, object]) -> list[dict[str, object]]:
+    """Answer one request: open all files, then time them in turn."""
+    workload = Workload.parse(str(request["workload"]))
+    files = request["files"]
+    length = workload.prompt + workload.generated
+    with contextlib.ExitStack() as stack:
+        models = [
+            stack.enter_context(
+                contextlib.closing(LlamaCppModel(Path(str(file)), length, workload.batch))
+            )
+            for file in (files if isinstance(files, list) else [])
+        ]
+        threads = int(str(request["threads"])) or pick_threads(
+            lambda count, steps: _timed(models[0], workload, count, steps), workload
+        )
+        timings: list[list[Timing]] = [[] for _ in models]
+        repeats = WARM_UPS + int(str(request["repeats"]))
+        for repeat in range(repeats):
+            advance(repeat, repeats)
+            for model, row in zip(models, timings, strict=True):
+                timing = _timed(model, workload, threads, workload.generated)
+                if repeat >= WARM_UPS:
+                    row.append(timing)
+    return [to_plain(row, threads) for row in timings]
+
+
+def _timed(model: LlamaCppModel, workload: Workload, threads: int, n_tokens: int) -> Timing:
+    """Generate `n_tokens` tokens after a prompt; the first comes with the prefill."""
+    prompt = random_ids(model.vocabulary, workload.batch, workload.prompt)
+    model.use_threads(threads)
+    model.forget()
+    started = time.perf_counter()
+    following = model.read(prompt, every=False).argmax(-1)
+    before = time.perf_counter()
+    prefill = (before - started) * 1e3
+    steps = []
+    for _ in range(n_tokens - 1):
+        following = model.read(following[:, None], every=False).argmax(-1)
+        after = time.perf_counter()
+        steps.append((after - before) * 1e3)
+        before = after
+    return Timing(prefill, tuple(steps))
+
+
+if __name__ == "__main__":
+    sys.exit(answer_call(serve))
