@@ -104,7 +104,7 @@ def _told(kind: str, values: Values) -> str:
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
         "{seconds:.0f} s",
-        "measured": "measured {speedup:.3f}x end to end{target}",
+        "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
         "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
     }
     told = dict(values) | {"predicted": _predicted(values)}

@@ -199,11 +199,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A finalist missed its prediction, so the search went on for another target (speedups)."""
+    """A winner missed the target, or was faster than it must be: another search was asked for.
+
+    Args:
+        target_used: The predicted speedup that the next search asked for.
+        measured: The winner's median, and its 95 % interval.
+    """
 
     target_asked: float
     target_used: float
     measured: float
+    measured_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)

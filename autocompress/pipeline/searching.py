@@ -1,4 +1,4 @@
-"""Searches until the measured winner meets the target, correcting the constraint in between."""
+"""Searches until a measured winner meets the target, correcting the constraint in between."""
 
 import dataclasses
 import time
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.export.report import Correction, Progress
+from autocompress.pipeline.aiming import Attempt, Timed, best_attempt, next_aim
 from autocompress.pipeline.latency import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -16,14 +17,10 @@ from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
 from autocompress.search.strategies import RuleScores, make_strategy
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import AdditiveCost, Constraint, Limit
+from autocompress.spaces.cost import Constraint, Limit
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
-# The first constraint asks for this much more than the target: about what the interval of an
-# end-to-end measurement is wide on a quiet machine. A miss is corrected from the measurement.
-MARGIN = 1.02
-MOST_CORRECTIONS = 4
 FINALISTS = 6
 SELECTION_SEQUENCES = 96
 # After a correction the search starts from a repaired winner: it needs fewer generations.
@@ -39,8 +36,8 @@ class Found:
 
     Args:
         speedup: Measured end to end.
-        task: With the last constraint: what the baselines have to meet too.
-        history: Of the last evolution; losses under another constraint do not compare.
+        task: The winner's: what the baselines have to meet too.
+        history: Of the search that found it; losses under another constraint do not compare.
     """
 
     winner: Genotype
@@ -50,15 +47,6 @@ class Found:
     history: tuple[Progress, ...]
     generations: int
     stopped_because: str
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A speedup to be met: the latency model's costs, and the fastest that they promise."""
-
-    cost: AdditiveCost
-    target: float
-    fastest: float
 
 
 def search(
@@ -72,29 +60,31 @@ def search(
     measure: Measure,
     observer: Observer,
 ) -> Found:
-    """Run evolutions, each under a tighter constraint, until the measured median meets the target.
+    """Run searches until the measured interval of a winner clears the target, and is near it.
 
-    With an imported latency table the clock decides nothing: one evolution, no correction. So it
-    is without a speedup to be met: the winner is timed all the same.
+    With an imported latency table the clock decides nothing: one search, no correction. So it is
+    without a speedup to be met: the winner is timed all the same.
 
     Args:
         limits: On what is stored.
         first: Candidates known from elsewhere, for the first parents.
         scores: What the strategy needs to know of the dense model beforehand.
     """
-    spec, space = prepared.spec, prepared.space
+    spec = prepared.spec
     started = time.monotonic()
-    target_used = 1.0 if timed is None else min(timed.target * MARGIN, timed.fastest)
+    aim = 1.0 if timed is None else timed.first_aim
+    attempts: list[Attempt] = []
+    histories: list[tuple[Progress, ...]] = []
     corrections: list[Correction] = []
     extra = first
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)
-    phase = 0
     while True:
+        phase = len(attempts)
         of_time: tuple[Limit, ...] = ()
         if timed is not None:
-            of_time = (time_limit(timed.cost, target_used, timed.fastest, spec.space),)
+            of_time = (time_limit(timed.cost, aim, timed.fastest, spec.space),)
         task = Task(
-            Constraint(space, (*of_time, *limits)),
+            Constraint(prepared.space, (*of_time, *limits)),
             spec.seed,
             spec.context,
             len(prepared.sequences[Split.SEARCH]),
@@ -110,7 +100,7 @@ def search(
             )
         strategy = make_strategy(spec.strategy, task, settings, scores)
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
-        history = _run(strategy, timed, space, driver, observer, spent, started)
+        histories.append(_run(strategy, timed, prepared.space, driver, observer, spent, started))
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
@@ -120,30 +110,36 @@ def search(
         )
         winner = _select(prepared, driver, strategy, task, observer)
         observer.stage("end-to-end latency")
-        speedup = _measured(store, phase, winner, measure)
-        observer.tell("measured", {"speedup": speedup.median, "target": spec.target_speedup})
-        if (
-            timed is None
-            or speedup.median >= timed.target
-            or prepared.imported is not None
-            or phase >= MOST_CORRECTIONS
-            or target_used >= timed.fastest
-        ):
-            return Found(
-                winner,
-                speedup,
-                task,
-                tuple(corrections),
-                history,
-                spent.generation,
-                strategy.stopped_because,
-            )
-        tighter = min(target_used * MARGIN * timed.target / speedup.median, timed.fastest)
-        corrections.append(Correction(timed.target, tighter, speedup.median))
-        observer.tell("correction", {"measured": speedup.median, "target_used": tighter})
-        target_used = tighter
-        extra = (winner,)
-        phase += 1
+        speedup = _measured(store, phase, winner.genotype, measure)
+        observer.tell(
+            "measured",
+            {
+                "speedup": speedup.median,
+                "low": speedup.interval[0],
+                "high": speedup.interval[1],
+                "target": spec.target_speedup,
+            },
+        )
+        attempts.append(Attempt(aim, task, winner, speedup))
+        if timed is None or prepared.imported is not None:
+            break
+        following = next_aim(timed, attempts)
+        is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
+        if following is None or (is_spent and attempts[-1].clears(timed.target)):
+            break
+        corrections.append(Correction(timed.target, following, speedup.median, speedup.interval))
+        observer.tell("correction", {"measured": speedup.median, "target_used": following})
+        aim, extra = following, (winner.genotype,)
+    best = best_attempt(None if timed is None else timed.target, attempts)
+    return Found(
+        best.winner.genotype,
+        best.speedup,
+        best.task,
+        tuple(corrections),
+        histories[attempts.index(best)],
+        spent.generation,
+        strategy.stopped_because,
+    )
 
 
 def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
@@ -205,7 +201,7 @@ def _select(
     strategy: Strategy,
     task: Task,
     observer: Observer,
-) -> Genotype:
+) -> Trial:
     """Return the best finalist on text that the search has not read.
 
     An evolution must not end below the simple candidates that it began with: they are finalists.
@@ -221,7 +217,7 @@ def _select(
     best = min(trials, key=lambda trial: (trial.loss, trial.genotype.levels))
     if best.measurement is None:
         raise EvaluationError(f"All finalists failed; the first: {trials[0].error}")
-    return best.genotype
+    return best
 
 
 def _stopper(store: StudyStore, phase: int, budget: float | None) -> Callable[[int], str | None]:

@@ -28,6 +28,7 @@ from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.aiming import Timed
 from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
 from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.inheritance import Inherited, inherit
@@ -36,7 +37,7 @@ from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
-from autocompress.pipeline.searching import Found, Timed, search
+from autocompress.pipeline.searching import Found, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import DenseSize, stored_limits, time_limit
 from autocompress.search.driver import SearchDriver
@@ -185,7 +186,9 @@ def _run(
 
         def measure(genotype: Genotype) -> MeasuredSpeedup:
             folder = export(genotype).folder
-            return measure_speedup(engine, prepared.folder, folder, spec.workload, spec.seed)
+            return measure_speedup(
+                engine, prepared.folder, folder, spec.workload, spec.seed, spec.target_speedup
+            )
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, shaped, plan.open_levels())

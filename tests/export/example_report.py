@@ -91,7 +91,7 @@ def example_report(n_layers: int = 24, study: str = "shakespeare-2x") -> Report:
         versions={"autocompress": "0.1.0", "torch": "2.9.0", "transformers": "5.1.0"},
         seed=3,
         needs_remote_code=True,
-        corrections=(Correction(2.0, 2.06, 1.96),),
+        corrections=(Correction(2.0, 2.06, 1.96, (1.93, 1.99)),),
         warnings=(
             "The additive start could not be measured in full: 3 sites had no single loss.",
         ),

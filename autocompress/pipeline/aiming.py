@@ -1,0 +1,92 @@
+"""Decides what predicted speedup a search asks for, given what its winners were measured at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autocompress.pipeline.latency import MeasuredSpeedup
+from autocompress.search.base import Task
+from autocompress.spaces.cost import AdditiveCost
+from autocompress.trial import Trial
+
+# The first constraint asks for this much more than the target: about what the interval of an
+# end-to-end measurement is wide on a quiet machine.
+MARGIN: Final = 1.02
+# A measured median so far above the target is given back as quality, where that can be told.
+CLOSE: Final = 1.05
+# Two aims that are nearer than this find the same candidates.
+STEP: Final = 1.005
+# A looser search must promise as much, or it is not worth its time.
+WORTH: Final = 1.02
+MOST_ATTEMPTS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A speedup to be met: the latency model's costs, and the fastest that they promise."""
+
+    cost: AdditiveCost
+    target: float
+    fastest: float
+
+    @property
+    def first_aim(self) -> float:
+        """The predicted speedup to ask for before anything is measured."""
+        return min(self.target * MARGIN, self.fastest)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One search and its winner.
+
+    Args:
+        aim: The predicted speedup that its candidates had to reach; 1 where speed is no target.
+        task: What its candidates had to meet.
+        winner: With its loss on the text that finalists are selected on.
+        speedup: The winner's, measured end to end.
+    """
+
+    aim: float
+    task: Task
+    winner: Trial
+    speedup: MeasuredSpeedup
+
+    def clears(self, target: float) -> bool:
+        """Whether all of the measured interval is at the target or above."""
+        return self.speedup.interval[0] >= target
+
+
+def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
+    """Return the predicted speedup to ask for next; None if nothing better can be hoped for.
+
+    A winner whose interval does not clear the target is followed by a tighter search, one that
+    is faster than it must be by a looser one: no aim is tried beyond one that failed or within
+    one that did. A looser search that ends with a winner known already ends it all.
+    """
+    target, last = timed.target, attempts[-1]
+    if len(attempts) >= MOST_ATTEMPTS:
+        return None
+    if last.clears(target) and last.speedup.median <= CLOSE * target:
+        return None
+    missed = [own.aim for own in attempts if not own.clears(target)]
+    met = [own.aim for own in attempts if own.clears(target)]
+    least = STEP * max(missed, default=1.0)
+    # What would have cleared the target by nothing, had the measurement been in proportion.
+    wanted = max(last.aim * target / last.speedup.interval[0] * STEP, least)
+    if not met:
+        return None if last.aim >= timed.fastest else min(wanted, timed.fastest)
+    known = [own.winner.genotype for own in attempts[:-1]]
+    if last.winner.genotype in known or wanted * WORTH > min(met):
+        return None
+    return wanted
+
+
+def best_attempt(target: float | None, attempts: Sequence[Attempt]) -> Attempt:
+    """Return the attempt to end with: of those that clear the target the one that loses least.
+
+    Where none does, the one that comes nearest.
+    """
+    clear = [own for own in attempts if target is None or own.clears(target)]
+    if clear:
+        return min(clear, key=lambda own: own.winner.loss)
+    return max(attempts, key=lambda own: own.speedup.interval[0])

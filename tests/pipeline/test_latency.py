@@ -1,0 +1,63 @@
+"""End-to-end times become a speedup with its interval, on as many repeats as it takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autocompress.evaluators.base import Latency
+from autocompress.evaluators.subprocess_call import Progress, nobody
+from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup
+from autocompress.spec import Workload
+
+
+class Stopwatch:
+    """An engine whose second checkpoint is so many times as fast, give or take."""
+
+    name = "stopwatch"
+    version = "1"
+
+    def __init__(self, speedup: float, spread: float) -> None:
+        self.calls = 0
+        self._speedup = speedup
+        self._spread = spread
+
+    def latency(
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
+    ) -> list[Latency]:
+        noise = 1 + self._spread * np.random.default_rng(self.calls).standard_normal(repeats)
+        self.calls += 1
+        first = (100.0,) * repeats
+        second = tuple((100.0 / self._speedup * noise).tolist())
+        return [Latency(first, first, first, 1), Latency(second, second, second, 1)]
+
+
+def measured(engine: Stopwatch, target: float | None) -> tuple[float, tuple[float, float]]:
+    found = measure_speedup(engine, Path("a"), Path("b"), Workload(), 0, target)
+    return found.median, found.interval
+
+
+@pytest.mark.parametrize("target", [None, 1.5, 2.5])
+def test_a_clear_answer_takes_one_round(target: float | None) -> None:
+    engine = Stopwatch(2.0, 0.02)
+
+    median, (low, high) = measured(engine, target)
+
+    assert engine.calls == 1
+    assert low < median < high
+    assert median == pytest.approx(2.0, rel=0.02)
+
+
+def test_a_target_inside_the_interval_takes_more_repeats() -> None:
+    engine = Stopwatch(2.0, 0.1)
+    _, (once, _) = measured(Stopwatch(2.0, 0.1), None)
+    median, _ = measured(Stopwatch(2.0, 0.1), None)
+
+    measured(engine, (once + median) / 2)
+
+    assert 1 < engine.calls <= MOST_REPEATS // REPEATS
