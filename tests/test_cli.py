@@ -254,7 +254,7 @@ def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines(as_json=True)
 
     lines.stage("levels")
-    lines.tell("measured", {"speedup": 2.0, "target": 2.0})
+    lines.tell("measured", {"speedup": 2.0, "low": 1.9, "high": 2.1, "target": 2.0})
 
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["event"] for event in events] == ["stage", "measured"]

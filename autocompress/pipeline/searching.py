@@ -129,7 +129,8 @@ def search(
             break
         corrections.append(Correction(timed.target, following, speedup.median, speedup.interval))
         observer.tell("correction", {"measured": speedup.median, "target_used": following})
-        aim, extra = following, (winner.genotype,)
+        # Those found under a tighter constraint are good under a looser one as they are.
+        aim, extra = following, tuple(dict.fromkeys(own.winner.genotype for own in attempts))
     best = best_attempt(None if timed is None else timed.target, attempts)
     return Found(
         best.winner.genotype,
