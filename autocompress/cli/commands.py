@@ -81,6 +81,9 @@ def _run_study(
 def _profile(parsed: argparse.Namespace) -> None:
     spec = spec_of(parsed, {"target_speedup": 2})
     _check_parent(parsed.output)
+    _check_parent(parsed.figure)
+    from autocompress.export.figures import write_png
+    from autocompress.export.profile_figure import profile_figure
     from autocompress.pipeline import study as studies
 
     observer = make_observer(parsed.json)
@@ -90,11 +93,18 @@ def _profile(parsed: argparse.Namespace) -> None:
     if parsed.output is not None:
         parsed.output.write_text(text + "\n", encoding="utf-8")
     check = table.check(prepared.space)
+    if parsed.figure is not None:
+        write_png(profile_figure(table, check), parsed.figure)
     print(f"{table.hardware}; {table.engine} {table.engine_version}; {table.workload}")
-    print(f"{'site':<10} {'choice':<16} {'prefill ms':>10} {'ms a token':>10}")
+    heads = f"{'prefill ms':>10} {'ms a token':>10} {'95 % interval':>18}"
+    print(f"{'site':<10} {'choice':<16} {heads}")
     for row in table.profile.rows:
         spent = row.spent
-        print(f"{row.kind:<10} {row.choice!s:<16} {spent.prefill:>10.3f} {spent.decode:>10.4f}")
+        interval = f"[{row.interval[0]:.4f}, {row.interval[1]:.4f}]"
+        print(
+            f"{row.kind:<10} {row.choice!s:<16} {spent.prefill:>10.3f} {spent.decode:>10.4f} "
+            f"{interval:>18}"
+        )
     print(
         f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
         f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"

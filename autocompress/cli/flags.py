@@ -101,6 +101,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     profile = commands.add_parser("profile", help="measure what each choice costs on this machine")
     _add_spec_flags(profile)
     profile.add_argument("--output", type=Path, help="file to write the latency table to, as JSON")
+    profile.add_argument("--figure", type=Path, help="file to draw the latency table into, as PNG")
     _add_json(profile)
     profile.set_defaults(command=run["profile"])
 

@@ -201,10 +201,15 @@ def blank_axes(height: float) -> tuple[Figure, Axes]:
     """Return a figure of a page's width and so many inches, with quiet axes."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
+    dress(axes)
+    return figure, axes
+
+
+def dress(axes: Axes) -> None:
+    """Make axes quiet."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(colors=INK, labelsize=9, color=QUIET)
-    return figure, axes
 
 
 def scale_losses(axes: Axes, losses: Sequence[float]) -> None:
