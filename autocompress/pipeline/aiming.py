@@ -71,8 +71,10 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     missed = [own.aim for own in attempts if not own.clears(target)]
     met = [own.aim for own in attempts if own.clears(target)]
     least = STEP * max(missed, default=1.0)
-    # What would have cleared the target by nothing, had the measurement been in proportion.
-    wanted = max(last.aim * target / last.speedup.interval[0] * STEP, least)
+    # What would have cleared the target by little, had the measurement been in proportion; by a
+    # little more after every miss, or noise could lead from one to the next.
+    little = STEP ** max(1, len(missed))
+    wanted = max(last.aim * target / last.speedup.interval[0] * little, least)
     if not met:
         return None if last.aim >= timed.fastest else min(wanted, timed.fastest)
     known = [own.winner.genotype for own in attempts[:-1]]
