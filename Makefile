@@ -24,9 +24,6 @@ install: $(VENV)/.installed  ## make .venv with what a search needs
 
 install-dev: $(VENV)/.installed-dev  ## make .venv with what the tests and checks need too
 
-# Undefined, so that kernels are left out that gcc compiles wrongly (llama.cpp pull request 26954).
-llama-cpp: export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__ \
-	-DLLAVA_BUILD=OFF
 llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GGUF files and their tests
 	$(PIP) install -c constraints.txt -e '.[llama-cpp]'
 

@@ -14,7 +14,6 @@ from autocompress.errors import EngineError
 from autocompress.operators.ggml_blocks import lacking
 
 ERROR_LEVEL = 4
-AMX = b"AMX_INT8 = 1"
 
 
 class LlamaCppModel:
@@ -40,7 +39,7 @@ class LlamaCppModel:
         how.n_gpu_layers = 0
         # Compiled by gcc, its AMX kernels load a tile configuration that was optimized away, and
         # die (llama.cpp pull request 26954). Kernels for repacked weights go with them.
-        how.use_extra_bufts = AMX not in api.llama_print_system_info()
+        how.use_extra_bufts = False
         self._model = api.llama_model_load_from_file(str(file).encode(), how)
         if not self._model:
             raise EngineError(f"llama.cpp does not open {file}: {self._last_words()}")
