@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,8 @@ class LlamaCppModel:
     def __init__(self, file: Path, length: int, sequences: int = 1, threads: int = 1) -> None:
         self._api = _api()
         api = self._api
-        self._words: list[str] = []
-        # ctypes frees a callback that nobody holds, and llama.cpp would call into nothing.
-        self._listener = api.llama_log_callback(self._listen)
-        api.llama_log_set(self._listener, None)
+        listener, self._words = _listener()
+        api.llama_log_set(listener, None)
         api.llama_backend_init()
         how = api.llama_model_default_params()
         how.n_gpu_layers = 0
@@ -110,10 +109,6 @@ class LlamaCppModel:
         n = self._api.llama_tokenize(vocabulary, raw, len(raw), room, len(room), False, False)
         return list(room[:n])
 
-    def _listen(self, level: int, text: bytes, _: object) -> None:
-        if level >= ERROR_LEVEL:
-            self._words.append(text.decode(errors="replace").strip())
-
     def _last_words(self) -> str:
         return " ".join(filter(None, self._words[-2:])) or "it gives no reason"
 
@@ -144,6 +139,21 @@ def opened(file: Path, length: int, sequences: int = 1) -> Iterator[LlamaCppMode
     """Open a file and free what it holds at the end."""
     with contextlib.closing(LlamaCppModel(file, length, sequences)) as model:
         yield model
+
+
+@functools.cache
+def _listener() -> tuple[Any, list[str]]:
+    """Return what llama.cpp tells its log to, and the errors that it has told.
+
+    One for the process: ctypes frees a callback that nobody holds, llama.cpp would call into it.
+    """
+    words: list[str] = []
+
+    def listen(level: int, text: bytes, _: object) -> None:
+        if level >= ERROR_LEVEL:
+            words.append(text.decode(errors="replace").strip())
+
+    return _api().llama_log_callback(listen), words
 
 
 def _fill(place: Any, values: np.ndarray) -> None:
