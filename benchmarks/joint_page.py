@@ -1,7 +1,7 @@
 """The part of docs/measured.md that holds one joint search against its parts."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.joint import BITS_ALONE, IN_TURN, JOINT, SHAPES_ALONE
@@ -22,9 +22,7 @@ TEXT = (
 
 def section(result: Mapping[str, Any]) -> str:
     """Return the text and table."""
-    # A run that goes on later may have some arms of a seed only.
-    arms = max(len(row["arms"]) for row in result["rows"])
-    rows: Sequence[Row] = [row for row in result["rows"] if len(row["arms"]) == arms]
+    rows = complete_rows(result)
     formats = " and ".join(sorted({row["number_format"] for row in rows}))
     heading = "## One search over depth, width and bits"
     command = "`python -m benchmarks.joint --output benchmarks/results/joint.json`"
@@ -42,6 +40,16 @@ def section(result: Mapping[str, Any]) -> str:
         f"{len(rows)} seeds."
     )
     return "\n\n".join([heading, command, text, table(head, [_cells(row) for row in rows]), end])
+
+
+def complete_rows(result: Mapping[str, Any]) -> list[Row]:
+    """Return the seeds that were searched in every way: a run that goes on later lacks some."""
+    arms = max(len(row["arms"]) for row in result["rows"])
+    return [
+        row
+        for row in result["rows"]
+        if len(row["arms"]) == arms and any(name.startswith(IN_TURN) for name in row["arms"])
+    ]
 
 
 def best_others(row: Row) -> str:

@@ -145,7 +145,7 @@ def main() -> None:
             contest_page.draw(own, result, ROOT / "docs")
         if name == "depth.json" and (RESULTS / "depth-ways.json").is_file():
             parts.append(depth_ways_page.section(read("depth-ways.json")))
-    if (RESULTS / "joint.json").is_file():
+    if (RESULTS / "joint.json").is_file() and joint_page.complete_rows(read("joint.json")):
         parts.append(joint_page.section(read("joint.json")))
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
