@@ -28,6 +28,7 @@ from benchmarks.part_of_space import PartOfSpace, PartStrategy
 SHAPES, BITS = frozenset({GeneKind.WIDTH}), frozenset({GeneKind.BITS})
 JOINT, BITS_ALONE, SHAPES_ALONE, IN_TURN = "joint", "bits alone", "shapes alone", "in turn"
 
+WAYS = (0.15, 0.3, 0.5)
 DENSE_BITS = 16
 
 Row = dict[str, Any]
@@ -81,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--percent", type=int, default=30, help="of the dense model's bytes")
-    parser.add_argument("--ways", type=float, nargs="+", default=[0.15, 0.3, 0.5])
+    parser.add_argument("--ways", type=float, nargs="+", default=list(WAYS))
     parser.add_argument("--max-tokens", type=int, default=3_000_000)
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()

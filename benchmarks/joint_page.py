@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.joint import BITS_ALONE, IN_TURN, JOINT, SHAPES_ALONE
+from benchmarks.joint import BITS_ALONE, IN_TURN, JOINT, SHAPES_ALONE, WAYS
 from benchmarks.markdown_table import table
 
 Row = Mapping[str, Any]
@@ -44,12 +44,8 @@ def section(result: Mapping[str, Any]) -> str:
 
 def complete_rows(result: Mapping[str, Any]) -> list[Row]:
     """Return the seeds that were searched in every way: a run that goes on later lacks some."""
-    arms = max(len(row["arms"]) for row in result["rows"])
-    return [
-        row
-        for row in result["rows"]
-        if len(row["arms"]) == arms and any(name.startswith(IN_TURN) for name in row["arms"])
-    ]
+    ways = {JOINT, BITS_ALONE, SHAPES_ALONE, *(f"{IN_TURN}, {way:.0%}" for way in WAYS)}
+    return [row for row in result["rows"] if ways <= set(row["arms"])]
 
 
 def best_others(row: Row) -> str:
