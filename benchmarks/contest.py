@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from autocompress.pipeline.conclusion import paired_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.search.base import Task
 from autocompress.search.evolve import settings_for
@@ -84,11 +84,7 @@ def contest(lab: Laboratory, task_for: TaskFor, field: Field, known: Row) -> Row
 
 def paired(theirs: Measurement, ours: Measurement) -> list[float]:
     """Return the 95 % interval of their KL minus ours, paired over sequences."""
-    difference = np.asarray(theirs.kl) - np.asarray(ours.kl)
-    if not difference.any():
-        return [0.0, 0.0]
-    interval = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
-    return [float(interval.low), float(interval.high)]
+    return list(paired_interval(ours, theirs))
 
 
 def summary(rows: Sequence[Row], evopress: str) -> dict[str, dict[str, Any]]:

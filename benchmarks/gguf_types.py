@@ -13,6 +13,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from autocompress.cli.observers import Lines
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.report_json import to_plain
@@ -42,7 +43,7 @@ def main() -> None:
                 continue
             file = Path(folder) / f"{kind}.gguf"
             write_gguf(MODEL, file, dict.fromkeys(shapes, kind))
-            found = evaluate(asked(file, dense, arguments.workload), Watcher(kind))
+            found = evaluate(asked(file, dense, arguments.workload), Lines(as_json=False))
             saved = 8 * (whole - read_gguf(file).bytes) / weights
             rows.append({"kind": kind, "bits": 16 - saved, **found.to_json()})
             engine = LlamaCppEngine()
@@ -77,22 +78,6 @@ def linear_shapes(model: Path) -> dict[str, tuple[int, int]]:
                     rows, columns = opened.get_slice(name).get_shape()
                     shapes[name] = (rows, columns)
     return shapes
-
-
-class Watcher:
-    """Prints which stage of which file is at work."""
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-
-    def stage(self, name: str) -> None:
-        print(self._kind, name, flush=True)
-
-    def advance(self, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def tell(self, kind: str, values: object) -> None:
-        """Say nothing."""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.evaluators.population import EvaluatorLimits
+from autocompress.evaluators.subprocess_call import nobody
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
@@ -127,10 +128,6 @@ class Laboratory:
         url = f"sqlite:///{self._folder}/studies.db"
         store = create_study(url, f"study-{self._studies}", {})
         return SearchDriver(self._pool, store, nobody, self.prepared.cut)
-
-
-def nobody(_done: int, _total: int) -> None:
-    """Tell nobody."""
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autocompress.evaluators.subprocess_call import nobody
 from autocompress.search.base import Batch, Standing, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy, settings_for
@@ -15,7 +16,7 @@ from autocompress.store.study_store import create_study
 from autocompress.trial import Genotype, Split, Trial
 from autocompress.workers.base import Shard
 from benchmarks.generation import half_the_time
-from benchmarks.laboratory import Laboratory, nobody
+from benchmarks.laboratory import Laboratory
 from benchmarks.null_session import NullPool
 
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autocompress.evaluators.subprocess_call import nobody
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.search.shards import Cut
@@ -15,7 +16,6 @@ from autocompress.store.study_store import create_study
 from autocompress.workers.base import Shard, WorkerPool
 from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.ray_pool import RayPool
-from benchmarks.laboratory import nobody
 from benchmarks.null_session import NullFactory, NullPool
 from benchmarks.stopwatch import STORE, watch_store
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from autocompress.evaluators.subprocess_call import nobody
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
@@ -14,7 +15,7 @@ from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Split
 from autocompress.workers.base import Shard
 from autocompress.workers.local_pool import LocalPool
-from benchmarks.laboratory import nobody, workers
+from benchmarks.laboratory import workers
 from benchmarks.scaling_batches import shards_of
 
 Simulate = Callable[[list[list[Shard]], int], float]

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from autocompress.cli.observers import Lines
 from autocompress.evaluators.latency_model import read_table
 from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export.checkpoint import write_checkpoint
@@ -71,7 +72,7 @@ def measured(spec: SearchSpec, target: float) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         url = f"sqlite:///{place}/studies.db"
-        report = start(spec, url, "study", place / "out", Watcher(f"{target:g}x"))
+        report = start(spec, url, "study", place / "out", Lines(as_json=False))
         row = row_of(report, target, spec.seed)
         if row["median"] > CLOSE * target:
             recipe = yaml.safe_load((place / "out" / "recipe.yaml").read_text("utf-8"))
@@ -141,23 +142,6 @@ def neighbours(space: SearchSpace, winner: Genotype) -> list[Genotype]:
             levels = [*winner.levels[:gene], level - 1, *winner.levels[gene + 1 :]]
             found[space.canonical(Genotype(tuple(levels)))] = None
     return [own for own in found if own != winner]
-
-
-class Watcher:
-    """Prints the stages of a search."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def stage(self, name: str) -> None:
-        print(self._name, name, flush=True)
-
-    def advance(self, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def tell(self, kind: str, values: object) -> None:
-        if kind in ("measured", "correction"):
-            print(self._name, kind, values, flush=True)
 
 
 @contextlib.contextmanager

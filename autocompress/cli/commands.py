@@ -175,11 +175,11 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     asked = Asked(**given, **reading)  # type: ignore[arg-type]
     found = evaluate(asked, observer)
     observer.end()
-    text = json.dumps(found.to_json(), indent=2, allow_nan=False)
+    plain = found.to_json()
     if parsed.output is not None:
-        parsed.output.write_text(text + "\n", encoding="utf-8")
+        parsed.output.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     if parsed.json:
-        print(json.dumps({"event": "evaluation", **found.to_json()}))
+        print(json.dumps({"event": "evaluation", **plain}))
     else:
         print(to_text(found), end="")
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,17 +18,16 @@ from autocompress.evaluators.base import Latency
 from autocompress.evaluators.llama_cpp_model import LlamaCppModel
 from autocompress.evaluators.subprocess_call import (
     Progress,
-    advance,
     answer_call,
     call_module,
     nobody,
 )
 from autocompress.evaluators.timing import (
-    WARM_UPS,
     Timing,
     pick_threads,
     random_ids,
     read_latencies,
+    time_in_turn,
     to_plain,
 )
 from autocompress.spec import Workload
@@ -95,14 +95,8 @@ def serve(request: dict[str, object]) -> list[dict[str, object]]:
         threads = int(str(request["threads"])) or pick_threads(
             lambda count, steps: _timed(models[0], workload, count, steps), workload
         )
-        timings: list[list[Timing]] = [[] for _ in models]
-        repeats = WARM_UPS + int(str(request["repeats"]))
-        for repeat in range(repeats):
-            advance(repeat, repeats)
-            for model, row in zip(models, timings, strict=True):
-                timing = _timed(model, workload, threads, workload.generated)
-                if repeat >= WARM_UPS:
-                    row.append(timing)
+        runs = [partial(_timed, model, workload, threads, workload.generated) for model in models]
+        timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, threads) for row in timings]
 
 

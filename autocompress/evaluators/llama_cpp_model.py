@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import EngineError
-from autocompress.operators.ggml_blocks import lacking
+from autocompress.operators.ggml_blocks import llama_cpp_package
 
 ERROR_LEVEL = 4
 
@@ -29,7 +29,7 @@ class LlamaCppModel:
     """
 
     def __init__(self, file: Path, length: int, sequences: int = 1, threads: int = 1) -> None:
-        self._api = _api()
+        self._api = llama_cpp_package()
         api = self._api
         listener, self._words = _listener()
         api.llama_log_set(listener, None)
@@ -153,16 +153,8 @@ def _listener() -> tuple[Any, list[str]]:
         if level >= ERROR_LEVEL:
             words.append(text.decode(errors="replace").strip())
 
-    return _api().llama_log_callback(listen), words
+    return llama_cpp_package().llama_log_callback(listen), words
 
 
 def _fill(place: Any, values: np.ndarray) -> None:
     np.ctypeslib.as_array(place, shape=values.shape)[:] = values
-
-
-def _api() -> Any:
-    try:
-        import llama_cpp
-    except (ImportError, OSError, RuntimeError) as error:
-        raise lacking() from error
-    return llama_cpp

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from autocompress.evaluators.base import Latency
+from autocompress.evaluators.subprocess_call import advance
 from autocompress.spec import Workload
 
 WARM_UPS = 2
@@ -88,6 +89,20 @@ def random_ids(vocabulary: int, sequences: int, length: int) -> np.ndarray:
         0, vocabulary, (sequences, length), generator=generator
     ).numpy()
     return ids
+
+
+def time_in_turn(runs: Sequence[Callable[[], Timing]], repeats: int) -> list[list[Timing]]:
+    """Time each run once in every repeat, and tell the caller of this process how far it is.
+
+    Returns:
+        For each run its repeats, those that only warm up left out.
+    """
+    timings: list[list[Timing]] = [[] for _ in runs]
+    for repeat in range(WARM_UPS + repeats):
+        advance(repeat, WARM_UPS + repeats)
+        for own, row in zip(runs, timings, strict=True):
+            row.append(own())
+    return [row[WARM_UPS:] for row in timings]
 
 
 def pick_threads(timed: Callable[[int, int], Timing], workload: Workload) -> int:

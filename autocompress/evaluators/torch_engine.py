@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,18 +18,17 @@ from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import (
     Progress,
-    advance,
     answer_call,
     call_module,
     nobody,
 )
 from autocompress.evaluators.timing import (
-    WARM_UPS,
     Timing,
     make_prompt,
     pick_threads,
     read_latencies,
     run,
+    time_in_turn,
     to_plain,
 )
 from autocompress.models.architecture import MODELING_FILES
@@ -103,14 +103,11 @@ def serve(request: dict[str, object]) -> list[dict[str, object]]:
     else:
         fastest_threads(models[0], workload)
     prompts = [make_prompt(model, workload) for model in models]
-    timings: list[list[Timing]] = [[] for _ in models]
-    repeats = WARM_UPS + int(str(request["repeats"]))
-    for repeat in range(repeats):
-        advance(repeat, repeats)
-        for model, prompt, row in zip(models, prompts, timings, strict=True):
-            timing = run(model, prompt, workload.generated)
-            if repeat >= WARM_UPS:
-                row.append(timing)
+    runs = [
+        partial(run, model, prompt, workload.generated)
+        for model, prompt in zip(models, prompts, strict=True)
+    ]
+    timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, torch.get_num_threads()) for row in timings]
 
 

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 
 from autocompress.evaluators.torch_engine import load_checkpoint
-from autocompress.models.loading import lacks_bfloat16
+from autocompress.models.loading import in_fast_numbers
 
 
 class TorchPredictor:
-    """A checkpoint's own forward pass, without a KV cache.
-
-    Where a CPU cannot multiply bfloat16, the same numbers are computed with in float32: faster,
-    and exact where bfloat16 rounds.
+    """A checkpoint's own forward pass, without a KV cache, in the numbers that searches use.
 
     Args:
         trust_remote_code: Beside our own modeling files, which are always run.
@@ -24,9 +21,7 @@ class TorchPredictor:
         self, folder: Path, device: torch.device, dtype: str, trust_remote_code: bool
     ) -> None:
         model = load_checkpoint(folder, device, dtype, trust_remote_code)
-        if dtype == "auto" and model.dtype is torch.bfloat16 and lacks_bfloat16(device):
-            model = model.float()
-        self._model = model
+        self._model = in_fast_numbers(model, dtype)
 
     @torch.inference_mode()
     def logits(self, ids: np.ndarray) -> Tensor:

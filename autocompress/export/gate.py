@@ -18,10 +18,9 @@ from torch import Tensor
 
 from autocompress.errors import GateError
 from autocompress.evaluators.subprocess_call import answer_call, call_module
-from autocompress.evaluators.torch_engine import has_own_modeling
+from autocompress.evaluators.torch_engine import load_checkpoint
 from autocompress.export.checkpoint import Artifact, stored_tensor_bytes
 from autocompress.models.generation import generate
-from autocompress.models.loading import load_model
 from autocompress.models.surgery import ShapedModel
 
 ANSWER_TOKENS = 24
@@ -126,7 +125,7 @@ def examine(folder: Path, reference: Path, device: torch.device) -> Findings:
     """Load a checkpoint and look at what it does; runs in the gate's own process."""
     with safe_open(reference, framework="pt") as file:
         prompt, expected = file.get_tensor("prompt").to(device), file.get_tensor("logits")
-    model = load_model(folder, device, trust_remote_code=has_own_modeling(folder))
+    model = load_checkpoint(folder, device, "auto")
     logits = model(prompt, use_cache=False).logits.float().cpu()  # (1, T, V)
     whole, raw = generate(model, prompt, ANSWER_TOKENS)  # (1, T + answer), (1, answer, V)
     with_cache = raw.float()

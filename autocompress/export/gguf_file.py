@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from autocompress.errors import ExportError, ModelError
 from autocompress.export.gguf_vocabulary import write_vocabulary
 from autocompress.models.architecture import Architecture, read_architecture
-from autocompress.operators.ggml_blocks import lacking, quantize
+from autocompress.models.loading import load_config
+from autocompress.operators.ggml_blocks import gguf_package, quantize
 
 ARCHITECTURES: Final[Mapping[str, str]] = {
     "llama": "llama",
@@ -27,9 +28,6 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     "qwen3": "qwen3",
 }
 """Family, by `model_type`, to GGUF's name of it."""
-
-DENSE: Final = "f16"
-"""In what matrices are kept that no type is given for; vectors are kept in float32."""
 
 _PERMUTED: Final = {"self_attn.q_proj": "query_heads", "self_attn.k_proj": "kv_groups"}
 _FILE_TYPE_F16: Final = 1
@@ -40,18 +38,16 @@ def write_gguf(source: Path, file: Path, types: Mapping[str, str] | None = None)
 
     Args:
         source: Folder of config, tokenizer and safetensors.
-        types: GGUF's types, in small letters, by the tensors' Hugging Face names.
+        types: GGUF's types, in small letters, by the tensors' Hugging Face names. Matrices that
+            none is given for are kept in f16, vectors in float32.
 
     Raises:
         ExportError: If the model cannot be told in GGUF, or the file not written.
         EngineError: If the packages of the extra `llama-cpp` lack.
         ModelError: If the family is unknown.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise lacking() from error
-    config = AutoConfig.from_pretrained(source)
+    gguf = gguf_package()
+    config = load_config(source)
     architecture = read_architecture(config)
     name = ARCHITECTURES[architecture.family]
     partial = file.with_name(f".{file.name}.partial")
@@ -107,10 +103,7 @@ def read_gguf(file: Path) -> StoredGguf:
         ModelError: If it is no whole GGUF file.
         EngineError: If the packages of the extra `llama-cpp` lack.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise lacking() from error
+    gguf = gguf_package()
     try:
         reader = gguf.GGUFReader(file)
         field = reader.get_field("tokenizer.ggml.eos_token_id")

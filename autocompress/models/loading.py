@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -56,11 +57,22 @@ def resolve_config(model: str) -> Path:
 
 def load_architecture(folder: Path, trust_remote_code: bool = False) -> Architecture:
     """Return the shape of the model in a folder without reading its weights."""
+    return read_architecture(load_config(folder, trust_remote_code))
+
+
+def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Return the config of the model in a folder.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"Cannot read {folder}/config.json: {_one_line(error)}") from error
-    return read_architecture(config)
+    return config
 
 
 def load_model(
@@ -124,6 +136,18 @@ def load_model(
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+def in_fast_numbers(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """Return a model in float32 where it is in bfloat16 and a CPU cannot multiply that.
+
+    The same numbers are then computed with ten times as fast, and exactly where bfloat16 rounds.
+
+    Args:
+        dtype: That the model was asked for; only `auto` leaves a choice.
+    """
+    is_slow = model.dtype is torch.bfloat16 and lacks_bfloat16(model.device)
+    return model.float() if dtype == "auto" and is_slow else model
 
 
 def lacks_bfloat16(device: torch.device) -> bool:

@@ -20,8 +20,7 @@ KINDS: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
 
 def block_shape(kind: str) -> tuple[int, int]:
     """Return how many columns share a block, and its bytes."""
-    gguf = _gguf()
-    found: tuple[int, int] = gguf.GGML_QUANT_SIZES[_type(kind)]
+    found: tuple[int, int] = gguf_package().GGML_QUANT_SIZES[_type(kind)]
     return found
 
 
@@ -62,29 +61,43 @@ def quantize(weight: Tensor, kind: str, importance: Tensor | None = None) -> Ten
 
 def dequantize(blocks: Tensor, kind: str) -> Tensor:
     """Return what blocks stand for, (rows, columns) float32."""
-    values = _gguf().quants.dequantize(blocks.cpu().numpy(), _type(kind))
+    values = gguf_package().quants.dequantize(blocks.cpu().numpy(), _type(kind))
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def _type(kind: str) -> Any:
-    return _gguf().GGMLQuantizationType[kind.upper()]
+    return gguf_package().GGMLQuantizationType[kind.upper()]
 
 
-def _gguf() -> Any:
+def gguf_package() -> Any:
+    """Return the package `gguf`.
+
+    Raises:
+        EngineError: If it lacks.
+    """
     try:
         import gguf
     except ImportError as error:
-        raise lacking() from error
+        raise _lacking() from error
     return gguf
+
+
+def llama_cpp_package() -> Any:
+    """Return the package `llama_cpp`.
+
+    Raises:
+        EngineError: If it lacks, or llama.cpp does not load.
+    """
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _lacking() from error
+    return llama_cpp
 
 
 @functools.cache
 def _quantizer() -> Any:
-    try:
-        import llama_cpp
-    except (ImportError, OSError, RuntimeError) as error:
-        raise lacking() from error
-    folder = Path(llama_cpp.__file__).parent / "lib"
+    folder = Path(llama_cpp_package().__file__).parent / "lib"
     # macOS and Windows name shared libraries otherwise.
     file = next(
         (
@@ -104,8 +117,7 @@ def _quantizer() -> Any:
     return function
 
 
-def lacking() -> EngineError:
-    """Return the error that says how to install what is absent."""
+def _lacking() -> EngineError:
     return EngineError(
         "GGUF files and llama.cpp need `pip install 'autocompress[llama-cpp]'`, which compiles "
         "llama.cpp in a few minutes."

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import transformers
-from scipy import stats
 
 import autocompress
 from autocompress.errors import EvaluationError
@@ -18,6 +17,7 @@ from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export import report as words
 from autocompress.export.checkpoint import Artifact, files_bytes, layer_choices
 from autocompress.export.gate import GateReport
+from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
@@ -82,11 +82,7 @@ def measure_standings(prepared: Prepared, found: Found, driver: SearchDriver) ->
 
 def paired_interval(ours: Measurement, theirs: Measurement) -> tuple[float, float]:
     """Return the 95 % t-interval of their KL minus ours, paired by sequence."""
-    difference = np.asarray(theirs.kl) - np.asarray(ours.kl)
-    if not difference.any():
-        return (0.0, 0.0)
-    interval = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
-    return (float(interval.low), float(interval.high))
+    return mean_interval(np.asarray(theirs.kl) - np.asarray(ours.kl))
 
 
 def make_report(

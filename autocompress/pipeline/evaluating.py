@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from autocompress.errors import ModelError, SpecError
 from autocompress.evaluators.base import Latency
@@ -12,13 +11,12 @@ from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export.evaluation import Comparison, Estimate, Evaluation, Judged, Speed
 from autocompress.models import loading, text
 from autocompress.pipeline.conclusion import versions
-from autocompress.pipeline.latency import REPEATS, hardware, median_interval
+from autocompress.pipeline.intervals import mean_interval, median_interval
+from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.spec import Workload
 from autocompress.trial import Measurement, Split
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +126,20 @@ def _sequences(asked: Asked, model: OnDisk, against: OnDisk | None) -> np.ndarra
     vocabulary = first.vocabulary
     if vocabulary is None:
         raise ModelError(f"{first.path} has no tokenizer.")
+    ids = vocabulary.encode(documents)
     own = None if second is None else second.vocabulary
-    if own is not None and own.encode(documents) != vocabulary.encode(documents):
+    if own is not None and own.encode(documents) != ids:
         raise SpecError(
             f"{asked.path} and {asked.against} read the text as different tokens: their losses "
             "do not compare."
         )
-    cut = text.cut_sequences(vocabulary.encode, vocabulary.end_of_text, documents, asked.context)
+    known = dict(zip(documents, ids, strict=True))
+    cut = text.cut_sequences(
+        lambda texts: [known[document] for document in texts],
+        vocabulary.end_of_text,
+        documents,
+        asked.context,
+    )
     rows = cut[Split.REPORT]
     order = text.draw_order(len(rows), Split.REPORT, 0, asked.seed)
     found: np.ndarray = rows[order[: asked.sequences]]
@@ -152,12 +157,7 @@ def _divergence(measured: Measurement) -> Estimate:
 
 
 def _mean(values: np.ndarray) -> Estimate:
-    """Return the mean of a loss over sequences with its t-interval."""
-    mean = float(values.mean())
-    if not values.std() > 0:
-        return Estimate(mean, (mean, mean))
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return Estimate(mean, (float(interval.low), float(interval.high)))
+    return Estimate(float(values.mean()), mean_interval(values))
 
 
 def _exp(estimate: Estimate) -> Estimate:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 
 from autocompress.evaluators import latency_model
 from autocompress.evaluators.base import Engine
@@ -15,6 +14,7 @@ from autocompress.evaluators.latency_model import LatencyTable
 from autocompress.evaluators.profile import Profiler
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.intervals import median_interval
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces.cost import under
 from autocompress.spaces.moves import Moves
@@ -116,14 +116,6 @@ def measure_speedup(
             return MeasuredSpeedup(
                 median, interval, (float(np.median(before)), float(np.median(after)))
             )
-
-
-def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
-    """Return the median of repeats and its 95 % bootstrap interval."""
-    interval = bootstrap(
-        (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(np.median(values)), (float(interval.low), float(interval.high))
 
 
 def hardware(device: torch.device, threads: int) -> str:

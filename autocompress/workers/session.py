@@ -9,7 +9,7 @@ import torch
 
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
-from autocompress.models.loading import lacks_bfloat16, load_model
+from autocompress.models.loading import in_fast_numbers, load_model
 from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
@@ -129,16 +129,11 @@ class ModelSession:
 def _shaped(
     plan: SessionPlan, device: torch.device, levels: Levels
 ) -> tuple[ShapedModel, torch.dtype]:
-    """Load what a plan wants on the device; return it with the number format of its weights.
-
-    Where a CPU cannot multiply bfloat16, the same numbers are computed with in float32: ten times
-    as fast, and exact where bfloat16 rounds.
-    """
+    """Load what a plan wants on the device; return it with the number format of its weights."""
     whole = plan.weights_bytes is None
     model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code, with_layers=whole)
     stored = model.dtype
-    if plan.dtype == "auto" and stored is torch.bfloat16 and lacks_bfloat16(device):
-        model = model.float()
+    model = in_fast_numbers(model, plan.dtype)
     if plan.weights_bytes is None:
         return ShapedModel(model, plan.space, levels), stored
     streamed = (Checkpoint(plan.model), plan.weights_bytes)

@@ -1,0 +1,22 @@
+"""The 95 % intervals that reports and judgements state."""
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the t-interval of the mean of a loss, or of a paired difference, over sequences."""
+    if not values.std() > 0:
+        return (float(values.mean()), float(values.mean()))
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return (float(interval.low), float(interval.high))
+
+
+def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
+    """Return the median of repeats and its bootstrap interval."""
+    interval = stats.bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(np.median(values)), (float(interval.low), float(interval.high))
