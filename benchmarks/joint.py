@@ -6,7 +6,7 @@ All end at the same bytes of the whole model. In turn, depth and width are searc
 share of the way in bytes, then bits of what is left down to all of it; of several shares the best
 on the held-out text itself is counted. Every search ends when it finds no improvement or at the
 same number of tokens; two in turn have as many each. KL is measured on all of the report text,
-which none of them reads. What the output holds is not run again.
+which none of them reads. What the output holds is not searched again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from autocompress.search.evolve import EvolveStrategy, settings_for
 from autocompress.spaces import sizes
 from autocompress.spaces.base import GeneKind
 from autocompress.spaces.cost import under
-from autocompress.trial import Measurement
+from autocompress.trial import Genotype, Measurement
 from benchmarks.contest import paired, write_whole
 from benchmarks.laboratory import SHARDS, Laboratory, laboratory
 from benchmarks.part_of_space import PartOfSpace, PartStrategy
@@ -68,13 +68,23 @@ class Bench:
             own = EvolveStrategy(task, settings_for(task.allowed))
             end = self._lab.run(PartStrategy(own, part))[-1]
             best, tokens = end.best, tokens + end.tokens
-        held_out = self._lab.held_out([best])[best]
+        stored = self._cost.of(self._lab.prepared.space.entries(best))
+        return {"tokens": tokens, "bytes": stored} | self._losses(best)
+
+    def in_same_numbers(self, arm: Row) -> Row:
+        """Measure an arm anew if its losses were computed in another number format than ours."""
+        if arm["number_format"] == self._lab.number_format:
+            return arm
+        return arm | self._losses(Genotype(tuple(arm["levels"])))
+
+    def _losses(self, genotype: Genotype) -> Row:
+        held_out = self._lab.held_out([genotype])[genotype]
         return {
-            "tokens": tokens,
-            "bytes": self._cost.of(self._lab.prepared.space.entries(best)),
-            "levels": list(best.levels),
+            "levels": list(genotype.levels),
             "kl": held_out.loss,
             "kl_by_sequence": [round(kl, 6) for kl in held_out.kl],
+            "hardware": hardware(self._lab.prepared.device, self._lab.workers),
+            "number_format": self._lab.number_format,
         }
 
 
@@ -104,11 +114,10 @@ def main() -> None:
                 row = rows.setdefault(seed, {"seed": seed, "arms": {}})
                 bench = Bench(lab, seed, arguments.max_tokens)
                 for name, stages in arms.items():
-                    if name not in row["arms"]:
-                        row["arms"][name] = bench.search(share, *stages)
-                    print(seed, name, row["arms"][name]["kl"], flush=True)
-                    row["hardware"] = hardware(lab.prepared.device, lab.workers)
-                    row["number_format"] = lab.number_format
+                    known = row["arms"].get(name)
+                    arm = bench.in_same_numbers(known) if known else bench.search(share, *stages)
+                    row["arms"][name] = arm
+                    print(seed, name, arm["kl"], flush=True)
                     _write(arguments.output, rows, arguments.percent)
 
 

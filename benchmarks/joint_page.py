@@ -23,7 +23,8 @@ TEXT = (
 def section(result: Mapping[str, Any]) -> str:
     """Return the text and table."""
     rows = complete_rows(result)
-    formats = " and ".join(sorted({row["number_format"] for row in rows}))
+    arms = [arm for row in rows for arm in row["arms"].values()]
+    formats = " and ".join(sorted({arm["number_format"] for arm in arms}))
     heading = "## One search over depth, width and bits"
     command = "`python -m benchmarks.joint --output benchmarks/results/joint.json`"
     text = TEXT.format(percent=result["percent"], formats=formats)
