@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks import (
     contest_page,
     depth_ways_page,
-    gguf_page,
     joint_page,
     memory_page,
     operators_page,
@@ -151,8 +150,6 @@ def main() -> None:
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():
         parts.append(operators_page.section(read("operators.json")))
-    if (RESULTS / "gguf-types.json").is_file():
-        parts.append(gguf_page.section(read("gguf-types.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))

@@ -8,6 +8,7 @@ import torch
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import WeightOperator
 from autocompress.operators.database import LevelDatabase
+from autocompress.operators.ggml_rounding import GgmlRounding
 from autocompress.operators.gptq import Gptq
 from autocompress.operators.levels import Levels, Operators
 from autocompress.operators.round_to_nearest import RoundToNearest
@@ -23,7 +24,8 @@ GPTQ = Gptq()
 def open_levels(folder: Path, codes: WeightOperator = GPTQ) -> Levels:
     """Return a level database; what nobody built is not there."""
     return Levels(
-        LevelDatabase(folder), Operators(StructuredObs(), codes, SparseGpt(), RoundToNearest())
+        LevelDatabase(folder),
+        Operators(StructuredObs(), codes, SparseGpt(), RoundToNearest(), GgmlRounding()),
     )
 
 

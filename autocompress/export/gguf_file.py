@@ -3,6 +3,7 @@
 Names, order of rows and metadata are what llama.cpp's `convert_hf_to_gguf.py` writes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from autocompress.errors import ExportError, ModelError
 from autocompress.export.gguf_vocabulary import write_vocabulary
 from autocompress.models.architecture import Architecture, read_architecture
 from autocompress.models.loading import load_config
-from autocompress.operators.ggml_blocks import gguf_package, quantize
+from autocompress.operators.ggml_blocks import gguf_package
+from autocompress.operators.packed import PackedWeight
 
 ARCHITECTURES: Final[Mapping[str, str]] = {
     "llama": "llama",
@@ -31,15 +33,16 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
 
 _PERMUTED: Final = {"self_attn.q_proj": "query_heads", "self_attn.k_proj": "kv_groups"}
 _FILE_TYPE_F16: Final = 1
+_LINEAR: Final = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
 
 
-def write_gguf(source: Path, file: Path, types: Mapping[str, str] | None = None) -> None:
+def write_gguf(source: Path, file: Path, packed: Mapping[str, PackedWeight] | None = None) -> None:
     """Write a checkpoint whose layers are all alike.
 
     Args:
         source: Folder of config, tokenizer and safetensors.
-        types: GGUF's types, in small letters, by the tensors' Hugging Face names. Matrices that
-            none is given for are kept in f16, vectors in float32.
+        packed: What is stored instead of a tensor, in one of GGUF's types, by the tensors' Hugging
+            Face names. Of the others matrices are kept in f16, vectors in float32.
 
     Raises:
         ExportError: If the model cannot be told in GGUF, or the file not written.
@@ -61,13 +64,19 @@ def write_gguf(source: Path, file: Path, types: Mapping[str, str] | None = None)
     factors = _rope_factors(config)
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", factors)
-    known = dict(types or {})
+    known = dict(packed or {})
     for key, tensor in _tensors(source):
         told = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if told is None:
             raise ExportError(f"GGUF has no name for tensor {key} of {source}.")
-        rows = tensor[_order(key, tensor, architecture, name)]
-        _add(writer, gguf, told, rows, known.pop(key, None))
+        order = _order(key, tensor, architecture, name)
+        stored = known.pop(key, None)
+        if stored is None:
+            dtype = torch.float32 if tensor.dim() == 1 else torch.float16
+            writer.add_tensor(told, tensor[order].to(dtype).contiguous().numpy())
+        else:
+            kind = gguf.GGMLQuantizationType[str(stored.setting).upper()]
+            writer.add_tensor(told, stored.tensors["blocks"][order].numpy(), raw_dtype=kind)
     if known:
         raise ExportError(f"{source} has no tensor {', '.join(sorted(known))}.")
     try:
@@ -88,11 +97,13 @@ class StoredGguf:
     Args:
         bytes: Of its tensors.
         numbers: That they stand for.
+        linear_bytes: Of `bytes`, those of the weights of the layers' linear layers.
         end_of_text: The id of the token that ends a text; None where the file names none.
     """
 
     bytes: int
     numbers: int
+    linear_bytes: int
     end_of_text: int | None
 
 
@@ -110,6 +121,7 @@ def read_gguf(file: Path) -> StoredGguf:
         return StoredGguf(
             sum(int(tensor.n_bytes) for tensor in reader.tensors),
             sum(int(tensor.n_elements) for tensor in reader.tensors),
+            sum(int(t.n_bytes) for t in reader.tensors if _LINEAR.fullmatch(t.name)),
             None if field is None else int(field.contents()),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -171,12 +183,3 @@ def _order(key: str, tensor: Tensor, architecture: Architecture, name: str) -> T
     if name != "llama" or heads is None:
         return rows
     return rows.view(getattr(architecture, heads), 2, -1).mT.flatten()
-
-
-def _add(writer: Any, gguf: Any, name: str, tensor: Tensor, kind: str | None) -> None:
-    if kind is None:
-        dtype = torch.float32 if tensor.dim() == 1 else torch.float16
-        writer.add_tensor(name, tensor.to(dtype).contiguous().numpy())
-        return
-    blocks = quantize(tensor, kind).numpy()
-    writer.add_tensor(name, blocks, raw_dtype=gguf.GGMLQuantizationType[kind.upper()])

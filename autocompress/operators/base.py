@@ -10,7 +10,7 @@ from autocompress.errors import SpecError
 from autocompress.models.surgery import Level
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.base import Choice, Site
-from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
+from autocompress.spaces.settings import WeightSetting, block_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,5 +133,5 @@ def _laws_of_all(columns: int) -> tuple[Law, ...]:
 
 def _shared_columns(setting: WeightSetting, columns: int) -> int:
     """Return how many columns share a scale."""
-    block = BLOCK_FORMATS[setting.block].block if setting.block else setting.group_size
+    block = block_format(setting.block).block if setting.block else setting.group_size
     return block or columns

@@ -6,16 +6,13 @@ Needs the packages of the extra `llama-cpp`.
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from autocompress.errors import EngineError
-
-KINDS: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
-"""The formats built here, by the names of GGUF's types in small letters."""
 
 
 def block_shape(kind: str) -> tuple[int, int]:
@@ -24,15 +21,11 @@ def block_shape(kind: str) -> tuple[int, int]:
     return found
 
 
-def fits(kind: str, columns: int) -> bool:
-    """Whether rows of so many columns are whole blocks."""
-    return columns % block_shape(kind)[0] == 0
-
-
 def quantize(weight: Tensor, kind: str, importance: Tensor | None = None) -> Tensor:
     """Return a (rows, columns) weight as blocks, (rows, bytes of a row) uint8.
 
     Args:
+        kind: Of `GGUF_TYPES`.
         importance: (columns,) of each input, its mean square; None weighs all alike.
     """
     rows, columns = weight.shape
@@ -93,6 +86,16 @@ def llama_cpp_package() -> Any:
     except (ImportError, OSError, RuntimeError) as error:
         raise _lacking() from error
     return llama_cpp
+
+
+def check_packages() -> None:
+    """Make sure that the packages of the extra `llama-cpp` are there.
+
+    Raises:
+        EngineError: If one of them lacks.
+    """
+    gguf_package()
+    llama_cpp_package()
 
 
 @functools.cache

@@ -31,17 +31,21 @@ class Operators:
         codes: Integers without zeros.
         zeros: Settings with zeros, with or without codes.
         blocks: Block formats.
+        gguf: GGUF's types.
     """
 
     widths: Operator
     codes: WeightOperator
     zeros: WeightOperator
     blocks: WeightOperator
+    gguf: WeightOperator
 
     def of(self, setting: WeightSetting) -> WeightOperator:
         """Return what builds a setting."""
         if setting.is_sparse:
             return self.zeros
+        if setting.is_gguf:
+            return self.gguf
         return self.blocks if setting.block else self.codes
 
 

@@ -21,7 +21,8 @@ from autocompress.models.packed_weights import (
     unpack_bits,
 )
 from autocompress.operators.bit_stream import pack_bits
-from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
+from autocompress.operators.ggml_blocks import dequantize
+from autocompress.spaces.settings import BLOCK_FORMATS, GGUF_TYPES, WeightSetting
 
 
 class Grid(Protocol):
@@ -49,7 +50,8 @@ class PackedWeight:
         shape: (rows, columns).
         tensors: `mask` of 1 bit where the setting is sparse; then `values` in the model's number
             format, or `codes` with `scales` and, by format, `zeros` or `tensor_scale`. Codes and
-            values are those of the weights that are not masked, row by row.
+            values are those of the weights that are not masked, row by row. Of GGUF's types there
+            are `blocks` alone, (rows, bytes of a row) uint8.
     """
 
     setting: WeightSetting
@@ -91,6 +93,8 @@ class PackedWeight:
 
     def decode(self, dtype: torch.dtype) -> Tensor:
         """Return the (rows, columns) weight; what is masked is exactly 0."""
+        if self.setting.is_gguf:
+            return dequantize(self.tensors["blocks"], str(self.setting)).to(dtype)
         return decode(str(self.setting), self.shape, self.tensors).to(dtype)
 
     def take_rows(self, rows: Tensor) -> "PackedWeight":
@@ -101,6 +105,9 @@ class PackedWeight:
         Args:
             rows: (rows taken,) indices.
         """
+        if self.setting.is_gguf:
+            blocks = {"blocks": self.tensors["blocks"][rows]}
+            return PackedWeight(self.setting, (len(rows), self.shape[1]), blocks)
         mask = self.mask()
         own = None if mask is None else mask[rows]
         taken = _masks(own)
@@ -164,6 +171,8 @@ def _stored(entries: Tensor, mask: Tensor | None) -> Tensor:
 def _sizes(setting: WeightSetting, shape: tuple[int, int]) -> dict[str, int]:
     """Return how many elements each tensor of a setting has."""
     rows, columns = shape
+    if setting.block in GGUF_TYPES:
+        return {"blocks": setting.stored_bits(rows, columns, 0) // 8}
     stored = setting.stored_weights(rows, columns)
     sizes = {"mask": math.ceil(rows * columns / 8)} if setting.is_sparse else {}
     bits = code_bits(str(setting))

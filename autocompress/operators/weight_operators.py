@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autocompress.operators.base import WeightOperator
 
 WEIGHT_OPERATORS: Final[Mapping[str, str]] = {
+    "ggml": "autocompress.operators.ggml_rounding:GgmlRounding",
     "gptq": "autocompress.operators.gptq:Gptq",
     "magnitude": "autocompress.operators.pruning:Magnitude",
     "round-to-nearest": "autocompress.operators.round_to_nearest:RoundToNearest",

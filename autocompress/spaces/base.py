@@ -114,6 +114,19 @@ class Choice:
         """Whether nothing of the site stays."""
         return self.kept == 0
 
+    @property
+    def settings_apart(self) -> tuple["Choice", ...]:
+        """The whole site with one of its groups as here, for every group that is not dense."""
+        return tuple(
+            Choice(
+                self.total,
+                self.total,
+                tuple(own if i == index else DENSE for i in range(len(self.weights))),
+            )
+            for index, own in enumerate(self.weights)
+            if not own.is_dense
+        )
+
     def __str__(self) -> str:
         if self.is_dense:
             return "dense"

@@ -15,6 +15,7 @@ from autocompress.spaces.base import (
 )
 from autocompress.spaces.settings import (
     DENSE,
+    GGUF_TYPES,
     GROUP_SIZES,
     CacheSetting,
     WeightSetting,
@@ -52,7 +53,8 @@ class Weights:
         group_size: Columns that share a scale; None takes the largest of 128, 64 and 32 that
             divides what a group may keep, or whole rows; 0 takes whole rows.
         symmetric: Whether codes go without zero points.
-        blocks: Names of block formats, besides the integers.
+        blocks: Names of block formats or of GGUF's types, besides the integers. Each group takes
+            those of GGUF's types whose blocks divide its columns.
         sparsities: Shares of zero weights, or patterns such as `2:4`, least first.
         sparsity_step: Weights between neighbouring levels of every group, around the only one of
             `sparsities`.
@@ -102,6 +104,7 @@ def make_space(
         columns += sorted({steps[len(steps) * i // n_levels] for i in range(n_levels)})[::-1]
     widths = {SiteKind.ATTENTION: attention, SiteKind.MLP: columns}
     _check_group_size(n_layers, widths, weights, groups)
+    _check_gguf_types(n_layers, widths, weights, groups)
     sites = {}
     for kind, kept in widths.items():
         settings = (*kept, 0) if depth else tuple(kept)
@@ -167,6 +170,33 @@ def _check_group_size(
         )
 
 
+def _check_gguf_types(
+    n_layers: int, widths: Mapping[SiteKind, Sequence[int]], weights: Weights, groups: Groups
+) -> None:
+    """Make sure that every layer fits one of GGUF's types, if nothing but these is wanted."""
+    if not weights.blocks or weights.bits:
+        return
+    offenders = [
+        f"{linear} ({group.columns} columns)"
+        for kind, kept in widths.items()
+        for group in groups.get(kind, ())
+        for linear in group.linears
+        if not any(_fits(name, _columns(group, kept)) for name in weights.blocks)
+    ]
+    if offenders:
+        raise SpecError(
+            "`columns % block == 0` must hold for one of the types, but none of "
+            f"{', '.join(weights.blocks)} fits {', '.join(offenders)}, in each of {n_layers} "
+            "layers. Those that end in _0 have blocks of 32 columns, the others of 256."
+        )
+
+
+def _fits(name: str, columns: Sequence[int]) -> bool:
+    """Whether whole blocks make up the columns; rows of other formats may end within a block."""
+    size = GGUF_TYPES[name].block if name in GGUF_TYPES else None
+    return size is None or not any(n % size for n in columns)
+
+
 def _weight_genes(group: LinearGroup, columns: Sequence[int], weights: Weights) -> list[Gene]:
     """Return the genes of bits and of sparsity of a linear group.
 
@@ -179,7 +209,7 @@ def _weight_genes(group: LinearGroup, columns: Sequence[int], weights: Weights) 
         WeightSetting(bits=bits, group_size=size, symmetric=weights.symmetric)
         for bits in weights.bits
     ]
-    coded += [WeightSetting(block=name) for name in weights.blocks]
+    coded += [WeightSetting(block=name) for name in weights.blocks if _fits(name, columns)]
     rows = sum(group.rows)
     coded.sort(key=lambda setting: -setting.stored_bits(rows, group.columns, 16))
     genes = []

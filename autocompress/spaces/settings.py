@@ -48,6 +48,18 @@ BLOCK_FORMATS: Final[dict[str, BlockFormat]] = {
 }
 """By the names of compressed-tensors: OCP FP8 E4M3 a row, OCP MXFP4, NVIDIA's NVFP4."""
 
+GGUF_TYPES: Final[dict[str, BlockFormat]] = {
+    "q8_0": BlockFormat(8, 32, 16),
+    "q6_k": BlockFormat(6, 256, 144),
+    "q5_k": BlockFormat(5, 256, 128),
+    "q5_0": BlockFormat(5, 32, 16),
+    "q4_k": BlockFormat(4, 256, 128),
+    "q4_0": BlockFormat(4, 32, 16),
+    "q3_k": BlockFormat(3, 256, 112),
+    "q2_k": BlockFormat(2, 256, 160),
+}
+"""Formats of GGUF files, by GGUF's names in small letters; scales within a block count as its."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class WeightSetting:
@@ -59,7 +71,7 @@ class WeightSetting:
         symmetric: Codes around 0, without a zero point.
         sparsity: Share of the weights that is zero.
         pattern: (n, m): of m weights side by side in a row n stay.
-        block: A name of `BLOCK_FORMATS`, instead of integers.
+        block: A name of `BLOCK_FORMATS` or `GGUF_TYPES`, instead of integers.
     """
 
     bits: int | None = None
@@ -73,6 +85,11 @@ class WeightSetting:
     def is_dense(self) -> bool:
         """Whether the weights are left as they are."""
         return self.bits is None and self.block is None and not self.is_sparse
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a type of GGUF files."""
+        return self.block in GGUF_TYPES
 
     @property
     def is_sparse(self) -> bool:
@@ -89,7 +106,7 @@ class WeightSetting:
 
     def nominal_bits(self, dense_bits: int) -> float:
         """Return the bits of a weight as the field counts them: codes only, zeros at no cost."""
-        block = BLOCK_FORMATS[self.block] if self.block else None
+        block = block_format(self.block) if self.block else None
         code = block.bits if block else self.bits or dense_bits
         return code * (1 - self.sparsity)
 
@@ -101,7 +118,7 @@ class WeightSetting:
             total += weights
             weights = self.stored_weights(rows, columns)
         if self.block:
-            block = BLOCK_FORMATS[self.block]
+            block = block_format(self.block)
             scales = rows * math.ceil(columns / (block.block or columns))
             return total + weights * block.bits + scales * block.scale_bits + block.tensor_bits
         if self.bits is None:
@@ -144,7 +161,7 @@ class WeightSetting:
             return cls(sparsity=sparsity, pattern=pattern)
         sparse, plus, rest = text.rpartition("+")
         sparsity, pattern = _read_sparsity(sparse) if plus else (0.0, None)
-        if rest in BLOCK_FORMATS:
+        if rest in BLOCK_FORMATS or (rest in GGUF_TYPES and not plus):
             return cls(sparsity=sparsity, pattern=pattern, block=rest)
         integer = _INTEGER.fullmatch(rest)
         if integer and int(integer[1]) in INTEGER_BITS and integer[2] != "0":
@@ -156,8 +173,8 @@ class WeightSetting:
                 pattern=pattern,
             )
         raise ValueError(
-            f"a setting such as w4g128, w4sym, s0.5, s2:4, s0.5+w4g128 or mxfp4, with bits of "
-            f"{', '.join(map(str, INTEGER_BITS))}, must hold, but got {text!r}"
+            "a setting such as w4g128, w4sym, s0.5, s2:4, s0.5+w4g128, mxfp4 or q4_k, with bits "
+            f"of {', '.join(map(str, INTEGER_BITS))}, must hold, but got {text!r}"
         )
 
 
@@ -217,6 +234,11 @@ DENSE_CACHE: Final = CacheSetting()
 def value_group_size(head_size: int) -> int:
     """Return how many channels of a head's value share a scale: 32 if that divides it, or all."""
     return head_size if head_size % CACHE_GROUP else CACHE_GROUP
+
+
+def block_format(name: str) -> BlockFormat:
+    """Return what a name of `BLOCK_FORMATS` or `GGUF_TYPES` stands for."""
+    return BLOCK_FORMATS[name] if name in BLOCK_FORMATS else GGUF_TYPES[name]
 
 
 def fitting_group_size(*columns: int) -> int | None:

@@ -63,10 +63,8 @@ class SessionPlan:
         Raises:
             SpecError: If an operator is unknown.
         """
-        codes, zeros, blocks = map(
-            load_weight_operator, (self.codes, self.zeros, "round-to-nearest")
-        )
-        operators = Operators(StructuredObs(), codes, zeros, blocks)
+        names = (self.codes, self.zeros, "round-to-nearest", "ggml")
+        operators = Operators(StructuredObs(), *map(load_weight_operator, names))
         return Levels(LevelDatabase(self.levels), operators)
 
 

@@ -14,7 +14,9 @@ from autocompress.evaluators.llama_cpp_model import LlamaCppPredictor
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.models.loading import load_tokenizer
 from autocompress.models.text import token_ids as read_tokens
-from autocompress.operators.ggml_blocks import block_shape, dequantize, quantize
+from autocompress.operators.ggml_blocks import quantize
+from autocompress.operators.packed import PackedWeight
+from autocompress.spaces.settings import WeightSetting
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import VOCABULARY, TinyModels, logits_of, token_ids
 
@@ -29,6 +31,12 @@ def largest_difference(file: Path, expected: torch.Tensor) -> float:
     """Return how far logits are apart, as a share of the largest."""
     found = LlamaCppPredictor(file, IDS.shape[1]).logits(IDS[0].numpy())
     return float((found - expected[0, :-1]).abs().max() / expected.abs().max())
+
+
+def in_type(weight: torch.Tensor, kind: str) -> PackedWeight:
+    rows, columns = weight.shape
+    setting = WeightSetting(block=kind)
+    return PackedWeight(setting, (rows, columns), {"blocks": quantize(weight, kind)})
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -76,18 +84,19 @@ def test_tensors_take_the_types_that_are_given(
     model = tiny_models.load()
     name = "model.layers.1.self_attn.q_proj.weight"
     weight = model.get_parameter(name)
+    packed = in_type(weight, kind)
     with torch.no_grad():
-        weight.copy_(dequantize(quantize(weight, kind), kind))
+        weight.copy_(packed.decode(weight.dtype))
     dense, mixed = tmp_path / "dense.gguf", tmp_path / "mixed.gguf"
 
     write_gguf(tiny_models.folder(), dense)
-    write_gguf(tiny_models.folder(), mixed, {name: kind})
+    write_gguf(tiny_models.folder(), mixed, {name: packed})
 
     # llama.cpp rounds what such a matrix is multiplied with to 8 bits, 32 numbers to a scale.
     assert largest_difference(mixed, logits_of(model, IDS)) < 3 * CLOSE
-    size, n_bytes = block_shape(kind)
-    saved = weight.numel() * 2 - weight.numel() // size * n_bytes
+    saved = weight.numel() * 2 - packed.bytes
     assert read_gguf(dense).bytes - read_gguf(mixed).bytes == saved
+    assert read_gguf(dense).linear_bytes - read_gguf(mixed).linear_bytes == saved
 
 
 def test_a_file_says_what_it_holds(tiny_models: TinyModels, tmp_path: Path) -> None:
@@ -120,8 +129,10 @@ def test_what_is_cut_off_is_no_file(tiny_models: TinyModels, tmp_path: Path) -> 
 
 
 def test_a_name_that_is_no_tensor_is_refused(tiny_models: TinyModels, tmp_path: Path) -> None:
+    packed = in_type(torch.zeros(4, 32), "q8_0")
+
     with pytest.raises(ExportError, match=r"has no tensor model\.layers\.9\.x"):
-        write_gguf(tiny_models.folder(), tmp_path / "model.gguf", {"model.layers.9.x": "q8_0"})
+        write_gguf(tiny_models.folder(), tmp_path / "model.gguf", {"model.layers.9.x": packed})
 
     assert not list(tmp_path.iterdir())
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from autocompress.errors import EvaluationError
 from autocompress.operators.base import Statistics
 from autocompress.operators.database import LevelDatabase
+from autocompress.operators.ggml_rounding import GgmlRounding
 from autocompress.operators.gptq import Gptq
 from autocompress.operators.levels import (
     Levels,
@@ -33,7 +34,8 @@ MLP = tiny_space(weights=BITS).sites[3]
 
 def levels_in(folder: Path) -> Levels:
     return Levels(
-        LevelDatabase(folder), Operators(StructuredObs(), Gptq(), SparseGpt(), RoundToNearest())
+        LevelDatabase(folder),
+        Operators(StructuredObs(), Gptq(), SparseGpt(), RoundToNearest(), GgmlRounding()),
     )
 
 
