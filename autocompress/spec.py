@@ -15,7 +15,7 @@ from autocompress.errors import SpecError
 from autocompress.spec_values import Amount
 
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
-ENGINES: Final = ("torch",)
+ENGINES: Final = ("torch", "llama.cpp")
 STRATEGIES: Final = (
     "evolve",
     "evopress",
@@ -42,6 +42,7 @@ PRUNERS: Final = ("sparsegpt", "wanda", "magnitude")
 COUNTED_BITS: Final = ("nominal", "stored", "whole")
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
+GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = ("target_speedup", "target_bytes", "target_bits", "target_params")
@@ -84,12 +85,12 @@ class SearchSpec:
     One target or two are given. `target_bytes` and `target_params` count the whole model;
     `target_bits` is a mean over the dense model's searched linear layers, of codes alone
     (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model stores.
-    `bits` and `sparsities` are what a linear layer may take, as text: `4` or `mxfp4`, `0.5` or
-    `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on both sides
-    of the only one of `sparsities`. `group_size` columns share a scale, None picks it, 0 takes
-    whole rows. Layers that engines fuse share a setting unless `per_linear`. A `pruner` may be a
-    formula of weights `W` and inputs `X`. A layer is calibrated with those before it stored as
-    `upstream` says: `dense`, or one of `bits` or `sparsities`.
+    `bits` and `sparsities` are what a linear layer may take, as text: `4`, `mxfp4` or `q4_k`,
+    `0.5` or `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on
+    both sides of the only one of `sparsities`. `group_size` columns share a scale, None picks it,
+    0 takes whole rows. Layers that engines fuse share a setting unless `per_linear`. A `pruner`
+    may be a formula of weights `W` and inputs `X`. A layer is calibrated with those before it
+    stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
     """
 
     model: str
@@ -171,6 +172,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append(
             f"target: `targets <= 2` must hold, but got {len(targets)}: {', '.join(targets)}."
         )
+    problems += _engine_problems(checked)
     formats = [name for name in _names(checked, "bits") if name in BLOCK_FORMATS]
     if formats and {"bits", "sparsity"} <= set(_names(checked, "space")):
         problems.append(
@@ -186,9 +188,11 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if checked.get("address") is not None and checked.get("pool", "local") != "ray":
         problems.append("address: `pool: ray` must hold when an address is given.")
     if checked.get("space", ("auto",)) == ("auto",):
-        # What the engine can run and needs no recovery: fewer bits store less and run no faster.
-        is_timed = "target_speedup" in checked
-        checked["space"] = ("depth", "width") if is_timed else ("bits",)
+        # What the engine can run and needs no recovery: with torch fewer bits run no faster.
+        is_shaped = "target_speedup" in checked and not _is_llama_cpp(checked)
+        checked["space"] = ("depth", "width") if is_shaped else ("bits",)
+    if _is_llama_cpp(checked):
+        checked.setdefault("bits", GGUF_TYPES)
     upstream = ["dense"]
     upstream += _names(checked, "bits") or BITS if "bits" in _names(checked, "space") else ()
     upstream += middles if "sparsity" in _names(checked, "space") else ()
@@ -200,6 +204,43 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if problems:
         raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def _is_llama_cpp(checked: Mapping[str, object]) -> bool:
+    return checked.get("engine") == "llama.cpp"
+
+
+def _engine_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what is asked for that the engine cannot run, or only another one can."""
+    bits, spaces = _names(checked, "bits"), _names(checked, "space")
+    if not _is_llama_cpp(checked):
+        gguf = [name for name in bits if name in GGUF_TYPES]
+        if not gguf:
+            return []
+        return [f"bits: `engine: llama.cpp` must hold for {', '.join(gguf)}, types of GGUF files."]
+    problems = []
+    wrong = [name for name in bits if name not in GGUF_TYPES]
+    if wrong:
+        problems.append(
+            f"bits: llama.cpp runs {', '.join(GGUF_TYPES)}, but got {', '.join(wrong)}."
+        )
+    others = [name for name in spaces if name not in ("bits", "auto")]
+    if others:
+        problems.append(
+            f"space: GGUF files hold `bits` alone, but got {', '.join(others)}: use the torch "
+            "engine for these."
+        )
+    if str(checked.get("device", "cpu")) not in ("cpu", "auto"):
+        problems.append("device: llama.cpp runs on the `cpu` here.")
+    own = [
+        f"{name}: GGUF's types have blocks and a quantizer of their own; leave it out."
+        for name, usual in (("group_size", None), ("symmetric", False), ("quantizer", "gptq"))
+        if checked.get(name, usual) != usual
+    ]
+    problems += own
+    if checked.get("target_params") is not None:
+        problems.append("target_params: bits leave all parameters; give bytes, bits or a speedup.")
+    return problems
 
 
 def read_values(values: Mapping[str, object]) -> dict[str, object]:
@@ -267,7 +308,7 @@ def _space(value: object) -> tuple[str, ...]:
 
 
 def _bits(value: object) -> tuple[str, ...]:
-    read = values_of.one_of((*BITS, *BLOCK_FORMATS))
+    read = values_of.one_of((*BITS, *BLOCK_FORMATS, *GGUF_TYPES))
     return tuple(dict.fromkeys(read(name) for name in values_of.names(value, "bits")))
 
 

@@ -36,8 +36,8 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
         genotype = Genotype(tuple(drawn.tolist()))
         share = cost.of(space.entries(genotype)) / cost.dense
         spent = Spent(dense.prefill * share, dense.decode * share)
-        kept = tuple(choice.kept for choice in space.choices(genotype))
-        samples.append(Sample(kept, spent, spent))
+        shapes = tuple(choice.shape for choice in space.choices(genotype))
+        samples.append(Sample(shapes, spent, spent))
     return LatencyTable(
         "torch", "0", "arithmetic", 1, workload, profile, tuple(samples), (1.0, 1.0, 1.0)
     )

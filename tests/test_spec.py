@@ -14,6 +14,7 @@ from autocompress.spec import (
     BITS,
     BLOCK_FORMATS,
     COUNTED_BITS,
+    GGUF_TYPES,
     SPACES,
     SPARSITIES,
     STRATEGIES,
@@ -176,7 +177,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("space", "", "unknown ''. Known: depth, width, bits, sparsity, kv."),
         ("space", [], "a list of spaces must hold, but got []."),
         ("space", 3, f"unknown '3'. Known: {', '.join(SPACES)}."),
-        ("bits", "7", f"unknown '7'. Known: {', '.join((*BITS, *BLOCK_FORMATS))}."),
+        ("bits", "7", f"unknown '7'. Known: {', '.join((*BITS, *BLOCK_FORMATS, *GGUF_TYPES))}."),
         ("bits", True, "a list of bits must hold, but got True."),
         ("kv_bits", "2", "unknown '2'. Known: 8, 4."),
         ("sparsities", "0.5,1.0", "a sparsity such as 0.5 or 2:4 must hold, but got '1.0'."),
@@ -197,7 +198,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("target_params", "101%", "`0 < value <= 100` must hold, but got 101."),
         ("target_bits", "0", "`0 < value <= 32` must hold, but got 0."),
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
-        ("engine", "vllm", "unknown 'vllm'. Known: torch."),
+        ("engine", "vllm", "unknown 'vllm'. Known: torch, llama.cpp."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
         ("workload", "1x2", "`BxP+G` with whole numbers from 1 must hold, but got '1x2'."),
         ("workload", "0x2+3", "`BxP+G` with whole numbers from 1 must hold, but got '0x2+3'."),
@@ -250,9 +251,43 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width")
 
 
+def test_llama_cpp_searches_the_types_of_its_files() -> None:
+    spec = from_mapping(LEAST | {"engine": "llama.cpp"})
+
+    assert spec.space == ("bits",)
+    assert spec.bits == GGUF_TYPES
+    assert from_mapping(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"bits": "4,q4_k"},
+            "bits: llama.cpp runs q8_0, q6_k, q5_k, q5_0, q4_k, q4_0, q3_k, q2_k",
+        ),
+        ({"space": "depth,bits"}, "space: GGUF files hold `bits` alone, but got depth"),
+        ({"device": "cuda"}, "device: llama.cpp runs on the `cpu` here."),
+        ({"target_params": "50%"}, "target_params: bits leave all parameters"),
+        ({"quantizer": "round-to-nearest"}, "quantizer: GGUF's types have blocks and a quantizer"),
+        ({"group_size": 64}, "group_size: GGUF's types have blocks and a quantizer"),
+        ({"symmetric": True}, "symmetric: GGUF's types have blocks and a quantizer"),
+    ],
+)
+def test_what_llama_cpp_cannot_run_is_refused(values: dict[str, object], reason: str) -> None:
+    assert reason in refusal(engine="llama.cpp", **values)
+
+
+def test_the_types_of_gguf_need_their_engine() -> None:
+    assert refusal(space="bits", bits="4,q4_k,q2_k") == (
+        "bits: `engine: llama.cpp` must hold for q4_k, q2_k, types of GGUF files."
+    )
+
+
 def test_the_formats_of_a_spec_are_those_of_the_space() -> None:
     assert sorted(map(int, BITS)) == sorted(settings.INTEGER_BITS)
     assert sorted(BLOCK_FORMATS) == sorted(settings.BLOCK_FORMATS)
+    assert sorted(GGUF_TYPES) == sorted(settings.GGUF_TYPES)
 
 
 def test_block_formats_are_not_joined_with_zeros() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autocompress.cli.flags import (
     DEFAULT_OUTPUT,
@@ -25,6 +26,10 @@ from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
 from autocompress.spec import TARGETS, SearchSpec
+
+if TYPE_CHECKING:
+    from autocompress.evaluators.latency_rows import Row
+    from autocompress.spaces.base import SearchSpace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +99,7 @@ def _profile(parsed: argparse.Namespace) -> None:
         parsed.output.write_text(text + "\n", encoding="utf-8")
     check = table.check(prepared.space)
     if parsed.figure is not None:
-        write_png(profile_figure(table, check), parsed.figure)
+        write_png(profile_figure(table, check, prepared.space), parsed.figure)
     print(f"{table.hardware}; {table.engine} {table.engine_version}; {table.workload}")
     heads = f"{'prefill ms':>10} {'ms a token':>10} {'95 % interval':>18}"
     print(f"{'site':<10} {'choice':<16} {heads}")
@@ -102,13 +107,24 @@ def _profile(parsed: argparse.Namespace) -> None:
         spent = row.spent
         interval = f"[{row.interval[0]:.4f}, {row.interval[1]:.4f}]"
         print(
-            f"{row.kind:<10} {row.choice!s:<16} {spent.prefill:>10.3f} {spent.decode:>10.4f} "
-            f"{interval:>18}"
+            f"{row.kind:<10} {_row_words(row, prepared.space):<16} {spent.prefill:>10.3f} "
+            f"{spent.decode:>10.4f} {interval:>18}"
         )
     print(
         f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
         f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"
     )
+
+
+def _row_words(row: "Row", space: "SearchSpace") -> str:
+    """Name what a row of a latency table changes."""
+    from autocompress.evaluators.latency_rows import changed_group
+
+    group = changed_group(row.choice)
+    if group is None:
+        return str(row.choice)
+    site = next(site for site in space.sites if site.kind is row.kind)
+    return f"{site.groups[group].name} {row.choice.weights[group]}"
 
 
 def _report(parsed: argparse.Namespace) -> None:

@@ -8,6 +8,8 @@ from typing import NoReturn
 import autocompress
 from autocompress.errors import SpecError
 from autocompress.spec import (
+    ENGINES,
+    GGUF_TYPES,
     PRUNERS,
     QUANTIZERS,
     SPACES,
@@ -176,7 +178,10 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     _add_targets(parser)
     parser.add_argument("--space", help=f"auto, or a list of: {','.join(SPACES)}")
     parser.add_argument(
-        "--bits", metavar="2,3,4", help="that weights may take: 2 to 8, fp8, mxfp4, nvfp4"
+        "--bits",
+        metavar="2,3,4",
+        help="that weights may take: 2 to 8, fp8, mxfp4, nvfp4; "
+        f"with --engine llama.cpp {', '.join(GGUF_TYPES)}",
     )
     parser.add_argument(
         "--group-size", metavar="N", help="columns that share a scale; 0 takes whole rows"
@@ -208,7 +213,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         help="how layers are stored while those after them are calibrated: dense, or one of "
         "--bits or --sparsities",
     )
-    parser.add_argument("--engine", help="what runs the model: torch")
+    parser.add_argument("--engine", help=f"what runs the model: {', '.join(ENGINES)}")
     parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
     parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
     parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")

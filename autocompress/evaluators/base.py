@@ -48,6 +48,10 @@ class Engine(Protocol):
     def version(self) -> str:
         """The engine's own version."""
 
+    @property
+    def threads(self) -> int:
+        """On a CPU; 0 has the fastest number found anew for the first of the checkpoints."""
+
     def latency(
         self,
         checkpoints: Sequence[Path],

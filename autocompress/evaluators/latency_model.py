@@ -5,6 +5,7 @@ regression on whole random configurations, and held-out ones give the error.
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,13 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.settings import WeightSetting
 from autocompress.spec import Workload
 from autocompress.store.base import Json
 
 CONFIDENCE = 0.9
+# Standard deviation of a scale around 1, before anything is measured.
+SPREAD = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,7 @@ class LatencyTable:
         predicted = [cost.of(entries_of(space, sample)) for sample in held_out]
         measured = [_mean(sample, self.workload) for sample in held_out]
         errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
-        twice = [
-            abs(s.spent.workload(self.workload) / s.again.workload(self.workload) - 1)
-            for s in self.samples
-        ]
+        twice = [_again(sample, self.workload) for sample in self.samples]
         inside = [
             error <= conformal([*errors[:i], *errors[i + 1 :]]) for i, error in enumerate(errors)
         ]
@@ -89,15 +90,18 @@ class LatencyTable:
             "rows": [
                 {
                     "kind": row.kind.value,
-                    "kept": row.choice.kept,
-                    "total": row.choice.total,
+                    "choice": _told(row.choice),
                     "milliseconds": _pair(row.spent),
                     "decode_interval": list(row.interval),
                 }
                 for row in self.profile.rows
             ],
             "samples": [
-                {"kept": list(s.kept), "spent": _pair(s.spent), "again": _pair(s.again)}
+                {
+                    "choices": [_told(choice) for choice in s.choices],
+                    "spent": _pair(s.spent),
+                    "again": _pair(s.again),
+                }
                 for s in self.samples
             ],
             "scales": list(self.scales),
@@ -133,12 +137,17 @@ def conformal(errors: Sequence[float]) -> float:
 def fit(
     profile: Profile, samples: Sequence[Sample], workload: Workload, space: SearchSpace
 ) -> tuple[float, float, float]:
-    """Return the scales of least relative error on the samples; held-out ones are not read."""
+    """Return the likeliest scales, given the samples; held-out ones are not read.
+
+    Least relative error, with every scale expected near 1 as far as measuring twice differs
+    (ridge regression): of parts that the samples hardly tell apart, none takes all.
+    """
     plain = _cost(profile, workload, space, (1.0, 1.0, 1.0))
     rows = []
     fitted = [s for i, s in enumerate(samples) if i % 3 != 2]
     # The dense model is known best: it counts as often as all other configurations together.
-    dense = Sample(tuple(site.units for site in space.sites), profile.dense, profile.dense)
+    whole = tuple(Choice(site.units, site.units) for site in space.sites)
+    dense = Sample(whole, profile.dense, profile.dense)
     for sample, weight in [*((s, 1.0) for s in fitted), (dense, math.sqrt(len(fitted)))]:
         parts = [plain.fixed, 0.0, 0.0]
         for site, costs, entry in zip(
@@ -147,6 +156,9 @@ def fit(
             parts[1 if site.kind is SiteKind.ATTENTION else 2] += costs[entry]
         time = _mean(sample, workload)
         rows.append([weight * part / time for part in parts] + [weight])
+    twice = [_again(sample, workload) for sample in fitted]
+    noise = math.sqrt(statistics.fmean(error**2 for error in twice)) / 2
+    rows += [[noise / SPREAD * (i == j) for j in (0, 1, 2, i)] for i in range(3)]
     matrix = np.asarray(rows)
     scales, _ = nnls(matrix[:, :3], matrix[:, 3])
     return float(scales[0]), float(scales[1]), float(scales[2])
@@ -177,10 +189,10 @@ def read_table(values: Mapping[str, Json], space: SearchSpace) -> LatencyTable:
         raise SpecError(f"Not a latency table: {error}.") from error
     if len(table.samples) < 3:
         raise SpecError("`3 or more samples` must hold, but the latency table has fewer.")
-    if any(len(sample.kept) != len(space.sites) for sample in table.samples):
+    if any(len(sample.choices) != len(space.sites) for sample in table.samples):
         raise SpecError(
             f"The latency table is of another model: `{len(space.sites)} sites` must hold, but "
-            f"its samples have {len(table.samples[0].kept)}."
+            f"its samples have {len(table.samples[0].choices)}."
         )
     table.check(space)
     return table
@@ -193,12 +205,16 @@ def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
         SpecError: If the space lacks one of its choices.
     """
     entries = []
-    for site, menu, kept in zip(space.sites, space.menus, sample.kept, strict=True):
-        found = [i for i, entry in enumerate(menu) if entry.choice.kept == kept]
+    for site, menu, choice in zip(space.sites, space.menus, sample.choices, strict=True):
+        found = [
+            i
+            for i, entry in enumerate(menu)
+            if (entry.choice.shape, entry.choice.weights) == (choice.shape, choice.weights)
+        ]
         if not found:
             raise SpecError(
                 f"The latency table is of another space: layer {site.layer} {site.kind} cannot "
-                f"keep {kept} of {site.units} units."
+                f"be {choice}, with {choice.kept} of {site.units} units."
             )
         entries.append(found[0])
     return tuple(entries)
@@ -207,12 +223,19 @@ def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
 def _cost(
     profile: Profile, workload: Workload, space: SearchSpace, scales: tuple[float, float, float]
 ) -> AdditiveCost:
-    # The torch engine has no kernel for codes: what is stored otherwise takes as long as dense.
     known = {(row.kind, row.choice): row.spent.workload(workload) for row in profile.rows}
+    # Of an engine without kernels for settings only shapes were timed: what is stored otherwise
+    # takes as long there as dense.
+    has_kernels = any(choice.weights for _, choice in known)
+
+    def parts(choice: Choice) -> tuple[Choice, ...]:
+        return (choice.shape, *choice.settings_apart) if has_kernels else (choice.shape,)
+
     needed = {
-        (site.kind, entry.choice.shape)
+        (site.kind, part)
         for site, menu in zip(space.sites, space.menus, strict=True)
         for entry in menu
+        for part in parts(entry.choice)
     }
     missing = sorted(f"{kind} {choice}" for kind, choice in needed - known.keys())
     if missing:
@@ -220,12 +243,22 @@ def _cost(
     sites = []
     for site, menu in zip(space.sites, space.menus, strict=True):
         scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
-        sites.append(tuple(scale * known[site.kind, entry.choice.shape] for entry in menu))
+        whole = known[site.kind, Choice(site.units, site.units)]
+        costs = [
+            known[site.kind, shape] + sum(known[site.kind, own] - whole for own in others)
+            for shape, *others in (parts(entry.choice) for entry in menu)
+        ]
+        sites.append(tuple(scale * cost for cost in costs))
     return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(sites))
 
 
 def _mean(sample: Sample, workload: Workload) -> float:
     return (sample.spent.workload(workload) + sample.again.workload(workload)) / 2
+
+
+def _again(sample: Sample, workload: Workload) -> float:
+    """Return by what share measuring twice differs."""
+    return abs(sample.spent.workload(workload) / sample.again.workload(workload) - 1)
 
 
 def _pair(spent: Spent) -> dict[str, Json]:
@@ -260,7 +293,7 @@ def _row(value: Json) -> Row:
     low, high = _list(row["decode_interval"])
     return Row(
         SiteKind(str(row["kind"])),
-        Choice(int(str(row["kept"])), int(str(row["total"]))),
+        _choice(row["choice"]),
         _spent(row["milliseconds"]),
         (float(str(low)), float(str(high))),
     )
@@ -268,11 +301,22 @@ def _row(value: Json) -> Row:
 
 def _sample(value: Json) -> Sample:
     row = _mapping(value)
-    kept = tuple(int(str(units)) for units in _list(row["kept"]))
-    sample = Sample(kept, _spent(row["spent"]), _spent(row["again"]))
+    choices = tuple(map(_choice, _list(row["choices"])))
+    sample = Sample(choices, _spent(row["spent"]), _spent(row["again"]))
     if min(sample.spent.prefill, sample.again.prefill) <= 0:
         raise ValueError("a sample must take more than 0 ms")
     return sample
+
+
+def _told(choice: Choice) -> str:
+    """Return units kept of all, then the setting of each linear group: `4/4 q4_k dense`."""
+    return " ".join([f"{choice.kept}/{choice.total}", *map(str, choice.weights)])
+
+
+def _choice(value: Json) -> Choice:
+    units, *settings = str(value).split(" ")
+    kept, total = map(int, units.split("/"))
+    return Choice(kept, total, tuple(map(WeightSetting.parse, settings)))
 
 
 def _three(value: Json) -> tuple[float, float, float]:

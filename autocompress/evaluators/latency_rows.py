@@ -23,6 +23,8 @@ class Row:
     """What one site costs at one choice, with the spread of its repeats.
 
     Args:
+        choice: A shape with all weights dense; or a whole site with one linear group in a setting,
+            where the engine has kernels for settings.
         interval: 95 % interval of the decode milliseconds, from the repeats.
     """
 
@@ -30,6 +32,11 @@ class Row:
     choice: Choice
     spent: Spent
     interval: tuple[float, float]
+
+
+def changed_group(choice: Choice) -> int | None:
+    """Return which linear group a row is about; None if about a shape."""
+    return next((i for i, own in enumerate(choice.weights) if not own.is_dense), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,12 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One whole configuration, measured twice: `again` is independent of `spent`."""
+    """One whole configuration, measured twice: `again` is independent of `spent`.
 
-    kept: tuple[int, ...]
+    Args:
+        choices: Of every site, as far as the engine runs them.
+    """
+
+    choices: tuple[Choice, ...]
     spent: Spent
     again: Spent

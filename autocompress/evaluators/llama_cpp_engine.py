@@ -85,25 +85,35 @@ def serve(request: dict[str, object]) -> list[dict[str, object]]:
     workload = Workload.parse(str(request["workload"]))
     files = request["files"]
     length = workload.prompt + workload.generated
+    paths = [str(file) for file in files] if isinstance(files, list) else []
     with contextlib.ExitStack() as stack:
-        models = [
-            stack.enter_context(
-                contextlib.closing(LlamaCppModel(Path(str(file)), length, workload.batch))
+        # A file that is timed several times in a repeat is opened once.
+        models = {
+            path: stack.enter_context(
+                contextlib.closing(LlamaCppModel(Path(path), length, workload.batch))
             )
-            for file in (files if isinstance(files, list) else [])
-        ]
+            for path in dict.fromkeys(paths)
+        }
         threads = int(str(request["threads"])) or pick_threads(
-            lambda count, steps: _timed(models[0], workload, count, steps), workload
+            lambda count, steps: _timed(models[paths[0]], workload, count, steps), workload
         )
-        runs = [partial(_timed, model, workload, threads, workload.generated) for model in models]
+        runs = [
+            partial(_timed, models[path], workload, threads, workload.generated) for path in paths
+        ]
         timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, threads) for row in timings]
 
 
 def _timed(model: LlamaCppModel, workload: Workload, threads: int, n_tokens: int) -> Timing:
-    """Generate `n_tokens` tokens after a prompt; the first comes with the prefill."""
+    """Generate `n_tokens` tokens after a prompt; the first comes with the prefill.
+
+    The prompt is read once before: a server has one model in its caches, not whichever of several
+    was timed last.
+    """
     prompt = random_ids(model.vocabulary, workload.batch, workload.prompt)
     model.use_threads(threads)
+    model.forget()
+    model.read(prompt, every=False)
     model.forget()
     started = time.perf_counter()
     following = model.read(prompt, every=False).argmax(-1)

@@ -1,132 +1,124 @@
-"""Measures what each choice of a site costs in a running stack on the torch engine.
+"""Turns times of whole configurations into what each choice of a site costs.
 
-A row is a distinct (kind, units kept): all sites of that kind are set to it at once, with the
-dense model timed beside it, and the difference is shared out. Medians of ratios to the
-neighbouring dense run, so that a machine whose speed drifts does not move the rows.
+A row is a distinct change of one kind of site: all sites of that kind take it at once, with the
+dense model timed beside them, and the difference is shared out. Medians of ratios to the
+neighbouring dense runs, so that a machine whose speed drifts does not move the rows.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
 from scipy.optimize import isotonic_regression
 
-from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
+from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent, changed_group
 from autocompress.evaluators.subprocess_call import Progress
-from autocompress.evaluators.timing import Timing, make_prompt, run
-from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
-from autocompress.spec import Workload
 from autocompress.trial import Genotype
 
-DECODE_STEPS = 16
-
-
-class Profiler:
-    """Times configurations of one loaded model; nothing else may compute meanwhile."""
-
-    def __init__(self, shaped: ShapedModel, workload: Workload) -> None:
-        self._shaped = shaped
-        self._workload = workload
-        self._prompt = make_prompt(shaped.model, workload)
-        # Decoding is timed half-way through the generated tokens: a cached token costs its share.
-        extra = max(0, (workload.generated - DECODE_STEPS) // 2)
-        self._longer = make_prompt(shaped.model, workload, extra)
-        self._steps = min(DECODE_STEPS, workload.generated)
-
-    def profile(self, rounds: int, seed: int, progress: Progress) -> Profile:
-        """Measure every distinct (kind, units kept), `rounds` times in shuffled order."""
-        space = self._shaped.space
-        keys = sorted(
-            {
-                (site.kind, entry.choice.shape)
-                for site, menu in zip(space.sites, space.menus, strict=True)
-                for entry in menu
-                if not entry.choice.is_whole
-            }
-        )
-        plans = {key: _replicate(space, *key) for key in keys}
-        ratios = self._ratios([plan for plan, _ in plans.values()], rounds, seed, progress)
-        dense = ratios.dense
-        savings: dict[tuple[SiteKind, Choice], tuple[Spent, tuple[float, float]]] = {}
-        for key, pairs in zip(keys, ratios.pairs, strict=True):
-            n_sites = plans[key][1]
-            decode = [dense.decode * (1 - pair.decode) / n_sites for pair in pairs]
-            prefill = [dense.prefill * (1 - pair.prefill) / n_sites for pair in pairs]
-            half = 2.0 * statistics.stdev(decode) / len(decode) ** 0.5 if len(decode) > 1 else 0.0
-            middle = statistics.median(decode)
-            savings[key] = (
-                Spent(statistics.median(prefill), middle),
-                (middle - half, middle + half),
-            )
-        return _rows(space, dense, savings)
-
-    def samples(
-        self, candidates: Sequence[Genotype], rounds: int, seed: int, progress: Progress
-    ) -> list[Sample]:
-        """Measure whole configurations, each twice over."""
-        space = self._shaped.space
-        plans = [space.choices(genotype) for genotype in candidates]
-        measured = self._ratios(plans, 2 * rounds, seed, progress)
-        result = []
-        for plan, pairs in zip(plans, measured.pairs, strict=True):
-            halves = [
-                Spent(
-                    measured.dense.prefill * statistics.median(p.prefill for p in part),
-                    measured.dense.decode * statistics.median(p.decode for p in part),
-                )
-                for part in (pairs[0::2], pairs[1::2])
-            ]
-            result.append(Sample(tuple(c.kept for c in plan), halves[0], halves[1]))
-        return result
-
-    def _ratios(
-        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
-    ) -> "_Ratios":
-        rng = np.random.default_rng([seed, 7])
-        dense_runs: list[Spent] = []
-        pairs: list[list[Spent]] = [[] for _ in plans]
-        self._time_dense()
-        before = self._time_dense()
-        done = 0
-        for _ in range(rounds):
-            for index in rng.permutation(len(plans)):
-                own = self._time(plans[index])
-                after = self._time_dense()
-                beside = Spent(
-                    (before.prefill + after.prefill) / 2, (before.decode + after.decode) / 2
-                )
-                dense_runs.append(beside)
-                pairs[index].append(
-                    Spent(own.prefill / beside.prefill, own.decode / beside.decode)
-                )
-                before = after
-                done += 1
-                progress(done, rounds * len(plans))
-        dense = Spent(
-            statistics.median(r.prefill for r in dense_runs),
-            statistics.median(r.decode for r in dense_runs),
-        )
-        self._shaped.apply_dense()
-        return _Ratios(dense, pairs)
-
-    def _time_dense(self) -> Spent:
-        return self._time([Choice(site.units, site.units) for site in self._shaped.space.sites])
-
-    def _time(self, choices: Sequence[Choice]) -> Spent:
-        self._shaped.apply(choices)
-        prefill = run(self._shaped.model, self._prompt, 1).prefill
-        steps: Timing = run(self._shaped.model, self._longer, self._steps + 1)
-        return Spent(prefill, steps.decode)
+Key = tuple[SiteKind, Choice]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ratios:
-    """The dense model's time, and for each plan its ratios to the dense runs beside it."""
+class Ratios:
+    """The dense model's time, and for each configuration its ratios to the dense runs beside it.
+
+    Args:
+        pairs: For each configuration as many as there were rounds.
+    """
 
     dense: Spent
     pairs: list[list[Spent]]
+
+
+class Stopwatch(Protocol):
+    """Times whole configurations beside the dense model; nothing else may compute meanwhile."""
+
+    @property
+    def runs_settings(self) -> bool:
+        """Whether weights that are stored otherwise run on kernels of their own."""
+
+    @property
+    def rounds(self) -> int:
+        """How often a change has to be timed; a whole configuration a third as often, twice."""
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        """Time configurations, each given by the choices of all sites, `rounds` times."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """What one site saves by a change, and the 95 % interval of its decode milliseconds."""
+
+    spent: Spent
+    interval: tuple[float, float]
+
+
+def measure_profile(
+    stopwatch: Stopwatch, space: SearchSpace, rounds: int, seed: int, progress: Progress
+) -> Profile:
+    """Measure every distinct change `rounds` times."""
+    keys = sorted(
+        {
+            (site.kind, part)
+            for site, menu in zip(space.sites, space.menus, strict=True)
+            for entry in menu
+            for part in (
+                entry.choice.shape,
+                *(entry.choice.settings_apart if stopwatch.runs_settings else ()),
+            )
+            if not part.is_dense
+        },
+        key=lambda key: (key[0], key[1].kept, str(key[1])),
+    )
+    plans = [_replicate(space, *key) for key in keys]
+    found = stopwatch.ratios([plan for plan, _ in plans], rounds, seed, progress)
+    savings = {
+        key: _saving(found.dense, pairs, n_sites)
+        for key, pairs, (_, n_sites) in zip(keys, found.pairs, plans, strict=True)
+    }
+    return _profile(space, found.dense, savings)
+
+
+def measure_samples(
+    stopwatch: Stopwatch,
+    space: SearchSpace,
+    candidates: Sequence[Genotype],
+    rounds: int,
+    seed: int,
+    progress: Progress,
+) -> list[Sample]:
+    """Measure whole configurations, each twice over."""
+    plans = [
+        tuple(
+            choice if stopwatch.runs_settings else choice.shape
+            for choice in space.choices(genotype)
+        )
+        for genotype in candidates
+    ]
+    measured = stopwatch.ratios(plans, 2 * rounds, seed, progress)
+    result = []
+    for plan, pairs in zip(plans, measured.pairs, strict=True):
+        once, again = (
+            Spent(
+                measured.dense.prefill * statistics.median(p.prefill for p in part),
+                measured.dense.decode * statistics.median(p.decode for p in part),
+            )
+            for part in (pairs[0::2], pairs[1::2])
+        )
+        result.append(Sample(plan, once, again))
+    return result
+
+
+def _saving(dense: Spent, pairs: Sequence[Spent], n_sites: int) -> _Saving:
+    decode = [dense.decode * (1 - pair.decode) / n_sites for pair in pairs]
+    prefill = [dense.prefill * (1 - pair.prefill) / n_sites for pair in pairs]
+    half = 2.0 * statistics.stdev(decode) / len(decode) ** 0.5 if len(decode) > 1 else 0.0
+    middle = statistics.median(decode)
+    return _Saving(Spent(statistics.median(prefill), middle), (middle - half, middle + half))
 
 
 def _replicate(space: SearchSpace, kind: SiteKind, choice: Choice) -> tuple[list[Choice], int]:
@@ -143,39 +135,58 @@ def _replicate(space: SearchSpace, kind: SiteKind, choice: Choice) -> tuple[list
     return chosen, len(sites)
 
 
-def _rows(
-    space: SearchSpace,
-    dense: Spent,
-    savings: dict[tuple[SiteKind, Choice], tuple[Spent, tuple[float, float]]],
-) -> Profile:
+def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -> Profile:
     """Turn savings into costs: what a site saves when dropped is what it costs when dense.
 
-    Costs are made monotone by isotonic regression: fewer units never cost more. Where the space
-    drops nothing, the narrowest width stands for the drop: only differences matter to the search.
+    Costs of shapes are made monotone by isotonic regression: fewer units never cost more. Where
+    the space drops nothing, the most that the narrowest width, or each group's fastest setting,
+    saves stands for the drop: only differences matter to the search.
     """
     rows: list[Row] = []
     fixed_prefill, fixed_decode = dense.prefill, dense.decode
     for kind in SiteKind:
-        choices = sorted((c for k, c in savings if k is kind), key=lambda c: -c.kept)
-        n_sites = sum(site.kind is kind for site in space.sites)
-        if not choices or not n_sites:
+        own = {choice: saving for (k, choice), saving in savings.items() if k is kind}
+        sites = [site for site in space.sites if site.kind is kind]
+        if not own or not sites:
             continue
-        prefill = isotonic([0.0] + [savings[kind, c][0].prefill for c in choices])
-        decode = isotonic([0.0] + [savings[kind, c][0].decode for c in choices])
-        units = choices[0].total
-        for i, choice in enumerate([Choice(units, units), *choices]):
-            low, high = (0.0, 0.0) if i == 0 else savings[kind, choice][1]
-            rows.append(
-                Row(
-                    kind,
-                    choice,
-                    Spent(prefill[-1] - prefill[i], decode[-1] - decode[i]),
-                    (decode[-1] - high, decode[-1] - low),
-                )
-            )
-        fixed_prefill -= n_sites * prefill[-1]
-        fixed_decode -= n_sites * decode[-1]
+        smoothed = _smoothed({c: saving for c, saving in own.items() if not c.is_whole})
+        settings = {c: saving for c, saving in own.items() if c.is_whole}
+        most = Spent(
+            max((s.spent.prefill for s in smoothed.values()), default=0.0)
+            + sum(max(s.spent.prefill for s in group) for group in _by_group(settings)),
+            max((s.spent.decode for s in smoothed.values()), default=0.0)
+            + sum(max(s.spent.decode for s in group) for group in _by_group(settings)),
+        )
+        nothing = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
+        whole = Choice(sites[0].units, sites[0].units)
+        for choice, saving in {whole: nothing, **smoothed, **settings}.items():
+            low, high = saving.interval
+            left = Spent(most.prefill - saving.spent.prefill, most.decode - saving.spent.decode)
+            rows.append(Row(kind, choice, left, (most.decode - high, most.decode - low)))
+        fixed_prefill -= len(sites) * most.prefill
+        fixed_decode -= len(sites) * most.decode
     return Profile(dense, Spent(max(fixed_prefill, 0.0), max(fixed_decode, 0.0)), tuple(rows))
+
+
+def _by_group(settings: Mapping[Choice, _Saving]) -> list[list[_Saving]]:
+    """Return the savings of each linear group's settings; leaving it dense saves nothing."""
+    groups: dict[int | None, list[_Saving]] = {}
+    for choice, saving in settings.items():
+        groups.setdefault(changed_group(choice), [_Saving(Spent(0.0, 0.0), (0.0, 0.0))]).append(
+            saving
+        )
+    return list(groups.values())
+
+
+def _smoothed(shapes: Mapping[Choice, _Saving]) -> dict[Choice, _Saving]:
+    """Return the savings of shapes, monotone in units; the intervals stay."""
+    choices = sorted(shapes, key=lambda choice: -choice.kept)
+    prefill = isotonic([0.0] + [shapes[c].spent.prefill for c in choices])[1:]
+    decode = isotonic([0.0] + [shapes[c].spent.decode for c in choices])[1:]
+    return {
+        choice: _Saving(Spent(*spent), shapes[choice].interval)
+        for choice, *spent in zip(choices, prefill, decode, strict=True)
+    }
 
 
 def isotonic(values: Sequence[float]) -> list[float]:
@@ -184,4 +195,6 @@ def isotonic(values: Sequence[float]) -> list[float]:
     The first value (dense saves nothing) is exact and stays.
     """
     from_first = [max(value, values[0]) for value in values[1:]]
+    if not from_first:
+        return list(values)
     return [values[0], *(float(v) for v in isotonic_regression(from_first).x)]

@@ -53,6 +53,8 @@ class Artifact:
     """A checkpoint on disk.
 
     Args:
+        folder: All of it.
+        file: Of the folder, what an engine opens; None where that is the folder.
         parameters: Numbers kept, tied ones once; of a packed weight those that are not masked.
         tensor_bytes: What they take, recomputed from the tensors written.
         linear_bytes: Of these, the weights of the sites' linear layers, with scales, zero points
@@ -65,6 +67,12 @@ class Artifact:
     tensor_bytes: int
     linear_bytes: int
     needs_remote_code: bool
+    file: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """What an engine opens."""
+        return self.folder / self.file if self.file else self.folder
 
 
 def write_checkpoint(
@@ -128,7 +136,8 @@ def layer_choices(
 
 def files_bytes(folder: Path) -> int:
     """Return the bytes of all weight files of a checkpoint."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
+    return sum(file.stat().st_size for file in files)
 
 
 def stored_tensor_bytes(folder: Path) -> int:

@@ -54,10 +54,15 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """The verdict on an artifact, with its findings."""
+    """The verdict on an artifact, with its findings.
+
+    Args:
+        engine: What opened it.
+    """
 
     findings: Findings
     bytes_match: bool
+    engine: str
     engine_version: str
 
     @property
@@ -116,7 +121,10 @@ def check(artifact: Artifact, reference: Path, device: str) -> GateReport:
     )
     findings = Findings(**{**found, "answer": tuple(found["answer"])})
     return GateReport(
-        findings, findings.tensor_bytes == artifact.tensor_bytes, transformers.__version__
+        findings,
+        findings.tensor_bytes == artifact.tensor_bytes,
+        "transformers",
+        f"{transformers.__version__} on torch {torch.__version__}",
     )
 
 

@@ -1,6 +1,6 @@
 """The figure of a latency table: what every choice costs, and how well whole models are told."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -8,51 +8,78 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from autocompress.evaluators.latency_model import Check, LatencyTable
-from autocompress.evaluators.latency_rows import Row
+from autocompress.evaluators.latency_rows import Row, changed_group
 from autocompress.export.figures import ALARM, INK, OURS, QUIET, dress
-from autocompress.spaces.base import SiteKind
+from autocompress.spaces.base import SearchSpace, SiteKind
 
 _COLOURS: Final = {SiteKind.ATTENTION: OURS, SiteKind.MLP: ALARM}
 _NAMES: Final = {SiteKind.ATTENTION: "attention", SiteKind.MLP: "MLP"}
+_MARKS: Final = "osD^vPX"
+_LONG: Final = 2**16
+"""Columns of a row so long that its blocks are whole, whatever their size."""
 
 
-def profile_figure(table: LatencyTable, check: Check) -> Figure:
-    """Draw a site's cost by the share of it that is kept, and predicted against measured."""
+def profile_figure(table: LatencyTable, check: Check, space: SearchSpace) -> Figure:
+    """Draw what a site costs by what is kept of it, and predicted against measured."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     decode, prefill, whole = figure.subplots(1, 3)
-    rows = table.profile.rows
-    for kind in SiteKind:
-        own = [row for row in rows if row.kind is kind]
-        _costs(decode, own, [row.spent.decode for row in own], kind, with_intervals=True)
-        _costs(prefill, own, [row.spent.prefill for row in own], kind, with_intervals=False)
+    series = _series(table.profile.rows, space)
+    has_settings = any(row.choice.weights for row in table.profile.rows)
+    for number, ((kind, name), rows) in enumerate(series.items()):
+        mark = _MARKS[number % len(_MARKS)] if has_settings else "o"
+        shares = [_stored(row) if has_settings else _share(row) for row in rows]
+        style = {"color": _COLOURS[kind], "marker": mark, "markersize": 4, "label": name}
+        line = "none" if has_settings else "-"
+        decode.plot(shares, [row.spent.decode for row in rows], linestyle=line, **style)
+        prefill.plot(shares, [row.spent.prefill for row in rows], linestyle=line, **style)
+        low = [max(row.interval[0], 0.0) for row in rows]
+        high = [max(row.interval[1], 0.0) for row in rows]
+        decode.vlines(shares, low, high, color=_COLOURS[kind], alpha=0.5, linewidth=2)
     decode.set_ylabel("ms of one site, each further token", color=INK)
     prefill.set_ylabel(f"ms of one site, {table.workload.prompt} prompt tokens", color=INK)
     for axes in (decode, prefill):
         dress(axes)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("share of the site that is kept", color=INK)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        if has_settings:
+            axes.set_xlabel("bits a weight of one linear group, as stored", color=INK)
+        else:
+            axes.set_xlabel("share of the site that is kept", color=INK)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
         axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
     _predictions(whole, check)
     return figure
 
 
-def _costs(
-    axes: Axes,
-    rows: Sequence[Row],
-    costs: Sequence[float],
-    kind: SiteKind,
-    *,
-    with_intervals: bool,
-) -> None:
-    shares = [row.choice.kept / row.choice.total for row in rows]
-    if not rows:
-        return
-    axes.plot(shares, costs, "o-", color=_COLOURS[kind], markersize=4, label=_NAMES[kind])
-    if with_intervals:
-        low = [max(row.interval[0], 0.0) for row in rows]
-        high = [max(row.interval[1], 0.0) for row in rows]
-        axes.vlines(shares, low, high, color=_COLOURS[kind], alpha=0.5, linewidth=2)
+def _series(
+    rows: Sequence[Row], space: SearchSpace
+) -> Mapping[tuple[SiteKind, str], Sequence[Row]]:
+    """Return what is drawn alike: a kind of site, or one of its linear groups, with the dense."""
+    groups = {site.kind: [group.name for group in site.groups] for site in space.sites}
+    found: dict[tuple[SiteKind, str], list[Row]] = {}
+    for kind in SiteKind:
+        own = [row for row in rows if row.kind is kind]
+        dense = [row for row in own if row.choice.is_dense]
+        for row in own:
+            group = changed_group(row.choice)
+            if group is not None:
+                found.setdefault((kind, f"{_NAMES[kind]}, {groups[kind][group]}"), []).append(row)
+            elif not row.choice.is_dense:
+                found.setdefault((kind, _NAMES[kind]), []).append(row)
+        for key, several in found.items():
+            if key[0] is kind:
+                several[:0] = dense
+    return found
+
+
+def _share(row: Row) -> float:
+    return row.choice.kept / row.choice.total
+
+
+def _stored(row: Row) -> float:
+    group = changed_group(row.choice)
+    if group is None:
+        return 16.0
+    return row.choice.weights[group].stored_bits(1, _LONG, 16) / _LONG
 
 
 def _predictions(axes: Axes, check: Check) -> None:

@@ -162,7 +162,12 @@ class SearchCost:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What the engine said of the file on disk."""
+    """What the engine said of the file on disk.
+
+    Args:
+        perplexity: Of the file on the report text, as the engine reads it; None where losses are
+            measured with the same engine.
+    """
 
     passed: bool
     engine: str
@@ -170,6 +175,7 @@ class GateResult:
     max_logit_difference: float | None
     bytes_match: bool
     answered: bool
+    perplexity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

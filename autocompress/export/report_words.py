@@ -128,7 +128,7 @@ def gate_rows(report: Report) -> Rows:
     if gate is None:
         return [("Gate", "not run: no engine has opened the checkpoint")]
     difference = gate.max_logit_difference
-    return [
+    rows = [
         ("Gate", "passed" if gate.passed else "FAILED"),
         ("Opened by", f"{gate.engine} {gate.engine_version}"),
         (
@@ -138,6 +138,11 @@ def gate_rows(report: Report) -> Rows:
         ("Bytes as counted", "yes" if gate.bytes_match else "NO"),
         ("Answers", "yes" if gate.answered else "NO"),
     ]
+    if gate.perplexity is not None:
+        ratio = gate.perplexity / report.loss.perplexity
+        told = f"{_perplexity(gate.perplexity)}, {ratio:.4f}x what was searched"
+        rows.append(("Perplexity of the file, as it reads", told))
+    return rows
 
 
 def method_rows(report: Report) -> Rows:
@@ -188,6 +193,8 @@ def latency_model(report: Report) -> str:
 def snippet(report: Report) -> str:
     """Return the Python that loads the checkpoint."""
     folder = json.dumps(report.checkpoint)
+    if report.checkpoint.endswith(".gguf"):
+        return f"from llama_cpp import Llama\n\nmodel = Llama({folder})\n"
     trust = ", trust_remote_code=True" if report.needs_remote_code else ""
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

@@ -12,11 +12,11 @@ import transformers
 
 import autocompress
 from autocompress.errors import EvaluationError
+from autocompress.evaluators.base import Engine
 from autocompress.evaluators.latency_model import Check, LatencyTable
-from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export import report as words
-from autocompress.export.checkpoint import Artifact, files_bytes, layer_choices
-from autocompress.export.gate import GateReport
+from autocompress.export.checkpoint import files_bytes, layer_choices
+from autocompress.pipeline.deployment import Verified
 from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
@@ -26,24 +26,12 @@ from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace, SiteKind
-from autocompress.spec import BITS, CACHE_BITS, SPARSITIES
+from autocompress.spec import BITS, CACHE_BITS, GGUF_TYPES, SPARSITIES
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
+MODEL = "model"
+"""The artifact's folder, beside the report."""
 BASELINES = ("uniform", "additive", "random")
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The exported winner and what the gate and the engine said of it.
-
-    Args:
-        answers: Text after the sample prompt: the prompt, the dense model's, the winner's.
-    """
-
-    artifact: Artifact
-    gate: GateReport
-    dense: DenseSize
-    answers: tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +76,7 @@ def paired_interval(ours: Measurement, theirs: Measurement) -> tuple[float, floa
 def make_report(
     study: str,
     prepared: Prepared,
-    engine: TorchEngine,
+    engine: Engine,
     table: LatencyTable | None,
     found: Found,
     standings: Standings,
@@ -166,11 +154,12 @@ def make_report(
         ),
         gate=words.GateResult(
             passed=gate.passed,
-            engine="transformers",
-            engine_version=f"{gate.engine_version} on torch {torch.__version__}",
+            engine=gate.engine,
+            engine_version=gate.engine_version,
             max_logit_difference=gate.findings.largest_difference,
             bytes_match=gate.bytes_match,
             answered=bool(gate.findings.answer),
+            perplexity=verified.perplexity,
         ),
         layer_map=tuple(
             words.LayerChoice(
@@ -183,6 +172,7 @@ def make_report(
         versions=versions(),
         seed=spec.seed,
         needs_remote_code=artifact.needs_remote_code,
+        checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
         warnings=_warnings(prepared, table, found),
     )
@@ -225,7 +215,8 @@ def command(prepared: Prepared) -> str:
     """Return the command that repeats a search."""
     spec = prepared.spec
     parts = ["autocompress search", spec.model]
-    usual_space = "bits" if spec.target_speedup is None else "depth,width"
+    is_gguf = spec.engine == "llama.cpp"
+    usual_space = "bits" if spec.target_speedup is None or is_gguf else "depth,width"
     speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     for flag, value, usual in (
         ("target-speedup", speedup, None),
@@ -233,8 +224,9 @@ def command(prepared: Prepared) -> str:
         ("target-bits", spec.target_bits, None),
         ("target-params", spec.target_params, None),
         ("counted-bits", spec.counted_bits, "nominal"),
+        ("engine", spec.engine, "torch"),
         ("space", ",".join(spec.space), usual_space),
-        ("bits", ",".join(spec.bits), ",".join(BITS)),
+        ("bits", ",".join(spec.bits), ",".join(GGUF_TYPES if is_gguf else BITS)),
         ("group-size", spec.group_size, None),
         ("sparsities", ",".join(spec.sparsities), ",".join(SPARSITIES)),
         ("sparsity-step", spec.sparsity_step, None),
@@ -296,17 +288,23 @@ def _warnings(prepared: Prepared, table: LatencyTable | None, found: Found) -> t
             f"{speedup.interval[0]:.2f}x, does not: a target counts as met when all of it does."
         )
     choices = prepared.space.choices(found.winner)
-    if any(choice.weights for choice in choices):
+    is_packed = prepared.spec.engine == "torch" and any(choice.weights for choice in choices)
+    if is_packed:
         warnings.append(
             "The torch engine has no kernel for codes or zeros: it decodes them when the model is "
             "loaded. They save bytes on disk, and neither time nor memory there."
+        )
+    if prepared.spec.engine == "llama.cpp":
+        warnings.append(
+            "Embedding and head stay in f16. llama.cpp ran without its kernels for repacked "
+            "weights and for AMX: as it is usually compiled, it may be faster than measured here."
         )
     if any(not choice.cache.is_dense for choice in choices):
         warnings.append(
             "Losses were measured with quantized KV caches; the checkpoint names their settings, "
             "and no engine was seen to use them."
         )
-    if prepared.spec.per_linear and any(choice.weights for choice in choices):
+    if prepared.spec.per_linear and is_packed:
         warnings.append(
             "Linear layers that engines fuse (q, k and v; gate and up) have settings of their "
             "own: vLLM, SGLang and TensorRT-LLM do not load that."

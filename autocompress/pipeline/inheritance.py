@@ -27,6 +27,7 @@ INHERITED_FIELDS = (
     "quantizer",
     "pruner",
     "upstream",
+    "engine",
     "workload",
     "device",
     "dtype",

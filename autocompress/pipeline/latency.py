@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,19 @@ import torch
 from autocompress.evaluators import latency_model
 from autocompress.evaluators.base import Engine
 from autocompress.evaluators.latency_model import LatencyTable
-from autocompress.evaluators.profile import Profiler
-from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
-from autocompress.models.surgery import ShapedModel
+from autocompress.evaluators.latency_rows import Sample
+from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
 from autocompress.pipeline.intervals import median_interval
 from autocompress.pipeline.observer import Observer
+from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import under
 from autocompress.spaces.moves import Moves
 from autocompress.spec import Workload
 from autocompress.trial import Genotype
 
-PROFILE_ROUNDS = 7
-SAMPLE_ROUNDS = 2
 SAMPLES = 30
+# Of the way from dense to the fastest: nearer to it, nothing is left to draw from.
+NEAREST = 0.95
 REPEATS = 25
 MOST_REPEATS = 100
 
@@ -43,32 +44,40 @@ class MeasuredSpeedup:
 
 
 def measure_table(
-    shaped: ShapedModel, workload: Workload, seed: int, observer: Observer
+    stopwatch: Stopwatch,
+    engine: Engine,
+    machine: str,
+    space: SearchSpace,
+    workload: Workload,
+    seed: int,
+    observer: Observer,
 ) -> LatencyTable:
-    """Profile every distinct choice, then fit and check on whole random configurations.
+    """Profile every distinct change, then fit and check on whole random configurations.
 
     The configurations are spread over the speedups from 1x to 3x, or to the fastest there is.
+
+    Args:
+        machine: What the engine runs on, in words.
     """
     observer.stage("latency profile")
-    threads = fastest_threads(shaped.model, workload)
-    torch.set_num_threads(threads)
-    profiler = Profiler(shaped, workload)
-    profile = profiler.profile(PROFILE_ROUNDS, seed, observer.advance)
-    engine = TorchEngine(str(shaped.model.device), "auto", threads)
-    rough = LatencyTable(
-        engine.name,
-        engine.version,
-        hardware(shaped.model.device, threads),
-        threads,
-        workload,
-        profile,
-        (),
-        (1.0, 1.0, 1.0),
-    )
-    space = shaped.space
-    cost = rough.cost(space)
+    profile = measure_profile(stopwatch, space, stopwatch.rounds, seed, observer.advance)
+
+    def table(samples: Sequence[Sample], scales: tuple[float, float, float]) -> LatencyTable:
+        return LatencyTable(
+            engine.name,
+            engine.version,
+            machine,
+            engine.threads,
+            workload,
+            profile,
+            tuple(samples),
+            scales,
+        )
+
+    cost = table((), (1.0, 1.0, 1.0)).cost(space)
     # On a machine that was disturbed the fixed part may come out as nothing.
-    fastest = min(3.0, 0.95 * cost.dense / max(cost.least, 1e-9 * cost.dense))
+    most = cost.dense / max(cost.least, 1e-9 * cost.dense)
+    fastest = min(3.0, 1.0 + NEAREST * (most - 1.0))
     rng = np.random.default_rng([seed, 11])
     # Every third is held out: both parts spread evenly over the whole range.
     speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
@@ -76,18 +85,10 @@ def measure_table(
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
     candidates = [Genotype(tuple(levels.tolist())) for levels in drawn]
     observer.stage("latency check on whole configurations")
-    samples = profiler.samples(candidates, SAMPLE_ROUNDS, seed, observer.advance)
-    scales = latency_model.fit(profile, samples, workload, space)
-    return LatencyTable(
-        rough.engine,
-        rough.engine_version,
-        rough.hardware,
-        threads,
-        workload,
-        profile,
-        tuple(samples),
-        scales,
+    samples = measure_samples(
+        stopwatch, space, candidates, stopwatch.rounds // 3, seed, observer.advance
     )
+    return table(samples, latency_model.fit(profile, samples, workload, space))
 
 
 def measure_speedup(

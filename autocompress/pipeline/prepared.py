@@ -16,6 +16,7 @@ from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
+from autocompress.operators.ggml_blocks import check_packages
 from autocompress.operators.weight_operators import load_weight_operator
 from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.search.shards import Cut
@@ -105,6 +106,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
     space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
     load_weight_operator(spec.pruner)
+    if spec.engine == "llama.cpp":
+        check_packages()
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
@@ -112,6 +115,10 @@ def prepare(spec: SearchSpec) -> Prepared:
         raise SpecError(
             f"`workload = {imported.workload}` of the latency table must hold, but got "
             f"{spec.workload}."
+        )
+    if imported is not None and imported.engine != spec.engine:
+        raise SpecError(
+            f"`engine = {imported.engine}` of the latency table must hold, but got {spec.engine}."
         )
     documents = text.read_documents(spec.calibration)
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import shutil
 import tempfile
@@ -10,49 +9,41 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 import yaml
 
-from autocompress.errors import (
-    AutocompressError,
-    ExportError,
-    GateError,
-    UnreachableTarget,
-)
+from autocompress.errors import AutocompressError, ExportError, UnreachableTarget
 from autocompress.evaluators.latency_model import LatencyTable, read_table
-from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
-from autocompress.export import gate
-from autocompress.export.checkpoint import Artifact, layer_choices, write_checkpoint
+from autocompress.export.checkpoint import Artifact, layer_choices
 from autocompress.export.render import write_report
 from autocompress.export.report import Report
 from autocompress.models import loading
-from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.aiming import Timed
-from autocompress.pipeline.conclusion import Verified, make_report, measure_standings
-from autocompress.pipeline.dense import measure_dense
+from autocompress.pipeline.conclusion import MODEL, make_report, measure_standings
+from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
-from autocompress.pipeline.latency import MeasuredSpeedup, measure_speedup, measure_table
+from autocompress.pipeline.latency import MeasuredSpeedup, measure_speedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, search
 from autocompress.pipeline.shapes import to_document
-from autocompress.pipeline.targets import DenseSize, stored_limits, time_limit
+from autocompress.pipeline.targets import check_kernels, stored_limits, time_limit
+from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import StudyState, StudyStore
 from autocompress.store.study_store import create_study, open_study
-from autocompress.trial import Genotype, Split
+from autocompress.trial import Genotype
 from autocompress.workers.base import BuildJob, WorkerPool
 from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.session import SessionPlan
 
 LAYERS_A_JOB = 3
-PROMPT_TOKENS = 48
 
 
 def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
@@ -63,6 +54,7 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     Raises:
         AutocompressError: Whatever stops the search.
     """
+    check_kernels(spec)
     prepared = prepare(spec)
     check_output(output)
     inherited = inherit(storage, spec)
@@ -123,11 +115,14 @@ def refine(
 
 def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTable]:
     """Measure the latency table of a model on this machine, outside any study."""
+    check_kernels(spec)
     prepared = prepare(spec)
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     with _pool(prepared, plan) as pool:
         _build(prepared, pool, observer)
-    return prepared, measure_table(_load(prepared, plan), spec.workload, spec.seed, observer)
+    with tempfile.TemporaryDirectory() as scratch:
+        deployment = _deployment(prepared, plan, Path(scratch))
+        return prepared, deployment.measure_table(observer)
 
 
 def check_output(output: Path) -> None:
@@ -163,42 +158,32 @@ def _run(
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
         store.save_document("shape", to_document(prepared.shape))
         _build(prepared, pool, observer)
-        shaped = _load(prepared, plan)
-        dense = measure_dense(shaped)
+        deployment = _deployment(prepared, plan, scratch)
+        dense = deployment.size()
         store.save_document("dense", dense.to_document())
         limits = stored_limits(spec, prepared.space, dense)
         table, timed = None, None
         if spec.target_speedup is not None:
-            table = _table(prepared, shaped, store, inherited, observer)
+            table = _table(prepared, deployment, store, inherited, observer)
             timed = _timed(table, prepared.space, spec.target_speedup, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec.space)
-        threads = table.threads if table else fastest_threads(shaped.model, spec.workload)
-        engine = TorchEngine(str(prepared.device), spec.dtype, threads, spec.trust_remote_code)
-
-        # A winner is exported once in a run: what is published is what was timed. A resumed run
-        # that replays the measurement exports the winner for the gate.
-        @functools.cache
-        def export(genotype: Genotype) -> Artifact:
-            shaped.apply(prepared.space.choices(genotype))
-            return write_checkpoint(
-                shaped, prepared.folder, scratch / genotype.key, plan.open_levels()
-            )
+        engine = deployment.engine(table)
 
         def measure(genotype: Genotype) -> MeasuredSpeedup:
-            folder = export(genotype).folder
+            path = deployment.export(genotype).path
             return measure_speedup(
-                engine, prepared.folder, folder, spec.workload, spec.seed, spec.target_speedup
+                engine, deployment.dense, path, spec.workload, spec.seed, spec.target_speedup
             )
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
-        scores = scores_for(spec.strategy, prepared, shaped, plan.open_levels())
+        scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
             prepared, limits, timed, driver, store, inherited.start, scores, measure, observer
         )
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")
-        verified = _verify(prepared, shaped, dense, found.winner, export(found.winner), scratch)
+        verified = deployment.verify(found.winner, standings.winner)
         report = make_report(
             study,
             prepared,
@@ -281,16 +266,19 @@ def _timed(table: LatencyTable, space: SearchSpace, target: float, observer: Obs
     return Timed(cost, target, fastest)
 
 
-def _load(prepared: Prepared, plan: SessionPlan) -> ShapedModel:
+def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deployment:
+    """Load the model and make ready what the engine needs of it."""
+    spec, levels = prepared.spec, plan.open_levels()
     model = loading.load_model(
-        prepared.folder, prepared.device, prepared.spec.dtype, prepared.spec.trust_remote_code
+        prepared.folder, prepared.device, spec.dtype, spec.trust_remote_code
     )
-    return ShapedModel(model, prepared.space, plan.open_levels())
+    kind = GgufDeployment if spec.engine == "llama.cpp" else TorchDeployment
+    return kind(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
 
 
 def _table(
     prepared: Prepared,
-    shaped: ShapedModel,
+    deployment: Deployment,
     store: StudyStore,
     inherited: Inherited,
     observer: Observer,
@@ -302,45 +290,9 @@ def _table(
         return read_table(recorded, prepared.space)
     table = prepared.imported
     if table is None:
-        table = measure_table(shaped, prepared.spec.workload, prepared.spec.seed, observer)
+        table = deployment.measure_table(observer)
     store.save_document("latency", table.to_json())
     return table
-
-
-def _verify(
-    prepared: Prepared,
-    shaped: ShapedModel,
-    dense: DenseSize,
-    winner: Genotype,
-    artifact: Artifact,
-    scratch: Path,
-) -> Verified:
-    """Put the exported winner through the gate.
-
-    Raises:
-        GateError: If it is not what was searched.
-    """
-    rows = prepared.sequences[Split.REPORT]
-    prompt = torch.from_numpy(rows[:1, : min(PROMPT_TOKENS, rows.shape[1] // 2)]).long()
-    shaped.apply_dense()
-    whole, _ = generate(shaped.model, prompt.to(prepared.device), gate.ANSWER_TOKENS)
-    dense_answer = whole[0, prompt.shape[1] :]
-    shaped.apply(prepared.space.choices(winner))
-    reference = gate.write_reference(shaped, prompt, scratch)
-    report = gate.check(artifact, reference, str(prepared.device))
-    if not report.passed:
-        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
-    decode = prepared.tokenizer.decode
-    return Verified(
-        artifact=artifact,
-        gate=report,
-        dense=dense,
-        answers=(
-            str(decode(prompt[0])),
-            str(decode(dense_answer)),
-            str(decode(list(report.findings.answer))),
-        ),
-    )
 
 
 def _publish(
@@ -349,7 +301,7 @@ def _publish(
     """Put the checkpoint, the recipe and the report into the output folder."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        published = output / "model"
+        published = output / MODEL
         if published.exists():
             shutil.rmtree(published)
         artifact.folder.rename(published)

@@ -58,6 +58,22 @@ class DenseSize:
         return cls(**{f.name: int(str(document[f.name])) for f in dataclasses.fields(cls)})
 
 
+def check_kernels(spec: SearchSpec) -> None:
+    """Make sure that a speedup is asked of what the engine runs faster.
+
+    Raises:
+        SpecError: If it has a kernel for nothing in the space.
+    """
+    if spec.target_speedup is None or spec.engine != "torch":
+        return
+    if not {"depth", "width"} & {*spec.space}:
+        raise SpecError(
+            "The torch engine runs stored settings no faster: `depth` or `width` must be in "
+            f"--space for a speedup, but got {', '.join(spec.space)}; or search bits with "
+            "--engine llama.cpp."
+        )
+
+
 def time_limit(
     cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
 ) -> Limit:

@@ -251,7 +251,7 @@ def test_the_gate_finds_no_fault_in_what_was_exported(
 
     found = gate.examine(artifact.folder, reference, CPU)
 
-    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "5")
+    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "torch", "5")
     assert report.failures == []
     assert found.largest_difference <= EXACT
     assert len(found.answer) == gate.ANSWER_TOKENS
@@ -264,7 +264,7 @@ def test_the_gate_finds_a_changed_weight(tiny_models: TinyModels, tmp_path: Path
 
     found = gate.examine(artifact.folder, reference, CPU)
 
-    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "5")
+    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "torch", "5")
     assert [failure.split(" by ")[0] for failure in report.failures] == [
         "logits differ from the searched candidate's"
     ]
@@ -278,7 +278,7 @@ def test_the_gate_finds_bytes_that_were_not_built(tiny_models: TinyModels, tmp_p
 
     found = gate.examine(artifact.folder, reference, CPU)
 
-    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "5")
+    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "torch", "5")
     assert report.failures == [
         f"the files hold {artifact.tensor_bytes + 16:,} bytes of tensors, not as built"
     ]
@@ -321,7 +321,7 @@ def findings(
 def test_the_verdict_names_every_fault(
     found: gate.Findings, bytes_match: bool, failures: list[str]
 ) -> None:
-    report = gate.GateReport(found, bytes_match, "5")
+    report = gate.GateReport(found, bytes_match, "torch", "5")
 
     assert report.failures == failures
     assert report.passed is not bool(failures)

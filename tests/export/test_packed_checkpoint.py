@@ -290,7 +290,7 @@ def test_the_gate_finds_no_fault_in_a_packed_checkpoint(
 
     found = gate.examine(artifact.folder, reference, CPU)
 
-    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "5")
+    report = gate.GateReport(found, found.tensor_bytes == artifact.tensor_bytes, "torch", "5")
     assert report.failures == []
     assert found.largest_difference == 0.0
 

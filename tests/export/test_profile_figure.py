@@ -17,7 +17,7 @@ def test_it_shows_every_row_and_every_held_out_model(tiny_table: Path, tmp_path:
     table = read_table(json.loads(tiny_table.read_text("utf-8")), space)
     check = table.check(space)
 
-    figure = profile_figure(table, check)
+    figure = profile_figure(table, check, space)
 
     decode, prefill, whole = figure.axes
     for axes in (decode, prefill):

@@ -17,6 +17,7 @@ class Stopwatch:
 
     name = "stopwatch"
     version = "1"
+    threads = 1
 
     def __init__(self, speedup: float, spread: float) -> None:
         self.calls = 0

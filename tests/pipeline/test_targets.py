@@ -10,6 +10,7 @@ from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.shapes import space_of
 from autocompress.pipeline.targets import (
     WrittenSize,
+    check_kernels,
     is_met,
     stored_limits,
     targets_of,
@@ -109,3 +110,24 @@ def test_a_target_is_held_against_what_was_written(
     written = WrittenSize(dense.parameters // 2, 1000, 1.0)
 
     assert is_met(target, spec, written, 3.0 + 1e-12, dense, 1.5) is met
+
+
+@pytest.mark.parametrize(
+    ("values", "is_refused"),
+    [
+        ({"target_speedup": 2, "space": "bits"}, True),
+        ({"target_speedup": 2, "space": "bits,depth"}, False),
+        ({"target_bits": 3, "space": "bits"}, False),
+        ({"target_speedup": 2, "engine": "llama.cpp"}, False),
+    ],
+)
+def test_a_speedup_needs_what_the_engine_runs_faster(
+    values: dict[str, object], is_refused: bool
+) -> None:
+    spec = from_mapping({"model": "m", **values})
+
+    if is_refused:
+        with pytest.raises(SpecError, match=r"runs stored settings no faster: .* but got bits;"):
+            check_kernels(spec)
+    else:
+        check_kernels(spec)

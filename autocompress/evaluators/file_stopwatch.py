@@ -1,0 +1,110 @@
+"""Times configurations as files that an engine opens, some of them in one process at a time."""
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autocompress.evaluators.base import Engine, Latency
+from autocompress.evaluators.latency_rows import Spent
+from autocompress.evaluators.profile import Ratios
+from autocompress.evaluators.subprocess_call import Progress
+from autocompress.spaces.base import Choice
+from autocompress.spec import Workload
+
+MOST_FILES = 30
+MOST_BYTES = 2**32
+DECODE_STEPS = 16
+BETWEEN = 2
+"""Files between two runs of the dense one."""
+
+Write = Callable[[Sequence[Choice], Path], None]
+"""Writes the model with some choices into a new file."""
+
+
+class FileStopwatch:
+    """An engine with kernels for settings, and what it opens.
+
+    Args:
+        dense: The untouched model's file.
+        write: Makes the files of configurations, which are gone when they are timed.
+        scratch: Folder for them.
+    """
+
+    runs_settings = True
+    # Settings differ by less than shapes.
+    rounds = 15
+
+    def __init__(
+        self, engine: Engine, dense: Path, write: Write, workload: Workload, scratch: Path
+    ) -> None:
+        self._engine = engine
+        self._dense = dense
+        self._write = write
+        # The first tokens stand for all: what a setting saves does not depend on the cache.
+        self._workload = dataclasses.replace(
+            workload, generated=min(workload.generated, DECODE_STEPS + 1)
+        )
+        self._scratch = scratch
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        """Time configurations in shuffled order, the dense file after every other of them."""
+        order = np.random.default_rng([seed, 7]).permutation(len(plans))
+        size = self._at_once()
+        pairs: list[list[Spent]] = [[] for _ in plans]
+        dense: list[Spent] = []
+        for first in range(0, len(order), size):
+            some = order[first : first + size]
+
+            def advance(done: int, total: int, before: int = first, n: int = len(some)) -> None:
+                progress(round((before + n * done / total) * rounds), len(plans) * rounds)
+
+            own, beside = self._timed([plans[index] for index in some], rounds, advance)
+            dense += [run for runs in beside for run in runs]
+            for place, index in enumerate(some):
+                before, after = beside[place // BETWEEN], beside[place // BETWEEN + 1]
+                pairs[index] = [
+                    Spent(
+                        2 * run.prefill / (b.prefill + a.prefill),
+                        2 * run.decode / (b.decode + a.decode),
+                    )
+                    for run, b, a in zip(own[place], before, after, strict=True)
+                ]
+        progress(len(plans) * rounds, len(plans) * rounds)
+        whole = Spent(
+            statistics.median(run.prefill for run in dense),
+            statistics.median(run.decode for run in dense),
+        )
+        return Ratios(whole, pairs)
+
+    def _at_once(self) -> int:
+        """Return how many files are open at a time, beside the dense one."""
+        return min(MOST_FILES, max(1, MOST_BYTES // self._dense.stat().st_size - 1))
+
+    def _timed(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, progress: Progress
+    ) -> tuple[list[list[Spent]], list[list[Spent]]]:
+        """Return the runs of each plan, and those of the dense file around every few of them."""
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            files = [
+                Path(folder) / f"{number}{self._dense.suffix}" for number in range(len(plans))
+            ]
+            turns = [self._dense]
+            for first in range(0, len(plans), BETWEEN):
+                for number in range(first, min(first + BETWEEN, len(plans))):
+                    self._write(plans[number], files[number])
+                    turns.append(files[number])
+                turns.append(self._dense)
+            found = self._engine.latency(turns, self._workload, rounds, progress)
+        timed = list(zip(turns, map(_runs, found), strict=True))
+        own = [runs for path, runs in timed if path != self._dense]
+        return own, [runs for path, runs in timed if path == self._dense]
+
+
+def _runs(latency: Latency) -> list[Spent]:
+    return [Spent(*run) for run in zip(latency.prefill, latency.decode, strict=True)]

@@ -1,0 +1,71 @@
+"""Times configurations of one loaded model on the torch engine, in this process."""
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from autocompress.evaluators.latency_rows import Spent
+from autocompress.evaluators.profile import Ratios
+from autocompress.evaluators.subprocess_call import Progress
+from autocompress.evaluators.timing import make_prompt, run
+from autocompress.models.surgery import ShapedModel
+from autocompress.spaces.base import Choice
+from autocompress.spec import Workload
+
+DECODE_STEPS = 16
+
+
+class ShapedStopwatch:
+    """A model that takes one shape after another; it has no kernels for settings."""
+
+    runs_settings = False
+    rounds = 7
+
+    def __init__(self, shaped: ShapedModel, workload: Workload) -> None:
+        self._shaped = shaped
+        self._prompt = make_prompt(shaped.model, workload)
+        # Decoding is timed half-way through the generated tokens: a cached token costs its share.
+        extra = max(0, (workload.generated - DECODE_STEPS) // 2)
+        self._longer = make_prompt(shaped.model, workload, extra)
+        self._steps = min(DECODE_STEPS, workload.generated)
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        """Time configurations in shuffled order, the dense model between any two of them."""
+        rng = np.random.default_rng([seed, 7])
+        dense_runs: list[Spent] = []
+        pairs: list[list[Spent]] = [[] for _ in plans]
+        self._time_dense()
+        before = self._time_dense()
+        done = 0
+        for _ in range(rounds):
+            for index in rng.permutation(len(plans)):
+                own = self._time(plans[index])
+                after = self._time_dense()
+                beside = Spent(
+                    (before.prefill + after.prefill) / 2, (before.decode + after.decode) / 2
+                )
+                dense_runs.append(beside)
+                pairs[index].append(
+                    Spent(own.prefill / beside.prefill, own.decode / beside.decode)
+                )
+                before = after
+                done += 1
+                progress(done, rounds * len(plans))
+        dense = Spent(
+            statistics.median(r.prefill for r in dense_runs),
+            statistics.median(r.decode for r in dense_runs),
+        )
+        self._shaped.apply_dense()
+        return Ratios(dense, pairs)
+
+    def _time_dense(self) -> Spent:
+        return self._time([Choice(site.units, site.units) for site in self._shaped.space.sites])
+
+    def _time(self, choices: Sequence[Choice]) -> Spent:
+        self._shaped.apply(choices)
+        prefill = run(self._shaped.model, self._prompt, 1).prefill
+        steps = run(self._shaped.model, self._longer, self._steps + 1)
+        return Spent(prefill, steps.decode)

@@ -1,0 +1,122 @@
+"""What a search does on the engine that the model is to be served with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from autocompress.errors import GateError
+from autocompress.evaluators.base import Engine
+from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.export.checkpoint import Artifact
+from autocompress.export.gate import ANSWER_TOKENS, GateReport, write_reference
+from autocompress.models.generation import generate
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.targets import DenseSize
+from autocompress.trial import Genotype, Measurement, Split
+
+PROMPT_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The exported winner and what the gate and the engine said of it.
+
+    Args:
+        answers: Text after the sample prompt: the prompt, the dense model's, the winner's.
+        perplexity: Of the artifact on the report text, as the engine reads it; None where losses
+            are measured with the same engine.
+    """
+
+    artifact: Artifact
+    gate: GateReport
+    dense: DenseSize
+    answers: tuple[str, str, str]
+    perplexity: float | None = None
+
+
+class Deployment(Protocol):
+    """How candidates become files of an engine, are timed there and proven."""
+
+    @property
+    def shaped(self) -> ShapedModel:
+        """The model that losses and references are computed with."""
+
+    @property
+    def dense(self) -> Path:
+        """What the engine opens of the untouched model."""
+
+    def size(self) -> DenseSize:
+        """Return how large the untouched model is, as the engine's files hold it."""
+
+    def engine(self, table: LatencyTable | None) -> Engine:
+        """Return the engine, on as many threads as a table was measured at."""
+
+    def measure_table(self, observer: Observer) -> LatencyTable:
+        """Measure what every choice costs on the engine."""
+
+    def export(self, genotype: Genotype) -> Artifact:
+        """Write a candidate; one that was written before is not written again."""
+
+    def verify(self, winner: Genotype, measured: Measurement) -> Verified:
+        """Put a winner through the gate.
+
+        Args:
+            measured: What it loses on the report text.
+
+        Raises:
+            GateError: If its artifact is not what was searched.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a gate holds an artifact against.
+
+    Args:
+        file: The candidate's logits.
+        prompt: (1, T) token ids.
+        dense_answer: Token ids after the prompt.
+    """
+
+    file: Path
+    prompt: torch.Tensor
+    dense_answer: Sequence[int]
+
+
+def reference_of(
+    prepared: Prepared, shaped: ShapedModel, winner: Genotype, scratch: Path
+) -> Reference:
+    """Return what a gate compares; leaves the model as the winner has it."""
+    rows = prepared.sequences[Split.REPORT]
+    prompt = torch.from_numpy(rows[:1, : min(PROMPT_TOKENS, rows.shape[1] // 2)]).long()
+    shaped.apply_dense()
+    whole, _ = generate(shaped.model, prompt.to(prepared.device), ANSWER_TOKENS)
+    shaped.apply(prepared.space.choices(winner))
+    file = write_reference(shaped, prompt, scratch)
+    return Reference(file, prompt, whole[0, prompt.shape[1] :].tolist())
+
+
+def passed(
+    prepared: Prepared,
+    reference: Reference,
+    artifact: Artifact,
+    report: GateReport,
+    dense: DenseSize,
+    perplexity: float | None = None,
+) -> Verified:
+    """Return what a gate said, if it let the artifact pass.
+
+    Raises:
+        GateError: If it did not.
+    """
+    if not report.passed:
+        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
+    decode = prepared.tokenizer.decode
+    answers = (reference.prompt[0], list(reference.dense_answer), list(report.findings.answer))
+    prompt, theirs, ours = (str(decode(ids)) for ids in answers)
+    return Verified(artifact, report, dense, (prompt, theirs, ours), perplexity)

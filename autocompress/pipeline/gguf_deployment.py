@@ -1,0 +1,137 @@
+"""Candidates as GGUF files that llama.cpp runs."""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autocompress.errors import GateError
+from autocompress.evaluators.file_stopwatch import FileStopwatch
+from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
+from autocompress.evaluators.text_loss import Reading, measure_checkpoint
+from autocompress.export import gguf_gate
+from autocompress.export.checkpoint import Artifact
+from autocompress.export.gguf_file import read_gguf, write_gguf
+from autocompress.export.packing import packed_layers
+from autocompress.models.surgery import ShapedModel
+from autocompress.models.text import draw_order
+from autocompress.operators.base import PackedSource
+from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.latency import hardware, measure_table
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.targets import DenseSize
+from autocompress.spaces.base import Choice
+from autocompress.trial import Genotype, Measurement, Split
+
+# The engine's own rounding moves a perplexity by less.
+AGREEMENT: Final = 0.01
+F16_BITS: Final = 16
+THREAD_REPEATS: Final = 1
+
+
+class GgufDeployment:
+    """One model on the llama.cpp engine; its dense file, in f16, is written at once.
+
+    Args:
+        levels: What the model is shaped from.
+        scratch: Folder for what is written.
+
+    Raises:
+        ExportError: If the model cannot be told in GGUF.
+        EngineError: If the packages of the extra `llama-cpp` lack.
+    """
+
+    def __init__(
+        self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
+    ) -> None:
+        self.shaped = shaped
+        self.dense = scratch / "dense.gguf"
+        self._prepared = prepared
+        self._levels = levels
+        self._scratch = scratch
+        self._written: dict[Genotype, Artifact] = {}
+        write_gguf(prepared.folder, self.dense)
+
+    @functools.cached_property
+    def _fastest(self) -> int:
+        workload = self._prepared.spec.workload
+        (found,) = LlamaCppEngine().latency([self.dense], workload, THREAD_REPEATS)
+        return found.threads
+
+    def size(self) -> DenseSize:
+        """Return the size of the dense file's tensors."""
+        stored, space = read_gguf(self.dense), self._prepared.space
+        linear = sum(group.weights for site in space.sites for group in site.groups)
+        return DenseSize(stored.numbers, stored.bytes, F16_BITS, linear)
+
+    def engine(self, table: LatencyTable | None) -> LlamaCppEngine:
+        """Return the engine."""
+        return LlamaCppEngine(table.threads if table else self._fastest)
+
+    def measure_table(self, observer: Observer) -> LatencyTable:
+        """Time files, each with a setting in all layers, in processes of the engine."""
+        spec, engine = self._prepared.spec, self.engine(None)
+        return measure_table(
+            FileStopwatch(engine, self.dense, self._write, spec.workload, self._scratch),
+            engine,
+            hardware(self._prepared.device, engine.threads),
+            self._prepared.space,
+            spec.workload,
+            spec.seed,
+            observer,
+        )
+
+    def export(self, genotype: Genotype) -> Artifact:
+        """Write a candidate as a GGUF file in a folder of its own."""
+        if genotype not in self._written:
+            folder = self._scratch / genotype.key
+            folder.mkdir()
+            name = f"{self._prepared.folder.resolve().name}.gguf"
+            self._write(self._prepared.space.choices(genotype), folder / name)
+            stored = read_gguf(folder / name)
+            self._written[genotype] = Artifact(
+                folder, stored.numbers, stored.bytes, stored.linear_bytes, False, name
+            )
+        return self._written[genotype]
+
+    def verify(self, winner: Genotype, measured: Measurement) -> Verified:
+        """Put a winner through the gate, and its file through the text that it was judged on.
+
+        Raises:
+            GateError: If llama.cpp does not find in it what was searched.
+        """
+        artifact = self.export(winner)
+        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
+        report = gguf_gate.check(artifact, reference.file)
+        found = self._read(artifact, len(measured.nll))
+        if abs(math.log(found.perplexity / measured.perplexity)) > AGREEMENT:
+            raise GateError(
+                f"llama.cpp reads the text with a perplexity of {found.perplexity:.4f} from "
+                f"{artifact.path.name}, and the searched candidate had {measured.perplexity:.4f}: "
+                f"they may differ by {AGREEMENT:.0%}."
+            )
+        return passed(self._prepared, reference, artifact, report, self.size(), found.perplexity)
+
+    def _read(self, artifact: Artifact, n: int) -> Measurement:
+        """Read as much report text as the winner was measured on, with the engine."""
+        spec, rows = self._prepared.spec, self._prepared.sequences[Split.REPORT]
+        some: np.ndarray = rows[draw_order(len(rows), Split.REPORT, 0, spec.seed)[:n]]
+        how = Reading(str(self._prepared.device), spec.dtype, spec.teacher_tokens, False)
+        return measure_checkpoint(artifact.path, None, some, how, lambda _done, _total: None)[0]
+
+    def _write(self, choices: Sequence[Choice], file: Path) -> None:
+        packed = packed_layers(self._prepared.space, choices, self._levels)
+        write_gguf(
+            self._prepared.folder,
+            file,
+            {
+                f"model.layers.{layer}.{name}.weight": weight
+                for layer, linears in packed.items()
+                for name, weight in linears.items()
+            },
+        )

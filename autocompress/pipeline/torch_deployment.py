@@ -1,0 +1,89 @@
+"""Candidates as Hugging Face checkpoints that torch runs."""
+
+from pathlib import Path
+
+import torch
+
+from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
+from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
+from autocompress.export import gate
+from autocompress.export.checkpoint import Artifact, write_checkpoint
+from autocompress.models.surgery import ShapedModel
+from autocompress.operators.base import PackedSource
+from autocompress.pipeline.dense import measure_dense
+from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.latency import hardware, measure_table
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.targets import DenseSize
+from autocompress.trial import Genotype, Measurement
+
+
+class TorchDeployment:
+    """One model on the torch engine.
+
+    Args:
+        levels: What it is shaped from.
+        scratch: Folder for what is written.
+    """
+
+    def __init__(
+        self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
+    ) -> None:
+        self.shaped = shaped
+        self._prepared = prepared
+        self._levels = levels
+        self._scratch = scratch
+        self._written: dict[Genotype, Artifact] = {}
+
+    @property
+    def dense(self) -> Path:
+        """The untouched checkpoint's folder."""
+        return self._prepared.folder
+
+    def size(self) -> DenseSize:
+        """Return the size of the untouched model; leaves it dense."""
+        return measure_dense(self.shaped)
+
+    def engine(self, table: LatencyTable | None) -> TorchEngine:
+        """Return the engine; leaves this process on its threads."""
+        spec = self._prepared.spec
+        threads = table.threads if table else fastest_threads(self.shaped.model, spec.workload)
+        device = str(self._prepared.device)
+        return TorchEngine(device, spec.dtype, threads, spec.trust_remote_code)
+
+    def measure_table(self, observer: Observer) -> LatencyTable:
+        """Time one shape after another in this process."""
+        spec, device = self._prepared.spec, self._prepared.device
+        engine = self.engine(None)
+        torch.set_num_threads(engine.threads)
+        return measure_table(
+            ShapedStopwatch(self.shaped, spec.workload),
+            engine,
+            hardware(device, engine.threads),
+            self._prepared.space,
+            spec.workload,
+            spec.seed,
+            observer,
+        )
+
+    def export(self, genotype: Genotype) -> Artifact:
+        """Write a candidate as a checkpoint."""
+        if genotype not in self._written:
+            self.shaped.apply(self._prepared.space.choices(genotype))
+            self._written[genotype] = write_checkpoint(
+                self.shaped, self._prepared.folder, self._scratch / genotype.key, self._levels
+            )
+        return self._written[genotype]
+
+    def verify(
+        self,
+        winner: Genotype,
+        measured: Measurement,  # noqa: ARG002  # by torch itself: there is nothing to compare
+    ) -> Verified:
+        """Put a winner through the gate."""
+        artifact, dense = self.export(winner), self.size()
+        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
+        report = gate.check(artifact, reference.file, str(self._prepared.device))
+        return passed(self._prepared, reference, artifact, report, dense)

@@ -1,0 +1,135 @@
+"""Profiles on a clock that is arithmetic: what every change costs must come out exactly."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from autocompress.evaluators.latency_model import LatencyTable, fit, read_table
+from autocompress.evaluators.latency_rows import Spent, changed_group
+from autocompress.evaluators.profile import Ratios, measure_profile, measure_samples
+from autocompress.evaluators.subprocess_call import Progress, nobody
+from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, SiteKind
+from autocompress.spaces.making import Weights, make_space
+from autocompress.spaces.settings import GGUF_TYPES
+from autocompress.spec import Workload
+from autocompress.trial import Genotype
+
+GROUPS = {
+    SiteKind.ATTENTION: (
+        LinearGroup("qkv", ("q", "k", "v"), (64, 32, 32), 64, False),
+        LinearGroup("o", ("o",), (64,), 64, True),
+    ),
+    SiteKind.MLP: (LinearGroup("down", ("down",), (64,), 256, True),),
+}
+TYPES = ("q8_0", "q4_k", "q4_0", "q2_k")
+STORED = make_space(
+    4, 2, 256, depth=False, width=False, weights=Weights(blocks=TYPES), groups=GROUPS
+)
+SHAPES = make_space(4, 2, 256, depth=True, width=True)
+WORKLOAD = Workload(1, 64, 33)
+FIXED = Spent(5.0, 1.0)
+
+
+def costs(kind: SiteKind, choice: Choice) -> Spent:
+    """Return what a site costs by construction: one setting is slower than dense."""
+    if choice.is_dropped:
+        return Spent(0.0, 0.0)
+    share = choice.kept / choice.total
+    cost = (1.0 if kind is SiteKind.ATTENTION else 2.0) * (0.2 + 0.8 * share)
+    for index, setting in enumerate(choice.weights):
+        if setting.block == "q2_k":
+            cost += 0.1
+        elif setting.block:
+            cost -= (0.1 + 0.05 * index) / GGUF_TYPES[setting.block].bits
+    return Spent(3 * cost, 0.1 * cost)
+
+
+class Arithmetic:
+    """A clock that is right, on a machine that slows down all the time."""
+
+    rounds = 6
+
+    def __init__(self, space: SearchSpace, runs_settings: bool) -> None:
+        self.runs_settings = runs_settings
+        self._space = space
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        whole = self._total([Choice(site.units, site.units) for site in self._space.sites])
+        found = [self._total(plan) for plan in plans]
+        ratios = [Spent(t.prefill / whole.prefill, t.decode / whole.decode) for t in found]
+        return Ratios(whole, [[ratio] * rounds for ratio in ratios])
+
+    def _total(self, plan: Sequence[Choice]) -> Spent:
+        parts = [costs(s.kind, own) for s, own in zip(self._space.sites, plan, strict=True)]
+        return Spent(
+            FIXED.prefill + sum(part.prefill for part in parts),
+            FIXED.decode + sum(part.decode for part in parts),
+        )
+
+
+def table_on(space: SearchSpace, runs_settings: bool) -> LatencyTable:
+    stopwatch = Arithmetic(space, runs_settings)
+    profile = measure_profile(stopwatch, space, 6, 0, nobody)
+    rng = np.random.default_rng(0)
+    sizes = [len(gene.settings) for gene in space.genes]
+    candidates = [Genotype(tuple(map(int, rng.integers(sizes)))) for _ in range(12)]
+    samples = measure_samples(stopwatch, space, candidates, 2, 0, nobody)
+    scales = fit(profile, samples, WORKLOAD, space)
+    return LatencyTable(
+        "an engine", "1", "arithmetic", 1, WORKLOAD, profile, tuple(samples), scales
+    )
+
+
+@pytest.mark.parametrize(("space", "runs_settings"), [(STORED, True), (SHAPES, False)])
+def test_an_additive_machine_is_predicted_exactly(space: SearchSpace, runs_settings: bool) -> None:
+    table = table_on(space, runs_settings)
+    check, cost = table.check(space), table.cost(space)
+
+    assert table.scales == pytest.approx((1.0, 1.0, 1.0))
+    assert check.mape == pytest.approx(0.0, abs=1e-9)
+    clock = Arithmetic(space, runs_settings)
+    for site, menu in enumerate(space.menus):
+        for entry, own in enumerate(menu):
+            entries = [0] * len(space.sites)
+            entries[site] = entry
+            plan = [menu[e].choice for menu, e in zip(space.menus, entries, strict=True)]
+            ((ratio,),) = clock.ratios([plan], 1, 0, nobody).pairs
+            time = Spent(
+                ratio.prefill * table.profile.dense.prefill,
+                ratio.decode * table.profile.dense.decode,
+            )
+            assert cost.of(entries) == pytest.approx(time.workload(WORKLOAD)), own
+
+
+def test_a_row_is_one_change_of_one_kind() -> None:
+    rows = table_on(STORED, True).profile.rows
+
+    changed = [(row.kind, changed_group(row.choice)) for row in rows]
+    assert {pair: changed.count(pair) for pair in changed} == {
+        (SiteKind.ATTENTION, None): 1,
+        (SiteKind.ATTENTION, 0): 2,  # 64 columns are no block of the k-quants
+        (SiteKind.ATTENTION, 1): 2,
+        (SiteKind.MLP, None): 1,
+        (SiteKind.MLP, 0): 4,
+    }
+
+
+def test_without_kernels_settings_are_not_timed() -> None:
+    space = make_space(
+        4, 2, 256, depth=True, width=False, weights=Weights(bits=(4, 2)), groups=GROUPS
+    )
+
+    rows = table_on(space, False).profile.rows
+
+    assert len(rows) == 4
+
+    assert all(not row.choice.weights for row in rows)
+
+
+def test_json_gives_settings_back() -> None:
+    table = table_on(STORED, True)
+
+    assert read_table(table.to_json(), STORED) == table
