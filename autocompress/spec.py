@@ -13,6 +13,7 @@ import yaml
 from autocompress import spec_values as values_of
 from autocompress.errors import SpecError
 from autocompress.spec_values import Amount
+from autocompress.workload import USUAL_MIX, Mix
 
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
 ENGINES: Final = ("torch", "llama.cpp")
@@ -47,26 +48,6 @@ SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = ("target_speedup", "target_bytes", "target_bits", "target_params")
 TARGET_FLAGS: Final = tuple(f"--{name.replace('_', '-')}" for name in TARGETS)
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What latency is measured on: `batch` sequences of `prompt` + `generated` tokens each."""
-
-    batch: int = 1
-    prompt: int = 128
-    generated: int = 64
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.prompt}+{self.generated}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Workload":
-        """Read `BxP+G`."""
-        match = re.fullmatch(r"(\d+)x(\d+)\+(\d+)", text.strip())
-        if match is None or 0 in map(int, match.groups()):
-            raise ValueError(f"`BxP+G` with whole numbers from 1 must hold, but got {text!r}")
-        return cls(*map(int, match.groups()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +92,7 @@ class SearchSpec:
     pruner: str = "sparsegpt"
     upstream: str = "dense"
     engine: str = "torch"
-    workload: Workload = Workload()
+    workload: Mix = USUAL_MIX
     device: str = "auto"
     dtype: str = "auto"
     calibration: str | None = None
@@ -145,7 +126,7 @@ class SearchSpec:
         for name, value in plain.items():
             if isinstance(value, tuple):
                 plain[name] = list(value)
-            elif isinstance(value, Amount | Workload):
+            elif isinstance(value, Amount | Mix):
                 plain[name] = str(value)
         return plain
 
@@ -346,8 +327,8 @@ def _upstream(value: object) -> str:
     return str(value).strip()
 
 
-def _workload(value: object) -> Workload:
-    return Workload.parse(str(value))
+def _workload(value: object) -> Mix:
+    return Mix.parse(str(value))
 
 
 def _device(value: object) -> str:

@@ -34,8 +34,8 @@ def main() -> None:
         table = import_table(str(TABLE), lab.prepared.space)
         cost = table.cost(lab.prepared.space)
         about = {
-            "table_hardware": table.hardware,
-            "workload": str(table.workload),
+            "table_hardware": table.first.hardware,
+            "workload": str(table.mix),
             "held_out_sequences": len(lab.prepared.sequences[Split.REPORT]),
         }
         series = Series(arguments.output, SHAPES, about)

@@ -11,7 +11,7 @@ import json
 import statistics
 from pathlib import Path
 
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.pipeline.study import profile
 from autocompress.spec import from_mapping
 
@@ -29,7 +29,7 @@ class Quiet:
         pass
 
 
-def one(seed: int) -> tuple[LatencyTable, dict[str, object]]:
+def one(seed: int) -> tuple[LatencyTables, dict[str, object]]:
     spec = from_mapping({"model": str(MODEL), "target_speedup": 2, "seed": seed})
     prepared, table = profile(spec, Quiet())
     check = table.check(prepared.space)
@@ -40,7 +40,7 @@ def one(seed: int) -> tuple[LatencyTable, dict[str, object]]:
         "rank_correlation": check.rank_correlation,
         "coverage": check.coverage,
         "half_width": check.half_width,
-        "scales": list(table.scales),
+        "scales": list(table.first.scales),
         "points": [list(point) for point in check.points],
     }
 
@@ -54,7 +54,7 @@ def main() -> None:
     hardware = ""
     for seed in range(arguments.profiles):
         table, row = one(seed)
-        hardware = table.hardware
+        hardware = table.first.hardware
         rows.append(row)
         print(json.dumps(row), flush=True)
     result = {

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from autocompress.cli.observers import Lines
-from autocompress.evaluators.latency_model import read_table
+from autocompress.evaluators.latency_model import read_tables
 from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export.checkpoint import write_checkpoint
 from autocompress.export.report import Report
@@ -112,14 +112,14 @@ def neighbours_met(
     document = open_study(url, "study").document("latency")
     if document is None:
         raise SystemExit("the study holds no latency table")
-    table = read_table(document, prepared.space)
+    table = read_tables(document, prepared.space)
     cost = table.cost(prepared.space)
 
     def time_of(genotype: Genotype) -> float:
         return cost.of(prepared.space.entries(genotype))
 
     slower = [own for own in neighbours(prepared.space, winner) if time_of(own) > time_of(winner)]
-    engine = TorchEngine(str(prepared.device), spec.dtype, table.threads)
+    engine = TorchEngine(str(prepared.device), spec.dtype, table.first.threads)
     found: list[Row] = []
     for number, genotype in enumerate(sorted(slower, key=time_of)):
         shaped.apply(prepared.space.choices(genotype))

@@ -46,7 +46,7 @@ def tiny_llama(tiny_models: "TinyModels") -> Path:
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a latency table of the tiny models, for a short workload."""
     from autocompress.spaces.making import make_space
-    from autocompress.spec import Workload
+    from autocompress.workload import Workload
     from tests.synthetic_tables import write_table
     from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import under
 from autocompress.spaces.moves import Moves
-from autocompress.spec import Workload
 from autocompress.trial import Genotype
+from autocompress.workload import Mix, Workload
 
 
-def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
+def make_table(space: SearchSpace, workload: Workload) -> LatencyTables:
     """Return a table in which a site costs a start-up and its units."""
     rows = []
     for site, menu in zip(space.sites[:2], space.menus[:2], strict=True):
@@ -38,9 +38,10 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTable:
         spent = Spent(dense.prefill * share, dense.decode * share)
         shapes = tuple(choice.shape for choice in space.choices(genotype))
         samples.append(Sample(shapes, spent, spent))
-    return LatencyTable(
+    table = LatencyTable(
         "torch", "0", "arithmetic", 1, workload, profile, tuple(samples), (1.0, 1.0, 1.0)
     )
+    return LatencyTables(Mix(((1.0, workload),)), (table,))
 
 
 def write_table(path: Path, space: SearchSpace, workload: Workload) -> Path:

@@ -28,6 +28,7 @@ from autocompress.pipeline.observer import Observer
 from autocompress.spec import TARGETS, SearchSpec
 
 if TYPE_CHECKING:
+    from autocompress.evaluators.latency_model import LatencyTable
     from autocompress.evaluators.latency_rows import Row
     from autocompress.spaces.base import SearchSpace
 
@@ -92,28 +93,35 @@ def _profile(parsed: argparse.Namespace) -> None:
     from autocompress.pipeline import study as studies
 
     observer = make_observer(parsed.json)
-    prepared, table = studies.profile(spec, observer)
+    prepared, tables = studies.profile(spec, observer)
     observer.end()
-    text = json.dumps(table.to_json(), indent=2, allow_nan=False)
+    text = json.dumps(tables.to_json(), indent=2, allow_nan=False)
     if parsed.output is not None:
         parsed.output.write_text(text + "\n", encoding="utf-8")
-    check = table.check(prepared.space)
+    check = tables.check(prepared.space)
     if parsed.figure is not None:
-        write_png(profile_figure(table, check, prepared.space), parsed.figure)
-    print(f"{table.hardware}; {table.engine} {table.engine_version}; {table.workload}")
+        write_png(profile_figure(tables, check, prepared.space), parsed.figure)
+    common = tables.first
+    print(f"{common.hardware}; {common.engine} {common.engine_version}; {tables.mix}")
+    for table in tables.tables:
+        _print_rows(table, prepared.space)
+    print(
+        f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
+        f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"
+    )
+
+
+def _print_rows(table: "LatencyTable", space: "SearchSpace") -> None:
+    print(f"{table.workload}")
     heads = f"{'prefill ms':>10} {'ms a token':>10} {'95 % interval':>18}"
     print(f"{'site':<10} {'choice':<16} {heads}")
     for row in table.profile.rows:
         spent = row.spent
         interval = f"[{row.interval[0]:.4f}, {row.interval[1]:.4f}]"
         print(
-            f"{row.kind:<10} {_row_words(row, prepared.space):<16} {spent.prefill:>10.3f} "
+            f"{row.kind:<10} {_row_words(row, space):<16} {spent.prefill:>10.3f} "
             f"{spent.decode:>10.4f} {interval:>18}"
         )
-    print(
-        f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
-        f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"
-    )
 
 
 def _row_words(row: "Row", space: "SearchSpace") -> str:

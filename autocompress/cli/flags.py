@@ -238,7 +238,12 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     """Add how models are loaded, read text and are timed."""
-    parser.add_argument("--workload", metavar="BxP+G", help="batch, prompt, generated tokens")
+    parser.add_argument(
+        "--workload",
+        metavar="BxP+G",
+        help="batch, prompt, generated tokens; after `prefill:` or `decode:` only the time to the "
+        "first token or of a further one; or several with weights: 3*1x128+64,1*decode:8x512+32",
+    )
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
     parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")

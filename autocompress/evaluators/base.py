@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from autocompress.evaluators.subprocess_call import Progress, nobody
-from autocompress.spec import Workload
 from autocompress.trial import Fidelity, Genotype, Measurement
+from autocompress.workload import Phase, Workload
 
 
 class Evaluator(Protocol):
@@ -35,6 +35,16 @@ class Latency:
     decode: tuple[float, ...]
     total: tuple[float, ...]
     threads: int
+
+    def times(self, workload: Workload) -> tuple[float, ...]:
+        """Return what counts of a workload, of each repeat."""
+        match workload.phase:
+            case Phase.PREFILL:
+                return self.prefill
+            case Phase.DECODE:
+                return self.decode
+            case Phase.WHOLE:
+                return self.total
 
 
 class Engine(Protocol):

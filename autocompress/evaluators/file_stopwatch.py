@@ -13,7 +13,7 @@ from autocompress.evaluators.latency_rows import Spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
 from autocompress.spaces.base import Choice
-from autocompress.spec import Workload
+from autocompress.workload import Workload
 
 MOST_FILES = 30
 MOST_BYTES = 2**32

@@ -16,10 +16,10 @@ from scipy.stats import spearmanr
 from autocompress.errors import SpecError
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
-from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.cost import AdditiveCost, mixed
 from autocompress.spaces.settings import WeightSetting
-from autocompress.spec import Workload
 from autocompress.store.base import Json
+from autocompress.workload import Mix, Workload
 
 CONFIDENCE = 0.9
 # Standard deviation of a scale around 1, before anything is measured.
@@ -28,11 +28,11 @@ SPREAD = 0.3
 
 @dataclass(frozen=True, slots=True)
 class LatencyTable:
-    """A profile with its corrections and its held-out check: all a search knows of time.
+    """What one workload costs: a profile with its corrections, and whole configurations.
 
     Args:
         threads: CPU threads that everything was timed at.
-        samples: Whole configurations; every third is held out from the regression.
+        samples: Every third is held out from the regression.
         scales: Factors of the fixed part, of attention sites and of MLP sites.
     """
 
@@ -52,30 +52,6 @@ class LatencyTable:
             SpecError: If the table lacks a choice of the space.
         """
         return _cost(self.profile, self.workload, space, self.scales)
-
-    def check(self, space: SearchSpace) -> "Check":
-        """Return the prediction's error on the held-out configurations."""
-        cost = self.cost(space)
-        dense = cost.dense
-        held_out = self.samples[2::3]
-        predicted = [cost.of(entries_of(space, sample)) for sample in held_out]
-        measured = [_mean(sample, self.workload) for sample in held_out]
-        errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
-        twice = [_again(sample, self.workload) for sample in self.samples]
-        inside = [
-            error <= conformal([*errors[:i], *errors[i + 1 :]]) for i, error in enumerate(errors)
-        ]
-        true_dense = self.profile.dense.workload(self.workload)
-        return Check(
-            mape=float(np.mean(errors)),
-            rank_correlation=float(spearmanr(predicted, measured).statistic),
-            coverage=float(np.mean(inside)),
-            half_width=conformal(errors),
-            repeat_error=float(np.median(twice)),
-            points=tuple(
-                (dense / p, true_dense / m) for p, m in zip(predicted, measured, strict=True)
-            ),
-        )
 
     def to_json(self) -> dict[str, Json]:
         """Return the form that is stored, exported and imported."""
@@ -106,6 +82,79 @@ class LatencyTable:
             ],
             "scales": list(self.scales),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTables:
+    """The tables of all workloads of a mix: all a search knows of time.
+
+    Args:
+        tables: One for each workload, of one engine, measured on the same whole configurations.
+    """
+
+    mix: Mix
+    tables: tuple[LatencyTable, ...]
+
+    @property
+    def first(self) -> LatencyTable:
+        """One of them: what all have in common is told by any."""
+        return self.tables[0]
+
+    def cost(self, space: SearchSpace) -> AdditiveCost:
+        """Return the milliseconds of a mean request for the entries of a space.
+
+        Raises:
+            SpecError: If a table lacks a choice of the space.
+        """
+        costs = [table.cost(space) for table in self.tables]
+        return mixed(list(zip(self.mix.shares, costs, strict=True)))
+
+    def check(self, space: SearchSpace) -> "Check":
+        """Return the prediction's error on the held-out configurations."""
+        cost = self.cost(space)
+        samples = list(zip(*(table.samples for table in self.tables), strict=True))
+        held_out = samples[2::3]
+        predicted = [cost.of(entries_of(space, several[0])) for several in held_out]
+        measured = [self._time([(s.spent, s.again) for s in several]) for several in held_out]
+        errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+        twice = [
+            abs(
+                self._time([(s.spent,) for s in several])
+                / self._time([(s.again,) for s in several])
+                - 1
+            )
+            for several in samples
+        ]
+        inside = [
+            error <= conformal([*errors[:i], *errors[i + 1 :]]) for i, error in enumerate(errors)
+        ]
+        dense = self._time([(table.profile.dense,) for table in self.tables])
+        return Check(
+            mape=float(np.mean(errors)),
+            rank_correlation=float(spearmanr(predicted, measured).statistic),
+            coverage=float(np.mean(inside)),
+            half_width=conformal(errors),
+            repeat_error=float(np.median(twice)),
+            points=tuple(
+                (cost.dense / p, dense / m) for p, m in zip(predicted, measured, strict=True)
+            ),
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that is stored, exported and imported."""
+        return {
+            "workload": str(self.mix),
+            "tables": [table.to_json() for table in self.tables],
+        }
+
+    def _time(self, spent: Sequence[Sequence[Spent]]) -> float:
+        """Return the mean time of a request; of each workload the times it was measured at."""
+        return sum(
+            share * statistics.fmean(own.workload(workload) for own in times)
+            for share, workload, times in zip(
+                self.mix.shares, self.mix.workloads, spent, strict=True
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,38 +213,50 @@ def fit(
     return float(scales[0]), float(scales[1]), float(scales[2])
 
 
-def read_table(values: Mapping[str, Json], space: SearchSpace) -> LatencyTable:
+def read_tables(values: Mapping[str, Json], space: SearchSpace) -> LatencyTables:
     """Read what `to_json` wrote.
 
     Raises:
-        SpecError: If a field is missing or wrong, or the table is of another space.
+        SpecError: If a field is missing or wrong, or a table is of another space.
     """
     try:
-        table = LatencyTable(
-            engine=str(values["engine"]),
-            engine_version=str(values["engine_version"]),
-            hardware=str(values["hardware"]),
-            threads=int(str(values["threads"])),
-            workload=Workload.parse(str(values["workload"])),
-            profile=Profile(
-                _spent(values["dense"]),
-                _spent(values["fixed"]),
-                tuple(_row(row) for row in _list(values["rows"])),
-            ),
-            samples=tuple(_sample(row) for row in _list(values["samples"])),
-            scales=_three(values["scales"]),
+        found = LatencyTables(
+            Mix.parse(str(values["workload"])),
+            tuple(_table(_mapping(table)) for table in _list(values["tables"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SpecError(f"Not a latency table: {error}.") from error
-    if len(table.samples) < 3:
+    if tuple(table.workload for table in found.tables) != found.mix.workloads:
+        raise SpecError("Not a latency table: there must be one for each workload.")
+    samples = [[sample.choices for sample in table.samples] for table in found.tables]
+    if any(own != samples[0] for own in samples):
+        raise SpecError("Not a latency table: all workloads must have the same samples.")
+    if len(samples[0]) < 3:
         raise SpecError("`3 or more samples` must hold, but the latency table has fewer.")
-    if any(len(sample.choices) != len(space.sites) for sample in table.samples):
+    if any(len(choices) != len(space.sites) for choices in samples[0]):
         raise SpecError(
             f"The latency table is of another model: `{len(space.sites)} sites` must hold, but "
-            f"its samples have {len(table.samples[0].choices)}."
+            f"its samples have {len(samples[0][0])}."
         )
-    table.check(space)
-    return table
+    found.check(space)
+    return found
+
+
+def _table(values: Mapping[str, Json]) -> LatencyTable:
+    return LatencyTable(
+        engine=str(values["engine"]),
+        engine_version=str(values["engine_version"]),
+        hardware=str(values["hardware"]),
+        threads=int(str(values["threads"])),
+        workload=Mix.parse(str(values["workload"])).first,
+        profile=Profile(
+            _spent(values["dense"]),
+            _spent(values["fixed"]),
+            tuple(_row(row) for row in _list(values["rows"])),
+        ),
+        samples=tuple(_sample(row) for row in _list(values["samples"])),
+        scales=_three(values["scales"]),
+    )
 
 
 def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from autocompress.spaces.base import Choice, SiteKind
-from autocompress.spec import Workload
+from autocompress.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class Spent:
     decode: float
 
     def workload(self, workload: Workload) -> float:
-        """Milliseconds of a whole workload."""
-        return self.prefill + (workload.generated - 1) * self.decode
+        """Milliseconds that count of a workload."""
+        return workload.time(self.prefill, self.decode)
 
 
 @dataclass(frozen=True, slots=True)

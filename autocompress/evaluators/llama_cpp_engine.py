@@ -30,7 +30,7 @@ from autocompress.evaluators.timing import (
     time_in_turn,
     to_plain,
 )
-from autocompress.spec import Workload
+from autocompress.workload import Mix, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class LlamaCppEngine:
 
 def serve(request: dict[str, object]) -> list[dict[str, object]]:
     """Answer one request: open all files, then time them in turn."""
-    workload = Workload.parse(str(request["workload"]))
+    workload = Mix.parse(str(request["workload"])).first
     files = request["files"]
     length = workload.prompt + workload.generated
     paths = [str(file) for file in files] if isinstance(files, list) else []

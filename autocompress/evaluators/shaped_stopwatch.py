@@ -11,7 +11,7 @@ from autocompress.evaluators.subprocess_call import Progress
 from autocompress.evaluators.timing import make_prompt, run
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import Choice
-from autocompress.spec import Workload
+from autocompress.workload import Workload
 
 DECODE_STEPS = 16
 

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import advance
-from autocompress.spec import Workload
+from autocompress.workload import Workload
 
 WARM_UPS = 2
 THREAD_ROUNDS = 6

@@ -33,7 +33,7 @@ from autocompress.evaluators.timing import (
 )
 from autocompress.models.architecture import MODELING_FILES
 from autocompress.models.loading import load_model
-from autocompress.spec import Workload
+from autocompress.workload import Mix, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class TorchEngine:
 
 def serve(request: dict[str, object]) -> list[dict[str, object]]:
     """Answer one request: load all checkpoints, then time them in turn."""
-    workload = Workload.parse(str(request["workload"]))
+    workload = Mix.parse(str(request["workload"])).first
     paths = [Path(path) for path in _texts(request["checkpoints"])]
     device = torch.device(str(request["device"]))
     models = [

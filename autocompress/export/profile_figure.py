@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from autocompress.evaluators.latency_model import Check, LatencyTable
+from autocompress.evaluators.latency_model import Check, LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Row, changed_group
 from autocompress.export.figures import ALARM, INK, OURS, QUIET, dress
 from autocompress.spaces.base import SearchSpace, SiteKind
@@ -19,24 +19,39 @@ _LONG: Final = 2**16
 """Columns of a row so long that its blocks are whole, whatever their size."""
 
 
-def profile_figure(table: LatencyTable, check: Check, space: SearchSpace) -> Figure:
-    """Draw what a site costs by what is kept of it, and predicted against measured."""
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    decode, prefill, whole = figure.subplots(1, 3)
+def profile_figure(tables: LatencyTables, check: Check, space: SearchSpace) -> Figure:
+    """Draw what a site costs by what is kept of it, and predicted against measured.
+
+    A row of axes for each workload; the prediction is that of all of them together.
+    """
+    n = len(tables.tables)
+    figure = Figure(figsize=(10.5, 3.6 * n), layout="constrained")
+    rows = figure.subplots(n, 3, squeeze=False)
+    for (decode, prefill, other), table in zip(rows, tables.tables, strict=True):
+        _costs(decode, prefill, table, space)
+        if other is not rows[0][2]:
+            other.remove()
+    _predictions(rows[0][2], check)
+    return figure
+
+
+def _costs(decode: Axes, prefill: Axes, table: LatencyTable, space: SearchSpace) -> None:
     series = _series(table.profile.rows, space)
     has_settings = any(row.choice.weights for row in table.profile.rows)
     for number, ((kind, name), rows) in enumerate(series.items()):
         mark = _MARKS[number % len(_MARKS)] if has_settings else "o"
         shares = [_stored(row) if has_settings else _share(row) for row in rows]
-        style = {"color": _COLOURS[kind], "marker": mark, "markersize": 4, "label": name}
-        line = "none" if has_settings else "-"
-        decode.plot(shares, [row.spent.decode for row in rows], linestyle=line, **style)
-        prefill.plot(shares, [row.spent.prefill for row in rows], linestyle=line, **style)
+        form = mark if has_settings else f"{mark}-"
+        for axes, costs in (
+            (decode, [row.spent.decode for row in rows]),
+            (prefill, [row.spent.prefill for row in rows]),
+        ):
+            axes.plot(shares, costs, form, color=_COLOURS[kind], markersize=4, label=name)
         low = [max(row.interval[0], 0.0) for row in rows]
         high = [max(row.interval[1], 0.0) for row in rows]
         decode.vlines(shares, low, high, color=_COLOURS[kind], alpha=0.5, linewidth=2)
     decode.set_ylabel("ms of one site, each further token", color=INK)
-    prefill.set_ylabel(f"ms of one site, {table.workload.prompt} prompt tokens", color=INK)
+    prefill.set_ylabel(f"ms of one site, prompt of {table.workload}", color=INK)
     for axes in (decode, prefill):
         dress(axes)
         axes.set_ylim(bottom=0)
@@ -46,8 +61,6 @@ def profile_figure(table: LatencyTable, check: Check, space: SearchSpace) -> Fig
             axes.set_xlabel("share of the site that is kept", color=INK)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
         axes.legend(loc="lower right", frameon=False, fontsize=9, labelcolor=INK)
-    _predictions(whole, check)
-    return figure
 
 
 def _series(

@@ -13,7 +13,7 @@ import transformers
 import autocompress
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.base import Engine
-from autocompress.evaluators.latency_model import Check, LatencyTable
+from autocompress.evaluators.latency_model import Check, LatencyTables
 from autocompress.export import report as words
 from autocompress.export.checkpoint import files_bytes, layer_choices
 from autocompress.pipeline.deployment import Verified
@@ -77,7 +77,7 @@ def make_report(
     study: str,
     prepared: Prepared,
     engine: Engine,
-    table: LatencyTable | None,
+    table: LatencyTables | None,
     found: Found,
     standings: Standings,
     verified: Verified,
@@ -268,12 +268,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def _warnings(prepared: Prepared, table: LatencyTable | None, found: Found) -> tuple[str, ...]:
+def _warnings(prepared: Prepared, table: LatencyTables | None, found: Found) -> tuple[str, ...]:
     warnings = []
     if prepared.imported is not None and table is not None:
         warnings.append(
-            f"The latency table was imported (measured on {table.hardware}): the search trusted "
-            "it, and the speedup measured here corrected nothing."
+            f"The latency table was imported (measured on {table.first.hardware}): the search "
+            "trusted it, and the speedup measured here corrected nothing."
         )
     if prepared.spec.calibration is None:
         warnings.append(

@@ -9,7 +9,7 @@ import torch
 
 from autocompress.errors import GateError
 from autocompress.evaluators.base import Engine
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.export.checkpoint import Artifact
 from autocompress.export.gate import ANSWER_TOKENS, GateReport, write_reference
 from autocompress.models.generation import generate
@@ -53,10 +53,10 @@ class Deployment(Protocol):
     def size(self) -> DenseSize:
         """Return how large the untouched model is, as the engine's files hold it."""
 
-    def engine(self, table: LatencyTable | None) -> Engine:
-        """Return the engine, on as many threads as a table was measured at."""
+    def engine(self, table: LatencyTables | None) -> Engine:
+        """Return the engine, on as many threads as tables were measured at."""
 
-    def measure_table(self, observer: Observer) -> LatencyTable:
+    def measure_tables(self, observer: Observer) -> LatencyTables:
         """Measure what every choice costs on the engine."""
 
     def export(self, genotype: Genotype) -> Artifact:

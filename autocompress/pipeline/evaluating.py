@@ -15,8 +15,8 @@ from autocompress.pipeline.intervals import mean_interval, median_interval
 from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
-from autocompress.spec import Workload
 from autocompress.trial import Measurement, Split
+from autocompress.workload import Mix, Phase, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Asked:
     sequences: int
     context: int
     teacher_tokens: int
-    workload: Workload
+    workload: Mix
     device: str
     dtype: str
     seed: int
@@ -52,6 +52,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         AutocompressError: Whatever cannot be found, read or run.
     """
     device = loading.pick_device(asked.device)
+    workload = _whole(asked.workload)
 
     def opened(named: str) -> OnDisk:
         return open_model(named, device, asked.dtype, asked.trust_remote_code)
@@ -68,7 +69,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         observer.advance,
     )
     observer.stage("latency")
-    latency, latency_against = _timed(model, against, asked.workload, observer)
+    latency, latency_against = _timed(model, against, workload, observer)
 
     def judged(path: str, found: OnDisk, measured: Measurement, latency: Latency) -> Judged:
         name = f"{found.engine.name} {found.engine.version}"
@@ -90,7 +91,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         against=other,
         comparison=comparison,
         hardware=hardware(device, latency.threads),
-        workload=str(asked.workload),
+        workload=str(workload),
         repeats=REPEATS,
         text=asked.calibration or "the built-in sample",
         sequences=len(sequences),
@@ -98,6 +99,17 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         versions=versions(),
         seed=asked.seed,
     )
+
+
+def _whole(mix: Mix) -> Workload:
+    """Return the only workload: all of its phases are told.
+
+    Raises:
+        SpecError: If there are several, or a phase of one.
+    """
+    if len(mix.parts) > 1 or mix.first.phase is not Phase.WHOLE:
+        raise SpecError(f"`workload: BxP+G` must hold to judge a checkpoint, but got {mix}.")
+    return mix.first
 
 
 def _timed(

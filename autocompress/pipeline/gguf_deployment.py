@@ -10,7 +10,7 @@ import numpy as np
 
 from autocompress.errors import GateError
 from autocompress.evaluators.file_stopwatch import FileStopwatch
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export import gguf_gate
@@ -21,7 +21,7 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.models.text import draw_order
 from autocompress.operators.base import PackedSource
 from autocompress.pipeline.deployment import Verified, passed, reference_of
-from autocompress.pipeline.latency import hardware, measure_table
+from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
@@ -59,7 +59,7 @@ class GgufDeployment:
 
     @functools.cached_property
     def _fastest(self) -> int:
-        workload = self._prepared.spec.workload
+        workload = self._prepared.spec.workload.first
         (found,) = LlamaCppEngine().latency([self.dense], workload, THREAD_REPEATS)
         return found.threads
 
@@ -69,15 +69,18 @@ class GgufDeployment:
         linear = sum(group.weights for site in space.sites for group in site.groups)
         return DenseSize(stored.numbers, stored.bytes, F16_BITS, linear)
 
-    def engine(self, table: LatencyTable | None) -> LlamaCppEngine:
+    def engine(self, table: LatencyTables | None) -> LlamaCppEngine:
         """Return the engine."""
-        return LlamaCppEngine(table.threads if table else self._fastest)
+        return LlamaCppEngine(table.first.threads if table else self._fastest)
 
-    def measure_table(self, observer: Observer) -> LatencyTable:
+    def measure_tables(self, observer: Observer) -> LatencyTables:
         """Time files, each with a setting in all layers, in processes of the engine."""
         spec, engine = self._prepared.spec, self.engine(None)
-        return measure_table(
-            FileStopwatch(engine, self.dense, self._write, spec.workload, self._scratch),
+        return measure_tables(
+            [
+                FileStopwatch(engine, self.dense, self._write, workload, self._scratch)
+                for workload in spec.workload.workloads
+            ],
             engine,
             hardware(self._prepared.device, engine.threads),
             self._prepared.space,

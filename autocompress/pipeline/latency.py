@@ -11,16 +11,16 @@ import torch
 
 from autocompress.evaluators import latency_model
 from autocompress.evaluators.base import Engine
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Sample
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
 from autocompress.pipeline.intervals import median_interval
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import under
+from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.spaces.moves import Moves
-from autocompress.spec import Workload
 from autocompress.trial import Genotype
+from autocompress.workload import Mix, Workload
 
 SAMPLES = 30
 # Of the way from dense to the fastest: nearer to it, nothing is left to draw from.
@@ -35,7 +35,7 @@ class MeasuredSpeedup:
 
     Args:
         interval: 95 % bootstrap interval of the median over pairs.
-        milliseconds: Medians of the whole workload: dense, compressed.
+        milliseconds: Medians of what counts of a mean request: dense, compressed.
     """
 
     median: float
@@ -43,38 +43,60 @@ class MeasuredSpeedup:
     milliseconds: tuple[float, float]
 
 
-def measure_table(
-    stopwatch: Stopwatch,
+def measure_tables(
+    stopwatches: Sequence[Stopwatch],
     engine: Engine,
     machine: str,
     space: SearchSpace,
-    workload: Workload,
+    mix: Mix,
     seed: int,
     observer: Observer,
-) -> LatencyTable:
+) -> LatencyTables:
     """Profile every distinct change, then fit and check on whole random configurations.
 
     The configurations are spread over the speedups from 1x to 3x, or to the fastest there is.
 
     Args:
+        stopwatches: One for each workload.
         machine: What the engine runs on, in words.
     """
-    observer.stage("latency profile")
-    profile = measure_profile(stopwatch, space, stopwatch.rounds, seed, observer.advance)
+    timed = list(zip(mix.workloads, stopwatches, strict=True))
+    profiles = []
+    for workload, stopwatch in timed:
+        observer.stage(_stage("latency profile", workload, mix))
+        profiles.append(
+            measure_profile(stopwatch, space, stopwatch.rounds, seed, observer.advance)
+        )
 
-    def table(samples: Sequence[Sample], scales: tuple[float, float, float]) -> LatencyTable:
+    def table(
+        number: int, samples: Sequence[Sample], scales: tuple[float, float, float]
+    ) -> LatencyTable:
         return LatencyTable(
             engine.name,
             engine.version,
             machine,
             engine.threads,
-            workload,
-            profile,
+            mix.workloads[number],
+            profiles[number],
             tuple(samples),
             scales,
         )
 
-    cost = table((), (1.0, 1.0, 1.0)).cost(space)
+    unfitted = tuple(table(number, (), (1.0, 1.0, 1.0)) for number in range(len(timed)))
+    candidates = _spread(space, LatencyTables(mix, unfitted).cost(space), seed)
+    tables = []
+    for number, (workload, stopwatch) in enumerate(timed):
+        observer.stage(_stage("latency check on whole configurations", workload, mix))
+        samples = measure_samples(
+            stopwatch, space, candidates, stopwatch.rounds // 3, seed, observer.advance
+        )
+        scales = latency_model.fit(profiles[number], samples, workload, space)
+        tables.append(table(number, samples, scales))
+    return LatencyTables(mix, tuple(tables))
+
+
+def _spread(space: SearchSpace, cost: AdditiveCost, seed: int) -> list[Genotype]:
+    """Draw configurations of evenly spaced costs."""
     # On a machine that was disturbed the fixed part may come out as nothing.
     most = cost.dense / max(cost.least, 1e-9 * cost.dense)
     fastest = min(3.0, 1.0 + NEAREST * (most - 1.0))
@@ -83,19 +105,18 @@ def measure_table(
     speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
     limits = [under(space, cost, cost.dense / speedup) for speedup in speedups]
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
-    candidates = [Genotype(tuple(levels.tolist())) for levels in drawn]
-    observer.stage("latency check on whole configurations")
-    samples = measure_samples(
-        stopwatch, space, candidates, stopwatch.rounds // 3, seed, observer.advance
-    )
-    return table(samples, latency_model.fit(profile, samples, workload, space))
+    return [Genotype(tuple(levels.tolist())) for levels in drawn]
+
+
+def _stage(name: str, workload: Workload, mix: Mix) -> str:
+    return name if len(mix.parts) == 1 else f"{name}, {workload}"
 
 
 def measure_speedup(
     engine: Engine,
     dense: Path,
     compressed: Path,
-    workload: Workload,
+    mix: Mix,
     seed: int,
     target: float | None = None,
 ) -> MeasuredSpeedup:
@@ -105,13 +126,15 @@ def measure_speedup(
         target: More repeats are added, up to `MOST_REPEATS`, while the median reaches it and its
             interval does not.
     """
-    before: list[float] = []
-    after: list[float] = []
+    before, after = np.zeros(0), np.zeros(0)
     while True:
-        first, second = engine.latency([dense, compressed], workload, REPEATS)
-        before += first.total
-        after += second.total
-        median, interval = median_interval(np.asarray(before) / np.asarray(after), seed)
+        first, second = np.zeros(REPEATS), np.zeros(REPEATS)
+        for share, workload in zip(mix.shares, mix.workloads, strict=True):
+            theirs, ours = engine.latency([dense, compressed], workload, REPEATS)
+            first += share * np.asarray(theirs.times(workload))
+            second += share * np.asarray(ours.times(workload))
+        before, after = np.concatenate([before, first]), np.concatenate([after, second])
+        median, interval = median_interval(before / after, seed)
         is_open = target is not None and interval[0] < target <= median
         if not is_open or len(before) >= MOST_REPEATS:
             return MeasuredSpeedup(

@@ -69,9 +69,9 @@ def read_front(
         table = table_of(known)
         cost = table.cost(space)
         timing = Timing(
-            f"{table.engine} {table.engine_version}",
-            table.hardware,
-            str(table.workload),
+            f"{table.first.engine} {table.first.engine_version}",
+            table.first.hardware,
+            str(table.mix),
             table.check(space).mape,
         )
     else:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.evaluators.latency_model import LatencyTables, read_tables
 from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
@@ -51,7 +51,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     sequences: Mapping[Split, np.ndarray]
     device: torch.device
-    imported: LatencyTable | None
+    imported: LatencyTables | None
 
     @property
     def shape(self) -> ModelShape:
@@ -111,14 +111,14 @@ def prepare(spec: SearchSpec) -> Prepared:
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
-    if imported is not None and imported.workload != spec.workload:
+    if imported is not None and imported.mix != spec.workload:
         raise SpecError(
-            f"`workload = {imported.workload}` of the latency table must hold, but got "
-            f"{spec.workload}."
+            f"`workload = {imported.mix}` of the latency table must hold, but got {spec.workload}."
         )
-    if imported is not None and imported.engine != spec.engine:
+    if imported is not None and imported.first.engine != spec.engine:
         raise SpecError(
-            f"`engine = {imported.engine}` of the latency table must hold, but got {spec.engine}."
+            f"`engine = {imported.first.engine}` of the latency table must hold, but got "
+            f"{spec.engine}."
         )
     documents = text.read_documents(spec.calibration)
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
@@ -126,7 +126,7 @@ def prepare(spec: SearchSpec) -> Prepared:
     return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
 
 
-def import_table(path: str, space: SearchSpace) -> LatencyTable:
+def import_table(path: str, space: SearchSpace) -> LatencyTables:
     """Read a latency table that `autocompress profile --output` wrote.
 
     Raises:
@@ -140,7 +140,7 @@ def import_table(path: str, space: SearchSpace) -> LatencyTable:
         raise SpecError(f"Latency table {path} is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise SpecError(f"Latency table {path} must hold a mapping.")
-    return read_table(values, space)
+    return read_tables(values, space)
 
 
 def cache_folder() -> Path:

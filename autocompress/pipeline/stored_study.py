@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.evaluators.latency_model import LatencyTables, read_tables
 from autocompress.pipeline.shapes import from_document, space_of
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import SearchSpace
@@ -56,14 +56,14 @@ def too_early(row: StudyRow, lacking: str) -> SpecError:
     )
 
 
-def table_of(known: StoredStudy) -> LatencyTable:
+def table_of(known: StoredStudy) -> LatencyTables:
     """Return a study's latency table.
 
     Raises:
         SpecError: If it has none, yet or for good.
     """
     if known.latency is not None:
-        return read_table(known.latency, known.space)
+        return read_tables(known.latency, known.space)
     if known.spec.target_speedup is not None:
         raise too_early(known.row, "a latency table")
     raise SpecError(

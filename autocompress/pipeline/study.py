@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from autocompress.errors import AutocompressError, ExportError, UnreachableTarget
-from autocompress.evaluators.latency_model import LatencyTable, read_table
+from autocompress.evaluators.latency_model import LatencyTables, read_tables
 from autocompress.export.checkpoint import Artifact, layer_choices
 from autocompress.export.render import write_report
 from autocompress.export.report import Report
@@ -113,7 +113,7 @@ def refine(
     return start(spec, storage, study, output, observer)
 
 
-def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTable]:
+def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTables]:
     """Measure the latency table of a model on this machine, outside any study."""
     check_kernels(spec)
     prepared = prepare(spec)
@@ -122,7 +122,7 @@ def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTabl
         _build(prepared, pool, observer)
     with tempfile.TemporaryDirectory() as scratch:
         deployment = _deployment(prepared, plan, Path(scratch))
-        return prepared, deployment.measure_table(observer)
+        return prepared, deployment.measure_tables(observer)
 
 
 def check_output(output: Path) -> None:
@@ -250,7 +250,7 @@ def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
         observer.advance(done, len(jobs))
 
 
-def _timed(table: LatencyTable, space: SearchSpace, target: float, observer: Observer) -> Timed:
+def _timed(table: LatencyTables, space: SearchSpace, target: float, observer: Observer) -> Timed:
     """Return the speedup to be met under a table's costs, and tell how far it can be trusted."""
     check, cost = table.check(space), table.cost(space)
     fastest = cost.dense / least_left(cost)
@@ -282,15 +282,15 @@ def _table(
     store: StudyStore,
     inherited: Inherited,
     observer: Observer,
-) -> LatencyTable:
+) -> LatencyTables:
     """Return the study's table: recorded, its parent's, imported, or measured now; record it."""
     recorded = store.document("latency") or inherited.latency
     if recorded is not None:
         store.save_document("latency", recorded)
-        return read_table(recorded, prepared.space)
+        return read_tables(recorded, prepared.space)
     table = prepared.imported
     if table is None:
-        table = deployment.measure_table(observer)
+        table = deployment.measure_tables(observer)
     store.save_document("latency", table.to_json())
     return table
 

@@ -12,7 +12,7 @@ from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.report import Target
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import AdditiveCost, Limit, least_left
+from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
 from autocompress.spec import SearchSpec
 from autocompress.store.base import Json
 
@@ -128,10 +128,10 @@ def stored_cost(
     if kind == "bits" and counted_bits == "nominal":
         return sizes.nominal_bits(space, bits)
     if kind == "bits" and counted_bits == "stored":
-        return _scaled(sizes.linear_bytes(space, bits), 8 / dense.linear_weights)
+        return mixed([(8 / dense.linear_weights, sizes.linear_bytes(space, bits))])
     in_sites = sizes.stored_bytes(space, bits, 0).dense
     whole = sizes.stored_bytes(space, bits, dense.bytes - round(in_sites))
-    return _scaled(whole, 8 / dense.parameters) if kind == "bits" else whole
+    return mixed([(8 / dense.parameters, whole)]) if kind == "bits" else whole
 
 
 def told(kind: str, value: float) -> str:
@@ -180,11 +180,6 @@ def is_met(
     }[target.kind]
     most = -target.value if target.kind == "speedup" else target.value * (1 + 1e-9)
     return found <= most
-
-
-def _scaled(cost: AdditiveCost, factor: float) -> AdditiveCost:
-    sites = tuple(tuple(factor * value for value in own) for own in cost.sites)
-    return AdditiveCost(factor * cost.fixed, sites)
 
 
 def _checked(cost: AdditiveCost, most: float, kind: str) -> Limit:

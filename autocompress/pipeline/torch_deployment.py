@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from autocompress.evaluators.latency_model import LatencyTable
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.export import gate
@@ -13,7 +13,7 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
 from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.deployment import Verified, passed, reference_of
-from autocompress.pipeline.latency import hardware, measure_table
+from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
@@ -46,20 +46,20 @@ class TorchDeployment:
         """Return the size of the untouched model; leaves it dense."""
         return measure_dense(self.shaped)
 
-    def engine(self, table: LatencyTable | None) -> TorchEngine:
+    def engine(self, table: LatencyTables | None) -> TorchEngine:
         """Return the engine; leaves this process on its threads."""
         spec = self._prepared.spec
-        threads = table.threads if table else fastest_threads(self.shaped.model, spec.workload)
+        threads = table.first.threads if table else self._fastest()
         device = str(self._prepared.device)
         return TorchEngine(device, spec.dtype, threads, spec.trust_remote_code)
 
-    def measure_table(self, observer: Observer) -> LatencyTable:
+    def measure_tables(self, observer: Observer) -> LatencyTables:
         """Time one shape after another in this process."""
         spec, device = self._prepared.spec, self._prepared.device
         engine = self.engine(None)
         torch.set_num_threads(engine.threads)
-        return measure_table(
-            ShapedStopwatch(self.shaped, spec.workload),
+        return measure_tables(
+            [ShapedStopwatch(self.shaped, workload) for workload in spec.workload.workloads],
             engine,
             hardware(device, engine.threads),
             self._prepared.space,
@@ -67,6 +67,9 @@ class TorchDeployment:
             spec.seed,
             observer,
         )
+
+    def _fastest(self) -> int:
+        return fastest_threads(self.shaped.model, self._prepared.spec.workload.first)
 
     def export(self, genotype: Genotype) -> Artifact:
         """Write a candidate as a checkpoint."""

@@ -39,6 +39,22 @@ class AdditiveCost:
         return self.fixed + sum(min(costs) for costs in self.sites)
 
 
+def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
+    """Return the weighted sum of costs of one space; each comes with its weight."""
+    weights = [weight for weight, _ in parts]
+    sites = zip(*(cost.sites for _, cost in parts), strict=True)
+    return AdditiveCost(
+        sum(weight * cost.fixed for weight, cost in parts),
+        tuple(
+            tuple(
+                sum(w * value for w, value in zip(weights, values, strict=True))
+                for values in zip(*own, strict=True)
+            )
+            for own in sites
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """The most that a candidate may cost."""

@@ -9,7 +9,7 @@ from autocompress.evaluators.base import Latency
 from autocompress.evaluators.file_stopwatch import BETWEEN, DECODE_STEPS, FileStopwatch
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.spaces.base import Choice
-from autocompress.spec import Workload
+from autocompress.workload import Workload
 
 SPEED = 3.0
 

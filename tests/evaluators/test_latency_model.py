@@ -1,5 +1,6 @@
 """The latency model on times that are additive by construction, where its error must vanish."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -10,15 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTable, conformal, fit, read_table
+from autocompress.evaluators.latency_model import (
+    LatencyTable,
+    LatencyTables,
+    conformal,
+    fit,
+    read_tables,
+)
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.evaluators.profile import isotonic
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import make_space
-from autocompress.spec import Workload
 from autocompress.store.base import Json
+from autocompress.workload import Mix, Phase, Workload
 
 WORKLOAD = Workload(1, 64, 33)
+MIX = Mix(((1.0, WORKLOAD),))
 SPACE = make_space(4, 2, 256, depth=True, width=True, ffn_step=64)
 ATTENTION = {2: 3.0, 1: 2.0, 0: 0.0}
 MLP = {256: 8.0, 192: 6.5, 128: 4.5, 64: 2.5, 0: 0.0}
@@ -68,15 +76,29 @@ def samples_of(space: SearchSpace, scales: tuple[float, ...], n: int = 24) -> li
     return found
 
 
+def changed(change: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return what is written of a table, otherwise in some of its fields."""
+    table = {**single(SPACE).to_json(), **change}
+    return {"workload": str(MIX), "tables": [table]}
+
+
 def table_of(
     space: SearchSpace, scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> LatencyTables:
+    return LatencyTables(MIX, (single(space, scales),))
+
+
+def single(
+    space: SearchSpace,
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    workload: Workload = WORKLOAD,
 ) -> LatencyTable:
     return LatencyTable(
         engine="torch",
         engine_version="2.13",
         hardware="a machine",
         threads=2,
-        workload=WORKLOAD,
+        workload=workload,
         profile=profile_of(space, scales),
         samples=tuple(samples_of(space, scales)),
         scales=scales,
@@ -140,23 +162,14 @@ def test_exact_samples_leave_no_error() -> None:
 
 
 def test_the_check_reads_the_held_out_third_only() -> None:
-    table = table_of(SPACE)
+    table = single(SPACE)
     samples = [
         Sample(s.choices, Spent(2 * s.spent.prefill, 2 * s.spent.decode), s.again)
         if i % 3 == 2
         else s
         for i, s in enumerate(table.samples)
     ]
-    slow = LatencyTable(
-        table.engine,
-        table.engine_version,
-        table.hardware,
-        table.threads,
-        table.workload,
-        table.profile,
-        tuple(samples),
-        table.scales,
-    )
+    slow = LatencyTables(MIX, (dataclasses.replace(table, samples=tuple(samples)),))
 
     check = slow.check(SPACE)
 
@@ -202,7 +215,7 @@ def test_json_gives_the_table_back() -> None:
 
     written: Mapping[str, Json] = json.loads(json.dumps(table.to_json()))
 
-    assert read_table(written, SPACE) == table
+    assert read_tables(written, SPACE) == table
 
 
 @pytest.mark.parametrize(
@@ -229,7 +242,7 @@ def test_json_gives_the_table_back() -> None:
 )
 def test_a_table_of_another_space_is_refused(other: SearchSpace, reason: str) -> None:
     with pytest.raises(SpecError) as caught:
-        read_table(table_of(SPACE).to_json(), other)
+        read_tables(table_of(SPACE).to_json(), other)
 
     assert "latency table" in str(caught.value)
     assert reason in str(caught.value)
@@ -238,7 +251,7 @@ def test_a_table_of_another_space_is_refused(other: SearchSpace, reason: str) ->
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"workload": "64"}, "`BxP+G` with whole numbers from 1 must hold, but got '64'"),
+        ({"workload": "64"}, "`BxP+G`, whole numbers from 1, "),
         ({"threads": "two"}, "invalid literal"),
         ({"rows": 3}, "a list must hold, but got 3"),
         ({"rows": [3]}, "a mapping must hold, but got 3"),
@@ -251,16 +264,55 @@ def test_a_table_of_another_space_is_refused(other: SearchSpace, reason: str) ->
 )
 def test_a_broken_table_is_refused(change: Mapping[str, Json], reason: str) -> None:
     with pytest.raises(SpecError, match=r"^Not a latency table: ") as caught:
-        read_table({**table_of(SPACE).to_json(), **change}, SPACE)
+        read_tables(changed(change), SPACE)
 
     assert reason in str(caught.value)
 
 
 def test_a_missing_field_is_named() -> None:
-    values = {k: v for k, v in table_of(SPACE).to_json().items() if k != "engine"}
+    table = {k: v for k, v in single(SPACE).to_json().items() if k != "engine"}
 
     with pytest.raises(SpecError, match=r"Not a latency table: 'engine'\."):
-        read_table(values, SPACE)
+        read_tables({"workload": str(MIX), "tables": [table]}, SPACE)
+
+
+SEVERAL = Mix.parse("3*1x64+33,1*decode:8x64+33")
+
+
+def several() -> LatencyTables:
+    """Return tables of two workloads; the second is of machines half as fast."""
+    slower = (2.0, 2.0, 2.0)
+    tables = (single(SPACE), single(SPACE, slower, SEVERAL.workloads[1]))
+    return LatencyTables(SEVERAL, tables)
+
+
+def test_a_mean_request_is_made_of_shares() -> None:
+    tables, entries = several(), (1, 2, 0, 3, 0, 1, 2, 0)
+    whole = total(SPACE, entries, (1.0, 1.0, 1.0))
+
+    expected = 0.75 * (whole.prefill + 32 * whole.decode) + 0.25 * 2 * whole.decode
+    assert tables.cost(SPACE).of(entries) == pytest.approx(expected)
+    check = tables.check(SPACE)
+    assert check.mape == pytest.approx(0.0, abs=1e-9)
+    assert check.rank_correlation == pytest.approx(1.0)
+
+
+def test_json_gives_several_tables_back() -> None:
+    written = json.loads(json.dumps(several().to_json()))
+
+    assert read_tables(written, SPACE) == several()
+
+
+def test_every_workload_needs_its_table() -> None:
+    with pytest.raises(SpecError, match="there must be one for each workload"):
+        read_tables({**table_of(SPACE).to_json(), "workload": str(SEVERAL)}, SPACE)
+
+
+def test_what_counts_is_the_phase() -> None:
+    spent = Spent(10.0, 2.0)
+
+    assert spent.workload(Workload(1, 8, 5, Phase.PREFILL)) == 10.0
+    assert spent.workload(Workload(1, 8, 5, Phase.DECODE)) == 2.0
 
 
 # Savings as they are measured: dense saves nothing.
@@ -301,9 +353,9 @@ def test_a_table_is_refused_by_a_space_that_lacks_its_choices(depth: bool) -> No
     part = make_space(4, 2, 256, depth=depth, width=not depth, ffn_step=64)
 
     with pytest.raises(SpecError, match="of another space"):
-        read_table(table_of(SPACE).to_json(), part)
+        read_tables(table_of(SPACE).to_json(), part)
 
 
 def test_a_table_without_samples_is_refused() -> None:
     with pytest.raises(SpecError, match="samples"):
-        read_table({**table_of(SPACE).to_json(), "samples": []}, SPACE)
+        read_tables(changed({"samples": []}), SPACE)

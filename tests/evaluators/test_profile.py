@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from autocompress.evaluators.latency_model import LatencyTable, fit, read_table
+from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, fit, read_tables
 from autocompress.evaluators.latency_rows import Spent, changed_group
 from autocompress.evaluators.profile import Ratios, measure_profile, measure_samples
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import GGUF_TYPES
-from autocompress.spec import Workload
 from autocompress.trial import Genotype
+from autocompress.workload import Mix, Workload
 
 GROUPS = {
     SiteKind.ATTENTION: (
@@ -86,7 +86,8 @@ def table_on(space: SearchSpace, runs_settings: bool) -> LatencyTable:
 @pytest.mark.parametrize(("space", "runs_settings"), [(STORED, True), (SHAPES, False)])
 def test_an_additive_machine_is_predicted_exactly(space: SearchSpace, runs_settings: bool) -> None:
     table = table_on(space, runs_settings)
-    check, cost = table.check(space), table.cost(space)
+    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table,))
+    check, cost = tables.check(space), tables.cost(space)
 
     assert table.scales == pytest.approx((1.0, 1.0, 1.0))
     assert check.mape == pytest.approx(0.0, abs=1e-9)
@@ -130,6 +131,6 @@ def test_without_kernels_settings_are_not_timed() -> None:
 
 
 def test_json_gives_settings_back() -> None:
-    table = table_on(STORED, True)
+    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(STORED, True),))
 
-    assert read_table(table.to_json(), STORED) == table
+    assert read_tables(tables.to_json(), STORED) == tables

@@ -11,7 +11,7 @@ from autocompress.errors import ModelError, SpecError
 from autocompress.export.evaluation import Evaluation, to_text
 from autocompress.export.gguf_file import write_gguf
 from autocompress.pipeline.evaluating import Asked, evaluate
-from autocompress.spec import Workload
+from autocompress.workload import Mix
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import TinyModels
 
@@ -32,7 +32,7 @@ def asked(path: Path, against: Path | None, calibration: Path) -> Asked:
         sequences=6,
         context=16,
         teacher_tokens=512,
-        workload=Workload(1, 8, 4),
+        workload=Mix.parse("1x8+4"),
         device="cpu",
         dtype="auto",
         seed=0,
@@ -87,7 +87,7 @@ def test_it_can_be_written_and_told(judged: Evaluation) -> None:
 def test_a_model_alone_is_judged_without_a_comparison(
     halved: Path, calibration: Path, judged: Evaluation
 ) -> None:
-    one_token = Workload(1, 8, 1)
+    one_token = Mix.parse("1x8+1")
     alone = evaluate(
         dataclasses.replace(asked(halved, None, calibration), workload=one_token), Silent()
     )

@@ -9,7 +9,7 @@ import pytest
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup
-from autocompress.spec import Workload
+from autocompress.workload import Mix, Workload
 
 
 class Stopwatch:
@@ -39,7 +39,7 @@ class Stopwatch:
 
 
 def measured(engine: Stopwatch, target: float | None) -> tuple[float, tuple[float, float]]:
-    found = measure_speedup(engine, Path("a"), Path("b"), Workload(), 0, target)
+    found = measure_speedup(engine, Path("a"), Path("b"), Mix(), 0, target)
     return found.median, found.interval
 
 
@@ -62,3 +62,29 @@ def test_a_target_inside_the_interval_takes_more_repeats() -> None:
     measured(engine, (once + median) / 2)
 
     assert 1 < engine.calls <= MOST_REPEATS // REPEATS
+
+
+class Phases:
+    """An engine whose second checkpoint is three times as fast in one phase alone."""
+
+    name, version, threads = "phases", "1", 1
+
+    def latency(
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
+    ) -> list[Latency]:
+        slow, fast = (30.0,) * repeats, (10.0,) * repeats
+        return [Latency(slow, slow, slow, 1), Latency(slow, fast, slow, 1)]
+
+
+@pytest.mark.parametrize(
+    ("mix", "speedup"),
+    [("decode", 3.0), ("prefill", 1.0), ("1x8+8", 1.0), ("1*decode,1*prefill", 60 / 40)],
+)
+def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> None:
+    found = measure_speedup(Phases(), Path("a"), Path("b"), Mix.parse(mix), 0)
+
+    assert found.median == pytest.approx(speedup)

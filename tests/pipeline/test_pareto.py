@@ -17,10 +17,11 @@ from autocompress.pipeline.shapes import space_of, to_document
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.making import ModelShape, make_space
 from autocompress.spaces.pareto import dominates
-from autocompress.spec import SearchSpec, Workload, from_mapping
+from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Record, StudyState
 from autocompress.store.study_store import SqlStudyStore, create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
+from autocompress.workload import Mix
 from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS, make_config
 
 SPACE = make_space(LAYERS, KV_GROUPS, FFN_COLUMNS, depth=True, width=True)
@@ -65,7 +66,7 @@ DENSE = DenseSize(parameters=100_000, bytes=400_000, number_bits=32, linear_weig
 @pytest.fixture
 def study(storage: str, tiny_table: Path, shape: ModelShape) -> Iterator[SqlStudyStore]:
     """Return a running study that has its latency table and no measurement."""
-    spec = SearchSpec("gone/model", 2.0, workload=Workload(1, 8, 4))
+    spec = SearchSpec("gone/model", 2.0, workload=Mix.parse("1x8+4"))
     store = create_study(storage, "mine", spec.to_json())
     store.save_document("shape", to_document(shape))
     store.save_document("dense", DENSE.to_document())
