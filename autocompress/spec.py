@@ -71,7 +71,8 @@ class SearchSpec:
     both sides of the only one of `sparsities`. `group_size` columns share a scale, None picks it,
     0 takes whole rows. Layers that engines fuse share a setting unless `per_linear`. A `pruner`
     may be a formula of weights `W` and inputs `X`. A layer is calibrated with those before it
-    stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
+    stored as `upstream` says: `dense`, or one of `bits` or `sparsities`. Latency tables that the
+    store holds of the same machine and workload are measured again if `fresh_profile`.
     """
 
     model: str
@@ -97,6 +98,7 @@ class SearchSpec:
     dtype: str = "auto"
     calibration: str | None = None
     latency_table: str | None = None
+    fresh_profile: bool = False
     quality_floor: float = 1.3
     strategy: str = "evolve"
     budget_seconds: float | None = None
@@ -361,6 +363,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "dtype": values_of.one_of(DTYPES),
     "calibration": values_of.text,
     "latency_table": values_of.text,
+    "fresh_profile": values_of.flag,
     "quality_floor": values_of.number(1, 1e9),
     "strategy": values_of.one_of(STRATEGIES),
     "budget_seconds": values_of.seconds,

@@ -9,6 +9,7 @@ profile's held-out third gives its error. Nothing else may run meanwhile.
 import argparse
 import json
 import statistics
+import tempfile
 from pathlib import Path
 
 from autocompress.evaluators.latency_model import LatencyTables
@@ -31,7 +32,8 @@ class Quiet:
 
 def one(seed: int) -> tuple[LatencyTables, dict[str, object]]:
     spec = from_mapping({"model": str(MODEL), "target_speedup": 2, "seed": seed})
-    prepared, table = profile(spec, Quiet())
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, table = profile(spec, f"sqlite:///{folder}/profiles.db", Quiet())
     check = table.check(prepared.space)
     return table, {
         "seed": seed,

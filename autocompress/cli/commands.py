@@ -93,7 +93,7 @@ def _profile(parsed: argparse.Namespace) -> None:
     from autocompress.pipeline import study as studies
 
     observer = make_observer(parsed.json)
-    prepared, tables = studies.profile(spec, observer)
+    prepared, tables = studies.profile(spec, parsed.storage, observer)
     observer.end()
     text = json.dumps(tables.to_json(), indent=2, allow_nan=False)
     if parsed.output is not None:

@@ -102,6 +102,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
 
     profile = commands.add_parser("profile", help="measure what each choice costs on this machine")
     _add_spec_flags(profile)
+    _add_storage(profile)
     profile.add_argument("--output", type=Path, help="file to write the latency table to, as JSON")
     profile.add_argument("--figure", type=Path, help="file to draw the latency table into, as PNG")
     _add_json(profile)
@@ -215,6 +216,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", help=f"what runs the model: {', '.join(ENGINES)}")
     parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
+    parser.add_argument(
+        "--fresh-profile",
+        action="store_true",
+        help="measure the latency table anew, even where the store holds one of this machine",
+    )
     parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
     parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")
     parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
@@ -322,7 +328,7 @@ def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSp
         values |= read_yaml(path)
     flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
     flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
-    for switch in ("trust_remote_code", "symmetric", "per_linear"):
+    for switch in ("trust_remote_code", "symmetric", "per_linear", "fresh_profile"):
         if getattr(parsed, switch):
             flags[switch] = True
     return from_mapping(values | {name: v for name, v in flags.items() if v is not None})

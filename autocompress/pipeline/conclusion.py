@@ -82,9 +82,14 @@ def make_report(
     standings: Standings,
     verified: Verified,
     driver: SearchDriver,
+    profiled_at: str | None,
     seconds: float,
 ) -> words.Report:
-    """Put everything that was found into the report."""
+    """Put everything that was found into the report.
+
+    Args:
+        profiled_at: When the latency tables were measured, if another study did.
+    """
     spec, space = prepared.spec, prepared.space
     cost = None if table is None else table.cost(space)
     check = None if table is None else table.check(space)
@@ -174,7 +179,7 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, table, found),
+        warnings=_warnings(prepared, table, found, profiled_at),
     )
 
 
@@ -268,8 +273,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def _warnings(prepared: Prepared, table: LatencyTables | None, found: Found) -> tuple[str, ...]:
+def _warnings(
+    prepared: Prepared, table: LatencyTables | None, found: Found, profiled_at: str | None
+) -> tuple[str, ...]:
     warnings = []
+    if profiled_at is not None:
+        warnings.append(
+            f"The latency table is one that this machine was measured at {profiled_at} for: "
+            "--fresh-profile measures it again."
+        )
     if prepared.imported is not None and table is not None:
         warnings.append(
             f"The latency table was imported (measured on {table.first.hardware}): the search "

@@ -50,6 +50,10 @@ class Deployment(Protocol):
     def dense(self) -> Path:
         """What the engine opens of the untouched model."""
 
+    @property
+    def engine_version(self) -> str:
+        """The version of what runs them."""
+
     def size(self) -> DenseSize:
         """Return how large the untouched model is, as the engine's files hold it."""
 

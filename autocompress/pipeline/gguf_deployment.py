@@ -63,6 +63,11 @@ class GgufDeployment:
         (found,) = LlamaCppEngine().latency([self.dense], workload, THREAD_REPEATS)
         return found.threads
 
+    @property
+    def engine_version(self) -> str:
+        """The version of the package that brings llama.cpp."""
+        return LlamaCppEngine().version
+
     def size(self) -> DenseSize:
         """Return the size of the dense file's tensors."""
         stored, space = read_gguf(self.dense), self._prepared.space

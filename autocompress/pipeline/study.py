@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from autocompress.errors import AutocompressError, ExportError, UnreachableTarget
-from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.export.checkpoint import Artifact, layer_choices
 from autocompress.export.render import write_report
 from autocompress.export.report import Report
@@ -26,6 +26,7 @@ from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import MeasuredSpeedup, measure_speedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.profiling import Profiles, measured_before
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, search
@@ -61,7 +62,7 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store):
         try:
-            return _run(prepared, study, store, inherited, output, observer)
+            return _run(prepared, study, storage, store, inherited, output, observer)
         except UnreachableTarget:
             store.discard()
             raise
@@ -83,7 +84,7 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
         inherited = inherit(storage, prepared.spec)
         store.finish(StudyState.RUNNING, None)
         try:
-            return _run(prepared, study, store, inherited, output, observer)
+            return _run(prepared, study, storage, store, inherited, output, observer)
         except AutocompressError:
             store.finish(StudyState.FAILED, None)
             raise
@@ -113,8 +114,8 @@ def refine(
     return start(spec, storage, study, output, observer)
 
 
-def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTables]:
-    """Measure the latency table of a model on this machine, outside any study."""
+def profile(spec: SearchSpec, storage: str, observer: Observer) -> tuple[Prepared, LatencyTables]:
+    """Measure the latency tables of a model on this machine, for all studies of a database."""
     check_kernels(spec)
     prepared = prepare(spec)
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
@@ -122,7 +123,7 @@ def profile(spec: SearchSpec, observer: Observer) -> tuple[Prepared, LatencyTabl
         _build(prepared, pool, observer)
     with tempfile.TemporaryDirectory() as scratch:
         deployment = _deployment(prepared, plan, Path(scratch))
-        return prepared, deployment.measure_tables(observer)
+        return prepared, Profiles(storage).measure(prepared, deployment, observer)
 
 
 def check_output(output: Path) -> None:
@@ -146,6 +147,7 @@ def _nearest_existing(path: Path) -> Path:
 def _run(
     prepared: Prepared,
     study: str,
+    storage: str,
     store: StudyStore,
     inherited: Inherited,
     output: Path,
@@ -153,6 +155,7 @@ def _run(
 ) -> Report:
     started = time.monotonic()
     spec = prepared.spec
+    profiles = Profiles(storage, spec.fresh_profile)
     observer.tell("study", {"study": study, "model": spec.model})
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
@@ -164,7 +167,7 @@ def _run(
         limits = stored_limits(spec, prepared.space, dense)
         table, timed = None, None
         if spec.target_speedup is not None:
-            table = _table(prepared, deployment, store, inherited, observer)
+            table = profiles.tables(prepared, deployment, store, inherited.latency, observer)
             timed = _timed(table, prepared.space, spec.target_speedup, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec.space)
         engine = deployment.engine(table)
@@ -193,6 +196,7 @@ def _run(
             standings,
             verified,
             driver,
+            measured_before(store),
             time.monotonic() - started,
         )
         _publish(prepared, study, found, verified.artifact, report, output)
@@ -274,25 +278,6 @@ def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deploym
     )
     kind = GgufDeployment if spec.engine == "llama.cpp" else TorchDeployment
     return kind(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
-
-
-def _table(
-    prepared: Prepared,
-    deployment: Deployment,
-    store: StudyStore,
-    inherited: Inherited,
-    observer: Observer,
-) -> LatencyTables:
-    """Return the study's table: recorded, its parent's, imported, or measured now; record it."""
-    recorded = store.document("latency") or inherited.latency
-    if recorded is not None:
-        store.save_document("latency", recorded)
-        return read_tables(recorded, prepared.space)
-    table = prepared.imported
-    if table is None:
-        table = deployment.measure_tables(observer)
-    store.save_document("latency", table.to_json())
-    return table
 
 
 def _publish(

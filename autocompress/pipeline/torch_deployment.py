@@ -42,6 +42,11 @@ class TorchDeployment:
         """The untouched checkpoint's folder."""
         return self._prepared.folder
 
+    @property
+    def engine_version(self) -> str:
+        """The version of torch."""
+        return torch.__version__
+
     def size(self) -> DenseSize:
         """Return the size of the untouched model; leaves it dense."""
         return measure_dense(self.shaped)

@@ -4,7 +4,7 @@ import contextlib
 import io
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -23,6 +24,11 @@ LOCK_SECONDS = 30.0
 # Any number will do, as long as it is the same for all who migrate one PostgreSQL database.
 MIGRATION_LOCK = 0x61635F
 SQLITE_HEADER_BYTES = 100
+# SQLAlchemy spells "insert unless it is there" anew for each database.
+INSERTS: dict[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
 FORMS = "sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
 
 

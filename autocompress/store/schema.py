@@ -82,3 +82,15 @@ event = sa.Table(
     sa.Column("payload", JSON, nullable=False),
     sa.UniqueConstraint("study_id", "position"),
 )
+
+profile = sa.Table(
+    "ac_profile",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    # A digest of `about`, which says what the times depend on.
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("about", JSON, nullable=False),
+    sa.Column("measured_at", sa.String, nullable=False),
+    sa.Column("payload", JSON, nullable=False),
+    sa.UniqueConstraint("key"),
+)

@@ -2,24 +2,24 @@
 
 import contextlib
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from autocompress.errors import StoreError
 from autocompress.store import schema
 from autocompress.store.base import Event, Json, Record, StudyRow, StudyState
-from autocompress.store.database import masked, open_database, reading, sqlite_file, writing
+from autocompress.store.database import (
+    INSERTS,
+    masked,
+    open_database,
+    reading,
+    sqlite_file,
+    writing,
+)
 from autocompress.store.plain_json import plain
 from autocompress.store.rows import from_record, now, study_query, to_record, to_study, trial_key
 from autocompress.trial import Fidelity, Genotype
-
-# SQLAlchemy spells "insert unless it is there" anew for each database.
-_INSERTS: dict[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
 
 
 class SqlStudyStore:
@@ -46,7 +46,7 @@ class SqlStudyStore:
         """
         if not records:
             return
-        insert = _INSERTS[self._engine.dialect.name]
+        insert = INSERTS[self._engine.dialect.name]
         table = schema.measurement
         add_trial = insert(schema.trial).on_conflict_do_nothing()
         trial_id = (
@@ -90,7 +90,7 @@ class SqlStudyStore:
 
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
         """Keep a named JSON document, replacing an earlier one."""
-        add = _INSERTS[self._engine.dialect.name](schema.document)
+        add = INSERTS[self._engine.dialect.name](schema.document)
         add = add.on_conflict_do_update(
             index_elements=["study_id", "name"], set_={"payload": add.excluded.payload}
         )
@@ -184,7 +184,7 @@ def create_study(url: str, name: str, spec: Mapping[str, Json]) -> SqlStudyStore
     with contextlib.ExitStack() as undo:
         engine = open_database(url)
         undo.callback(engine.dispose)
-        add = _INSERTS[engine.dialect.name](schema.study).values(values).on_conflict_do_nothing()
+        add = INSERTS[engine.dialect.name](schema.study).values(values).on_conflict_do_nothing()
         with writing(engine) as connection:
             study_id = connection.execute(add.returning(schema.study.c.id)).scalar_one_or_none()
         if study_id is None:

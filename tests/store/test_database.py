@@ -45,6 +45,7 @@ def test_the_tables_of_others_are_left_alone(url: str) -> None:
         "ac_document",
         "ac_event",
         "ac_measurement",
+        "ac_profile",
         "ac_study",
         "ac_trial",
         "alembic_version",

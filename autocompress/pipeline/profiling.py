@@ -1,0 +1,96 @@
+"""Where a search has its latency tables from: its own store, another study, or the machine."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.operators.database import address
+from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared
+from autocompress.store.base import Event, Json, StudyStore
+from autocompress.store.profiles import find_profile, save_profile
+
+REUSED = "profile reused"
+"""The kind of event that tells when reused tables were measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """The latency tables that a database keeps for all of its studies.
+
+    Args:
+        storage: The database.
+        is_fresh: Measure anew what is there.
+    """
+
+    storage: str
+    is_fresh: bool = False
+
+    def measure(
+        self, prepared: Prepared, deployment: Deployment, observer: Observer
+    ) -> LatencyTables:
+        """Measure tables and keep them."""
+        tables = deployment.measure_tables(observer)
+        save_profile(self.storage, about(prepared, deployment), tables.to_json())
+        return tables
+
+    def tables(
+        self,
+        prepared: Prepared,
+        deployment: Deployment,
+        store: StudyStore,
+        inherited: Mapping[str, Json] | None,
+        observer: Observer,
+    ) -> LatencyTables:
+        """Return a study's tables, and record them with it.
+
+        The first of: recorded, its parent's, imported, measured before of the same engine,
+        version, hardware, workload, model and choices, or measured now.
+
+        Args:
+            inherited: The parent's, as stored.
+        """
+        recorded = store.document("latency") or inherited
+        if recorded is not None:
+            store.save_document("latency", recorded)
+            return read_tables(recorded, prepared.space)
+        known = None
+        if prepared.imported is None and not self.is_fresh:
+            known = find_profile(self.storage, about(prepared, deployment))
+        if prepared.imported is not None:
+            tables = prepared.imported
+        elif known is not None:
+            tables = read_tables(known.payload, prepared.space)
+            store.add_event(Event(REUSED, {"measured_at": known.measured_at}))
+        else:
+            tables = self.measure(prepared, deployment, observer)
+        store.save_document("latency", tables.to_json())
+        return tables
+
+
+def measured_before(store: StudyStore) -> str | None:
+    """Return when reused tables were measured; None if the study measured its own."""
+    found = (event.payload["measured_at"] for event in store.events() if event.kind == REUSED)
+    return next((str(when) for when in found), None)
+
+
+def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
+    """Return all that a profile depends on; where any of it changes, it is measured anew."""
+    shapes = {
+        f"{site.kind} {entry.choice.kept}/{entry.choice.total} "
+        f"{' '.join(map(str, entry.choice.weights))}"
+        for site, menu in zip(prepared.space.sites, prepared.space.menus, strict=True)
+        for entry in menu
+    }
+    return {
+        "engine": prepared.spec.engine,
+        "engine_version": deployment.engine_version,
+        "hardware": hardware(prepared.device, os.cpu_count() or 1),
+        "dtype": str(deployment.shaped.model.dtype),
+        "workload": str(prepared.spec.workload),
+        "model": repr(prepared.architecture),
+        "choices": address(*sorted(shapes)),
+    }

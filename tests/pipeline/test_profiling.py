@@ -1,0 +1,138 @@
+"""A study takes the latency tables that there are, and measures only what there is not."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.profiling import Profiles, about, measured_before
+from autocompress.spec import from_mapping
+from autocompress.store.study_store import SqlStudyStore, create_study
+from tests.tiny_models import TinyModels
+
+
+class Counting:
+    """A deployment that hands out tables and counts how often."""
+
+    engine_version = "1"
+    shaped = cast("ShapedModel", SimpleNamespace(model=SimpleNamespace(dtype="float32")))
+
+    def __init__(self, tables: LatencyTables) -> None:
+        self.measured = 0
+        self._tables = tables
+
+    def measure_tables(self, observer: Observer) -> LatencyTables:
+        self.measured += 1
+        return self._tables
+
+
+class Rig:
+    """Studies of one database."""
+
+    def __init__(self, prepared: Prepared, tables: LatencyTables, folder: Path) -> None:
+        self.prepared = prepared
+        self.deployment = Counting(tables)
+        self.storage = f"sqlite:///{folder}/studies.db"
+        self._studies: list[SqlStudyStore] = []
+
+    def study(self) -> SqlStudyStore:
+        self._studies.append(create_study(self.storage, str(len(self._studies)), {}))
+        return self._studies[-1]
+
+    def tables(self, study: SqlStudyStore, *, is_fresh: bool = False) -> LatencyTables:
+        return Profiles(self.storage, is_fresh).tables(
+            self.prepared,
+            cast("Deployment", self.deployment),
+            study,
+            None,
+            cast("Observer", None),
+        )
+
+    def close(self) -> None:
+        for study in self._studies:
+            study.close()
+
+
+@pytest.fixture
+def rig(
+    tiny_models: TinyModels, tiny_table: Path, calibration: Path, tmp_path: Path
+) -> Iterator[Rig]:
+    values = {
+        "model": str(tiny_models.folder()),
+        "target_speedup": 1.5,
+        "workload": "1x8+4",
+        "calibration": str(calibration),
+        "context": 16,
+    }
+    prepared = prepare(from_mapping(values))
+    tables = read_tables(json.loads(tiny_table.read_text("utf-8")), prepared.space)
+    found = Rig(prepared, tables, tmp_path)
+    yield found
+    found.close()
+
+
+def test_what_was_measured_once_is_used_again(rig: Rig) -> None:
+    first, second = rig.study(), rig.study()
+
+    assert rig.tables(first) == rig.tables(second)
+    assert rig.deployment.measured == 1
+    assert measured_before(first) is None
+    assert (measured_before(second) or "").startswith("20")
+
+
+def test_a_study_keeps_the_tables_that_it_began_with(rig: Rig) -> None:
+    study = rig.study()
+    before = rig.tables(study)
+    rig.deployment = Counting(dataclasses.replace(before, tables=()))
+
+    assert rig.tables(study, is_fresh=True) == before
+    assert rig.deployment.measured == 0
+
+
+def test_fresh_ones_are_measured_and_kept(rig: Rig) -> None:
+    rig.tables(rig.study())
+    rig.tables(rig.study(), is_fresh=True)
+    last = rig.study()
+    rig.tables(last)
+
+    assert rig.deployment.measured == 2
+    assert measured_before(last) is not None
+
+
+@pytest.mark.parametrize(
+    "change", [{"workload": "1x8+8"}, {"space": "depth"}, {"model": "other family"}]
+)
+def test_what_changes_is_measured_anew(
+    rig: Rig, tiny_models: TinyModels, change: dict[str, object]
+) -> None:
+    deployment = cast("Deployment", rig.deployment)
+    before = about(rig.prepared, deployment)
+    if "model" in change:
+        change = {"model": str(tiny_models.folder("qwen2"))}
+
+    after = about(prepare(from_mapping(rig.prepared.spec.to_json() | change)), deployment)
+
+    assert before != after
+    rig.deployment.engine_version = "2"
+    assert about(rig.prepared, deployment) != before
+
+
+def test_imported_tables_are_not_kept(rig: Rig, tiny_table: Path) -> None:
+    spec = rig.prepared.spec.to_json() | {"latency_table": str(tiny_table)}
+    imported = prepare(from_mapping(spec))
+    own = rig.prepared
+    rig.prepared = imported
+    rig.tables(rig.study())
+    rig.prepared = own
+    rig.tables(rig.study())
+
+    assert rig.deployment.measured == 1
