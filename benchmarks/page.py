@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import (
     contest_page,
     depth_ways_page,
+    gguf_page,
     joint_page,
     memory_page,
     operators_page,
@@ -146,6 +147,8 @@ def main() -> None:
             parts.append(depth_ways_page.section(read("depth-ways.json")))
     if (RESULTS / "joint.json").is_file() and joint_page.complete_rows(read("joint.json")):
         parts.append(joint_page.section(read("joint.json")))
+    if (RESULTS / "gguf.json").is_file():
+        parts.append(gguf_page.section(read("gguf.json")))
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():

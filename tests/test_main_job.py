@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
+from autocompress.export.gguf_file import read_gguf
 from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
+from tests.gguf_files import need_llama_cpp
+from tests.tiny_models import make_config, write_model
 
 # Whole searches: on a busy machine each may take minutes.
 pytestmark = pytest.mark.timeout(600)
@@ -445,3 +448,42 @@ def test_a_killed_search_over_bits_ends_with_the_same_winner(
 
     assert own.winner("cut") == own.winner("whole")
     assert own.shards("cut") == own.shards("whole")
+
+
+@pytest.mark.slow
+def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
+    calibration: Path, tmp_path: Path
+) -> None:
+    need_llama_cpp()
+    config = make_config()
+    config.intermediate_size = 64  # whole blocks of 32
+    write_model(tmp_path / "tiny", config)
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "tiny"),
+            "--engine=llama.cpp",
+            "--target-bytes=60%",
+            "--workload=1x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "gguf")
+
+    report = json.loads((tmp_path / "gguf" / "report.json").read_text("utf-8"))
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["gate"]["engine"] == "llama.cpp"
+    assert report["gate"]["perplexity"] == pytest.approx(report["loss"]["perplexity"], rel=0.01)
+    assert report["checkpoint"] == "model/tiny.gguf"
+    assert "--engine llama.cpp" in report["command"]
+    stored = read_gguf(tmp_path / "gguf" / report["checkpoint"])
+    assert stored.bytes == report["bytes"]["compressed"] <= 0.6 * report["bytes"]["dense"]
+    recipe = yaml.safe_load((tmp_path / "gguf" / "recipe.yaml").read_text("utf-8"))
+    said = [" ".join(layer.values()) for layer in recipe["layers"].values()]
+    types = {name for layer in said for name in layer.split()}
+    assert types <= {"q8_0", "q5_0", "q4_0", "dense"}

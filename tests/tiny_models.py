@@ -62,7 +62,8 @@ class TinyModels:
         name = f"{family}-{tied}-{str(dtype).removeprefix('torch.')}-{shard_size}"
         if name not in self.written:
             self.written[name] = self.root / name
-            write_model(self.root / name, family, tied, dtype, shard_size)
+            config = make_config(family, tied)
+            write_model(self.root / name, config, dtype, shard_size)
         return self.written[name]
 
     def load(
@@ -73,10 +74,13 @@ class TinyModels:
 
 
 def write_model(
-    folder: Path, family: str, tied: bool, dtype: torch.dtype, shard_size: str
+    folder: Path,
+    config: PreTrainedConfig,
+    dtype: torch.dtype = torch.float32,
+    shard_size: str = "1GB",
 ) -> None:
     """Write a model whose every tensor, biases and norms too, is random."""
-    model = AutoModelForCausalLM.from_config(make_config(family, tied))
+    model = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in model.named_parameters():

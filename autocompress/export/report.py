@@ -238,7 +238,7 @@ class Report:
         also: Further targets; `met` speaks of all of them.
         gate: None if the checkpoint was not opened by an engine.
         needs_remote_code: Whether the checkpoint brings a modeling file of its own.
-        checkpoint: The checkpoint's folder, relative to the report's.
+        checkpoint: The checkpoint's folder, or its GGUF file, relative to the report's folder.
     """
 
     study: str

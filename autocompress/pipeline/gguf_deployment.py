@@ -12,6 +12,7 @@ from autocompress.errors import GateError
 from autocompress.evaluators.file_stopwatch import FileStopwatch
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
+from autocompress.evaluators.subprocess_call import nobody
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export import gguf_gate
 from autocompress.export.checkpoint import Artifact
@@ -130,7 +131,7 @@ class GgufDeployment:
         spec, rows = self._prepared.spec, self._prepared.sequences[Split.REPORT]
         some: np.ndarray = rows[draw_order(len(rows), Split.REPORT, 0, spec.seed)[:n]]
         how = Reading(str(self._prepared.device), spec.dtype, spec.teacher_tokens, False)
-        return measure_checkpoint(artifact.path, None, some, how, lambda _done, _total: None)[0]
+        return measure_checkpoint(artifact.path, None, some, how, nobody)[0]
 
     def _write(self, choices: Sequence[Choice], file: Path) -> None:
         packed = packed_layers(self._prepared.space, choices, self._levels)

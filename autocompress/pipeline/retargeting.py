@@ -119,7 +119,7 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
     limits: tuple[Limit, ...] = ()
     if spec.target_speedup is not None and cost is not None:
         fastest = cost.dense / least_left(cost)
-        limits = (time_limit(cost, spec.target_speedup, fastest, spec.space),)
+        limits = (time_limit(cost, spec.target_speedup, fastest, spec),)
     limits += stored_limits(spec, space, dense)
     task = Task(Constraint(space, limits), spec.seed, spec.context, 10**9)
     found = retarget(task, Memo.of(known.records), SINGLE_SEQUENCES)

@@ -82,7 +82,7 @@ def search(
         phase = len(attempts)
         of_time: tuple[Limit, ...] = ()
         if timed is not None:
-            of_time = (time_limit(timed.cost, aim, timed.fastest, spec.space),)
+            of_time = (time_limit(timed.cost, aim, timed.fastest, spec),)
         task = Task(
             Constraint(prepared.space, (*of_time, *limits)),
             spec.seed,

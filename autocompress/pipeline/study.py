@@ -169,7 +169,7 @@ def _run(
         if spec.target_speedup is not None:
             table = profiles.tables(prepared, deployment, store, inherited.latency, observer)
             timed = _timed(table, prepared.space, spec.target_speedup, observer)
-            time_limit(timed.cost, timed.target, timed.fastest, spec.space)
+            time_limit(timed.cost, timed.target, timed.fastest, spec)
         engine = deployment.engine(table)
 
         def measure(genotype: Genotype) -> MeasuredSpeedup:

@@ -75,7 +75,7 @@ def check_kernels(spec: SearchSpec) -> None:
 
 
 def time_limit(
-    cost: AdditiveCost, target_speedup: float, fastest: float, space_names: tuple[str, ...]
+    cost: AdditiveCost, target_speedup: float, fastest: float, spec: SearchSpec
 ) -> Limit:
     """Return the limit on milliseconds that a speedup sets.
 
@@ -83,7 +83,8 @@ def time_limit(
         UnreachableTarget: If no candidate of the space is that fast.
     """
     if target_speedup > fastest:
-        spaces = [name for name in ("depth", "width") if name not in space_names]
+        known = ("depth", "width") if spec.engine == "torch" else ()
+        spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
         raise UnreachableTarget(
             f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
