@@ -46,7 +46,13 @@ BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
-TARGETS: Final = ("target_speedup", "target_bytes", "target_bits", "target_params")
+TARGETS: Final = (
+    "target_speedup",
+    "target_latency",
+    "target_bytes",
+    "target_bits",
+    "target_params",
+)
 TARGET_FLAGS: Final = tuple(f"--{name.replace('_', '-')}" for name in TARGETS)
 
 
@@ -63,9 +69,11 @@ class SearchSpec:
     from measured losses of single changes, or from the weights alone. What the study `parent` has
     measured is not measured again.
 
-    One target or two are given. `target_bytes` and `target_params` count the whole model;
-    `target_bits` is a mean over the dense model's searched linear layers, of codes alone
-    (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model stores.
+    One target or two are given. `target_latency` is the most milliseconds that a mean request of
+    the workload may take, measured on this machine. `target_bytes` and `target_params` count the
+    whole model; `target_bits` is a mean over the dense model's searched linear layers, of codes
+    alone (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model
+    stores.
     `bits` and `sparsities` are what a linear layer may take, as text: `4`, `mxfp4` or `q4_k`,
     `0.5` or `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on
     both sides of the only one of `sparsities`. `group_size` columns share a scale, None picks it,
@@ -77,6 +85,7 @@ class SearchSpec:
 
     model: str
     target_speedup: float | None = None
+    target_latency: float | None = None
     target_bytes: Amount | None = None
     target_bits: float | None = None
     target_params: Amount | None = None
@@ -122,6 +131,11 @@ class SearchSpec:
         found = {name: value for name, value in given.items() if value is not None}
         return found | {"counted_bits": self.counted_bits}
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether a target is told by the clock."""
+        return self.target_speedup is not None or self.target_latency is not None
+
     def to_json(self) -> dict[str, bool | int | float | str | list[str] | None]:
         """Return the form kept in the store; `from_mapping` reads it back."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -155,6 +169,8 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append(
             f"target: `targets <= 2` must hold, but got {len(targets)}: {', '.join(targets)}."
         )
+    if {"target_speedup", "target_latency"} <= {*targets}:
+        problems.append("target_latency: give a speedup or a latency, not both.")
     problems += _engine_problems(checked)
     formats = [name for name in _names(checked, "bits") if name in BLOCK_FORMATS]
     if formats and {"bits", "sparsity"} <= set(_names(checked, "space")):
@@ -172,7 +188,8 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append("address: `pool: ray` must hold when an address is given.")
     if checked.get("space", ("auto",)) == ("auto",):
         # What the engine can run and needs no recovery: with torch fewer bits run no faster.
-        is_shaped = "target_speedup" in checked and not _is_llama_cpp(checked)
+        is_timed = {"target_speedup", "target_latency"} & checked.keys()
+        is_shaped = is_timed and not _is_llama_cpp(checked)
         checked["space"] = ("depth", "width") if is_shaped else ("bits",)
     if _is_llama_cpp(checked):
         checked.setdefault("bits", GGUF_TYPES)
@@ -342,6 +359,7 @@ def _device(value: object) -> str:
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "model": values_of.text,
     "target_speedup": values_of.number(1, 1000, suffix="x"),
+    "target_latency": values_of.milliseconds,
     "target_bytes": values_of.amount,
     "target_bits": values_of.number(0, 32),
     "target_params": values_of.amount,

@@ -84,6 +84,14 @@ def seconds(value: object) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def milliseconds(value: object) -> float:
+    """Read a time: a number of milliseconds, or a text such as `20ms`, `1.5s`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", str(value).strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"a time such as 20ms must hold, but got {value!r}")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
 def one_of(names: Sequence[str]) -> Callable[[object], str]:
     """Return what reads one of some names; another is answered with the nearest and the list."""
 

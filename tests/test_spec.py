@@ -118,8 +118,8 @@ def test_what_is_missing_is_named_with_the_way_to_give_it() -> None:
 
     assert str(caught.value) == (
         "model: missing; give MODEL or write it into autocompress.yaml. "
-        "target: missing; give --target-speedup, --target-bytes, --target-bits or "
-        "--target-params, or write one into autocompress.yaml."
+        "target: missing; give --target-speedup, --target-latency, --target-bytes, "
+        "--target-bits or --target-params, or write one into autocompress.yaml."
     )
 
 
@@ -195,6 +195,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
         ("engine", "vllm", "unknown 'vllm'. Known: torch, llama.cpp."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
+        ("target_latency", "5ms", "give a speedup or a latency, not both."),
         ("workload", "1x2", "such as `3*1x128+64,1*decode`, must hold, but got '1x2'."),
         ("workload", "0x2+3", "such as `3*1x128+64,1*decode`, must hold, but got '0x2+3'."),
         ("budget_seconds", "0s", "a duration such as 30m must hold, but got '0s'."),
@@ -367,3 +368,20 @@ def test_a_bad_spec_file_is_refused(tmp_path: Path, content: bytes, reason: str)
 def test_a_missing_spec_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"none\.yaml: No such file or directory\.$"):
         read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("20ms", 20.0), ("1.5s", 1500.0), (7, 7.0), ("0.5", 0.5)]
+)
+def test_a_latency_is_in_milliseconds(text: object, milliseconds: float) -> None:
+    spec = from_mapping({"model": "m", "target_latency": text})
+
+    assert spec.target_latency == milliseconds
+    assert spec.space == ("depth", "width")
+    assert spec.is_timed
+    assert from_mapping(spec.to_json()) == spec
+
+
+def test_a_latency_is_a_time() -> None:
+    with pytest.raises(SpecError, match=r"^target_latency: a time such as 20ms must hold, but "):
+        from_mapping({"model": "m", "target_latency": "soon"})

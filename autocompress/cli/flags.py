@@ -37,6 +37,7 @@ READING_FLAGS = (
 
 SPEC_FLAGS = (
     "target_speedup",
+    "target_latency",
     "target_bytes",
     "target_bits",
     "target_params",
@@ -64,7 +65,7 @@ SPEC_FLAGS = (
     *READING_FLAGS,
 )
 
-AXES = tuple(name.removeprefix("target_") for name in TARGETS)
+AXES = ("speedup", "bytes", "bits", "params")
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -265,6 +266,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-speedup", metavar="2x", help="how much faster than dense")
+    parser.add_argument(
+        "--target-latency",
+        metavar="20ms",
+        help="of a mean request of the workload, on this machine",
+    )
     parser.add_argument(
         "--target-bytes", metavar="4GB", help="of the whole model, or 50%% of dense"
     )

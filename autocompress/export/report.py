@@ -45,12 +45,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """How much faster than dense: what the latency model said, and what the engine did."""
+    """How much faster than dense: what the latency model said, and what the engine did.
+
+    Args:
+        milliseconds: Of a mean request of the workload, measured: dense, compressed.
+        milliseconds_interval: Of the compressed model's.
+    """
 
     predicted: float | None
     predicted_interval: tuple[float, float] | None
     measured: float | None
     measured_interval: tuple[float, float] | None
+    milliseconds: tuple[float, float] | None = None
+    milliseconds_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ def headline(report: Report) -> str:
     if not report.met:
         said.append(f"the target of {target(report)} was missed")
     got = [speed(report), quality]
+    if report.target.kind == "latency":
+        got.insert(0, _taken(report))
     if report.target.kind in ("bytes", "params", "bits"):
         got.insert(0, _size(report))
     if report.verdict is Verdict.UNUSABLE:
@@ -72,6 +74,7 @@ def essentials(report: Report) -> Rows:
         ("Target", f"{target(report)}: {_met(report)}"),
         ("Speedup, measured", measured),
         ("Speedup, predicted", predicted),
+        ("Time of a request", _taken(report)),
         (
             "Perplexity, held out",
             (
@@ -217,6 +220,19 @@ def named_baselines(report: Report) -> list[tuple[str, Baseline]]:
     three = report.baselines
     named = (("additive", three.additive), ("uniform", three.uniform), ("random", three.random))
     return [(name, baseline) for name, baseline in named if baseline is not None]
+
+
+def _taken(report: Report) -> str:
+    """Say how long a request takes."""
+    got = report.speedup
+    if got.milliseconds is None:
+        return "not measured"
+    dense, compressed = got.milliseconds
+    interval = ""
+    if got.milliseconds_interval is not None:
+        low, high = got.milliseconds_interval
+        interval = f" [{low:.4g}, {high:.4g}]"
+    return f"{compressed:.4g} ms{interval}, dense {dense:.4g} ms"
 
 
 def _size(report: Report) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from autocompress.pipeline.latency import MeasuredSpeedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.search.base import Task
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.trial import Trial
@@ -23,16 +23,43 @@ MOST_ATTEMPTS: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A speedup to be met: the latency model's costs, and the fastest that they promise."""
+    """A speedup to be met: the latency model's costs, and the fastest that they promise.
+
+    Args:
+        target: Over the measured dense model; over the predicted one if `is_absolute`, where what
+            is asked is a time.
+    """
 
     cost: AdditiveCost
     target: float
     fastest: float
+    is_absolute: bool = False
 
     @property
     def first_aim(self) -> float:
         """The predicted speedup to ask for before anything is measured."""
         return min(self.target * MARGIN, self.fastest)
+
+    def reached(self, measured: MeasuredSpeedup) -> "Reached":
+        """Return the speedup that a measurement is held against the target with."""
+        if not self.is_absolute:
+            return Reached(measured.median, measured.interval)
+        low, high = measured.compressed_interval
+        dense = self.cost.dense
+        return Reached(dense / measured.milliseconds[1], (dense / high, dense / low))
+
+    def is_open(self, measured: MeasuredSpeedup) -> bool:
+        """Whether the median reaches the target and its interval does not."""
+        reached = self.reached(measured)
+        return reached.interval[0] < self.target <= reached.median
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A measured speedup and its 95 % interval."""
+
+    median: float
+    interval: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +70,19 @@ class Attempt:
         aim: The predicted speedup that its candidates had to reach; 1 where speed is no target.
         task: What its candidates had to meet.
         winner: With its loss on the text that finalists are selected on.
-        speedup: The winner's, measured end to end.
+        reached: What the target is held against.
+        measured: The winner, end to end.
     """
 
     aim: float
     task: Task
     winner: Trial
-    speedup: MeasuredSpeedup
+    reached: Reached
+    measured: MeasuredSpeedup
 
     def clears(self, target: float) -> bool:
         """Whether all of the measured interval is at the target or above."""
-        return self.speedup.interval[0] >= target
+        return self.reached.interval[0] >= target
 
 
 def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
@@ -66,7 +95,7 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     target, last = timed.target, attempts[-1]
     if len(attempts) >= MOST_ATTEMPTS:
         return None
-    if last.clears(target) and last.speedup.median <= CLOSE * target:
+    if last.clears(target) and last.reached.median <= CLOSE * target:
         return None
     missed = [own.aim for own in attempts if not own.clears(target)]
     met = [own.aim for own in attempts if own.clears(target)]
@@ -74,7 +103,7 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     # What would have cleared the target by little, had the measurement been in proportion; by a
     # little more after every miss, or noise could lead from one to the next.
     little = STEP ** max(1, len(missed))
-    wanted = max(last.aim * target / last.speedup.interval[0] * little, least)
+    wanted = max(last.aim * target / last.reached.interval[0] * little, least)
     if not met:
         return None if last.aim >= timed.fastest else min(wanted, timed.fastest)
     known = [own.winner.genotype for own in attempts[:-1]]
@@ -91,4 +120,4 @@ def best_attempt(target: float | None, attempts: Sequence[Attempt]) -> Attempt:
     clear = [own for own in attempts if target is None or own.clears(target)]
     if clear:
         return min(clear, key=lambda own: own.winner.loss)
-    return max(attempts, key=lambda own: own.speedup.interval[0])
+    return max(attempts, key=lambda own: own.reached.interval[0])

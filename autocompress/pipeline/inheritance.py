@@ -77,7 +77,7 @@ def inherit(storage: str, spec: SearchSpec) -> Inherited:
             f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
             f"{', '.join(other)} differ."
         )
-    if spec.target_speedup is not None and known.latency is None:
+    if spec.is_timed and known.latency is None:
         # Without a latency table nothing can be predicted of a speedup.
         return Inherited(known.records)
     found = predict(known, spec.targets)

@@ -2,8 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Sample
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
 from autocompress.pipeline.intervals import median_interval
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
@@ -27,20 +27,6 @@ SAMPLES = 30
 NEAREST = 0.95
 REPEATS = 25
 MOST_REPEATS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredSpeedup:
-    """Dense milliseconds over compressed, of one pair of checkpoints run in turn.
-
-    Args:
-        interval: 95 % bootstrap interval of the median over pairs.
-        milliseconds: Medians of what counts of a mean request: dense, compressed.
-    """
-
-    median: float
-    interval: tuple[float, float]
-    milliseconds: tuple[float, float]
 
 
 def measure_tables(
@@ -118,13 +104,12 @@ def measure_speedup(
     compressed: Path,
     mix: Mix,
     seed: int,
-    target: float | None = None,
+    is_open: Callable[[MeasuredSpeedup], bool] = lambda _: False,
 ) -> MeasuredSpeedup:
     """Time two checkpoints end to end, in turn, in processes of their own.
 
     Args:
-        target: More repeats are added, up to `MOST_REPEATS`, while the median reaches it and its
-            interval does not.
+        is_open: Whether more repeats are wanted; they are added up to `MOST_REPEATS`.
     """
     before, after = np.zeros(0), np.zeros(0)
     while True:
@@ -135,11 +120,12 @@ def measure_speedup(
             second += share * np.asarray(ours.times(workload))
         before, after = np.concatenate([before, first]), np.concatenate([after, second])
         median, interval = median_interval(before / after, seed)
-        is_open = target is not None and interval[0] < target <= median
-        if not is_open or len(before) >= MOST_REPEATS:
-            return MeasuredSpeedup(
-                median, interval, (float(np.median(before)), float(np.median(after)))
-            )
+        taken, taken_interval = median_interval(after, seed)
+        found = MeasuredSpeedup(
+            median, interval, (float(np.median(before)), taken), taken_interval
+        )
+        if len(before) >= MOST_REPEATS or not is_open(found):
+            return found
 
 
 def hardware(device: torch.device, threads: int) -> str:

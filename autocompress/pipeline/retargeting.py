@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from autocompress.export.report import Target
 from autocompress.pipeline.stored_study import StoredStudy, read_stored, table_of
 from autocompress.pipeline.targets import (
+    needed_speedup,
     stored_cost,
     stored_limits,
     targets_of,
@@ -113,13 +114,13 @@ def answer(storage: str, study: str, targets: Mapping[str, object]) -> Retargete
 def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
     """Return what `answer` does, of a study that was read already."""
     spec, space, dense = with_targets(known.spec, targets), known.space, known.dense
-    is_timed = known.latency is not None or spec.target_speedup is not None
-    table = table_of(known) if is_timed else None
+    table = table_of(known) if known.latency is not None or spec.is_timed else None
     cost = None if table is None else table.cost(space)
     limits: tuple[Limit, ...] = ()
-    if spec.target_speedup is not None and cost is not None:
+    needed = None if cost is None else needed_speedup(spec, cost)
+    if needed is not None and cost is not None:
         fastest = cost.dense / least_left(cost)
-        limits = (time_limit(cost, spec.target_speedup, fastest, spec),)
+        limits = (time_limit(cost, needed, fastest, spec),)
     limits += stored_limits(spec, space, dense)
     task = Task(Constraint(space, limits), spec.seed, spec.context, 10**9)
     found = retarget(task, Memo.of(known.records), SINGLE_SEQUENCES)

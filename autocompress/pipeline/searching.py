@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.export.report import Correction, Progress
-from autocompress.pipeline.aiming import Attempt, Timed, best_attempt, next_aim
-from autocompress.pipeline.latency import MeasuredSpeedup
+from autocompress.pipeline.aiming import Attempt, Reached, Timed, best_attempt, next_aim
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import time_limit
@@ -117,24 +117,27 @@ def search(
                 "speedup": speedup.median,
                 "low": speedup.interval[0],
                 "high": speedup.interval[1],
-                "target": spec.target_speedup,
+                "target": None if timed is None else timed.target,
             },
         )
-        attempts.append(Attempt(aim, task, winner, speedup))
+        reached = (
+            Reached(speedup.median, speedup.interval) if timed is None else timed.reached(speedup)
+        )
+        attempts.append(Attempt(aim, task, winner, reached, speedup))
         if timed is None or prepared.imported is not None:
             break
         following = next_aim(timed, attempts)
         is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
         if following is None or (is_spent and attempts[-1].clears(timed.target)):
             break
-        corrections.append(Correction(timed.target, following, speedup.median, speedup.interval))
-        observer.tell("correction", {"measured": speedup.median, "target_used": following})
+        corrections.append(Correction(timed.target, following, reached.median, reached.interval))
+        observer.tell("correction", {"measured": reached.median, "target_used": following})
         # Those found under a tighter constraint are good under a looser one as they are.
         aim, extra = following, tuple(dict.fromkeys(own.winner.genotype for own in attempts))
     best = best_attempt(None if timed is None else timed.target, attempts)
     return Found(
         best.winner.genotype,
-        best.speedup,
+        best.measured,
         best.task,
         tuple(corrections),
         histories[attempts.index(best)],
@@ -256,6 +259,7 @@ def _measured(
                 _number(known["median"]),
                 (_number(known["low"]), _number(known["high"])),
                 (_number(known["dense"]), _number(known["compressed"])),
+                (_number(known["compressed_low"]), _number(known["compressed_high"])),
             )
     speedup = measure(winner)
     store.add_event(
@@ -269,6 +273,8 @@ def _measured(
                 "high": speedup.interval[1],
                 "dense": speedup.milliseconds[0],
                 "compressed": speedup.milliseconds[1],
+                "compressed_low": speedup.compressed_interval[0],
+                "compressed_high": speedup.compressed_interval[1],
             },
         )
     )

@@ -64,9 +64,9 @@ def table_of(known: StoredStudy) -> LatencyTables:
     """
     if known.latency is not None:
         return read_tables(known.latency, known.space)
-    if known.spec.target_speedup is not None:
+    if known.spec.is_timed:
         raise too_early(known.row, "a latency table")
     raise SpecError(
-        f"Study {known.row.name!r} has no latency table, for its target is no speedup: ask for "
+        f"Study {known.row.name!r} has no latency table, for its target is no speed: ask for "
         "bytes, bits or parameters, or let `autocompress retarget` measure one with --refine."
     )

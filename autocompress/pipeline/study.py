@@ -23,7 +23,8 @@ from autocompress.pipeline.conclusion import MODEL, make_report, measure_standin
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
-from autocompress.pipeline.latency import MeasuredSpeedup, measure_speedup
+from autocompress.pipeline.latency import measure_speedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, measured_before
@@ -31,10 +32,9 @@ from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, search
 from autocompress.pipeline.shapes import to_document
-from autocompress.pipeline.targets import check_kernels, stored_limits, time_limit
+from autocompress.pipeline.targets import check_kernels, needed_speedup, stored_limits, time_limit
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.search.driver import SearchDriver
-from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import StudyState, StudyStore
@@ -166,16 +166,17 @@ def _run(
         store.save_document("dense", dense.to_document())
         limits = stored_limits(spec, prepared.space, dense)
         table, timed = None, None
-        if spec.target_speedup is not None:
+        if spec.is_timed:
             table = profiles.tables(prepared, deployment, store, inherited.latency, observer)
-            timed = _timed(table, prepared.space, spec.target_speedup, observer)
+            timed = _timed(table, prepared, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
         engine = deployment.engine(table)
 
         def measure(genotype: Genotype) -> MeasuredSpeedup:
             path = deployment.export(genotype).path
+            is_open = timed.is_open if timed else lambda _: False
             return measure_speedup(
-                engine, deployment.dense, path, spec.workload, spec.seed, spec.target_speedup
+                engine, deployment.dense, path, spec.workload, spec.seed, is_open
             )
 
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
@@ -254,8 +255,9 @@ def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
         observer.advance(done, len(jobs))
 
 
-def _timed(table: LatencyTables, space: SearchSpace, target: float, observer: Observer) -> Timed:
+def _timed(table: LatencyTables, prepared: Prepared, observer: Observer) -> Timed:
     """Return the speedup to be met under a table's costs, and tell how far it can be trusted."""
+    spec, space = prepared.spec, prepared.space
     check, cost = table.check(space), table.cost(space)
     fastest = cost.dense / least_left(cost)
     observer.tell(
@@ -267,7 +269,8 @@ def _timed(table: LatencyTables, space: SearchSpace, target: float, observer: Ob
             "fastest": fastest,
         },
     )
-    return Timed(cost, target, fastest)
+    target = needed_speedup(spec, cost) or 1.0
+    return Timed(cost, target, fastest, spec.target_latency is not None)
 
 
 def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deployment:

@@ -10,6 +10,7 @@ from typing import Final
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.report import Target
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
@@ -64,7 +65,7 @@ def check_kernels(spec: SearchSpec) -> None:
     Raises:
         SpecError: If it has a kernel for nothing in the space.
     """
-    if spec.target_speedup is None or spec.engine != "torch":
+    if not spec.is_timed or spec.engine != "torch":
         return
     if not {"depth", "width"} & {*spec.space}:
         raise SpecError(
@@ -72,6 +73,22 @@ def check_kernels(spec: SearchSpec) -> None:
             f"--space for a speedup, but got {', '.join(spec.space)}; or search bits with "
             "--engine llama.cpp."
         )
+
+
+def needed_speedup(spec: SearchSpec, cost: AdditiveCost) -> float | None:
+    """Return the predicted speedup that meets what is asked of the clock; None if nothing is.
+
+    Raises:
+        SpecError: If the dense model meets it already.
+    """
+    if spec.target_latency is None:
+        return spec.target_speedup
+    if spec.target_latency >= cost.dense:
+        raise SpecError(
+            f"`target_latency < dense` must hold, but got {spec.target_latency:g} ms, and a "
+            f"request takes the dense model {cost.dense:.3g} ms here."
+        )
+    return cost.dense / spec.target_latency
 
 
 def time_limit(
@@ -86,9 +103,16 @@ def time_limit(
         known = ("depth", "width") if spec.engine == "torch" else ()
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
+        if spec.target_latency is None:
+            reached = f"reaches {target_speedup:g}x"
+            best = f"{fastest:.2f}x"
+        else:
+            reached = f"takes {spec.target_latency:g} ms or less"
+            best = f"{cost.dense / fastest:.3g} ms"
+            advice = advice.replace("lower", "raise").replace("Lower", "Raise")
         raise UnreachableTarget(
-            f"No candidate reaches {target_speedup:g}x: the fastest of this space is predicted at "
-            f"{fastest:.2f}x. {advice} the target."
+            f"No candidate {reached}: the fastest of this space is predicted at {best}. {advice} "
+            "the target."
         )
     return Limit(cost, cost.dense / target_speedup)
 
@@ -145,6 +169,8 @@ def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
     found = []
     if spec.target_speedup is not None:
         found.append(Target("speedup", spec.target_speedup))
+    if spec.target_latency is not None:
+        found.append(Target("latency", spec.target_latency))
     if spec.target_bytes is not None:
         found.append(Target("bytes", spec.target_bytes.of(dense.bytes)))
     if spec.target_bits is not None:
@@ -161,16 +187,18 @@ def is_met(
     written: WrittenSize,
     nominal_bits: float,
     dense: DenseSize,
-    speedup: float,
+    measured: MeasuredSpeedup,
 ) -> bool:
     """Whether a target holds of what was written and measured.
 
     Args:
         nominal_bits: Of codes, a searched weight of the dense model.
+        measured: All of its interval must meet what is asked.
     """
     # What is promised in bits is a mean: the last digit of a sum must not decide.
     found = {
-        "speedup": -speedup,
+        "speedup": -measured.interval[0],
+        "latency": measured.compressed_interval[1],
         "bytes": float(written.bytes),
         "bits": {
             "nominal": nominal_bits,

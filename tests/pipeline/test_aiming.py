@@ -12,11 +12,12 @@ from autocompress.pipeline.aiming import (
     MOST_ATTEMPTS,
     STEP,
     Attempt,
+    Reached,
     Timed,
     best_attempt,
     next_aim,
 )
-from autocompress.pipeline.latency import MeasuredSpeedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.search.base import Task
 from autocompress.spaces.cost import AdditiveCost, Constraint
 from autocompress.spaces.making import make_space
@@ -44,7 +45,8 @@ def attempt(
         Genotype((level,)), Fidelity(Split.SELECTION, 0, 0, 1), Measurement((kl,), (kl,), 1)
     )
     interval = (median * (1 - half), median * (1 + half))
-    return Attempt(aim, TASK, winner, MeasuredSpeedup(median, interval, (median, 1.0)))
+    measured = MeasuredSpeedup(median, interval, (median, 1.0), (1.0, 1.0))
+    return Attempt(aim, TASK, winner, Reached(median, interval), measured)
 
 
 def run(search: Timed, bias: float, half: float, seed: int = 0) -> list[Attempt]:
@@ -77,7 +79,7 @@ def test_on_a_quiet_machine_it_ends_near_the_target(target: float, bias: float) 
 
     best = best_attempt(target, attempts)
 
-    assert target <= best.speedup.median <= CLOSE * target
+    assert target <= best.reached.median <= CLOSE * target
 
 
 @given(st.floats(1.5, 3.0), st.floats(0.7, 0.95))
@@ -139,3 +141,17 @@ def test_a_failed_selection_never_wins() -> None:
     whole = attempt(2.1, 2.3)
 
     assert best_attempt(2.0, [broken, whole]) is whole
+
+
+def test_a_time_is_held_against_the_predicted_dense_model() -> None:
+    """Dense was timed slower than predicted: a speedup is met that leaves the time too long."""
+    measured = MeasuredSpeedup(2.2, (2.1, 2.3), (220.0, 100.0), (95.0, 105.0))
+    cost = AdditiveCost(200.0, ())
+
+    relative = Timed(cost, 2.0, 4.0)
+    absolute = Timed(cost, 2.0, 4.0, is_absolute=True)
+
+    assert relative.reached(measured) == Reached(2.2, (2.1, 2.3))
+    assert absolute.reached(measured) == Reached(2.0, (200 / 105, 200 / 95))
+    assert not relative.is_open(measured)
+    assert absolute.is_open(measured)

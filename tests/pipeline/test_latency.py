@@ -9,6 +9,7 @@ import pytest
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.workload import Mix, Workload
 
 
@@ -39,7 +40,10 @@ class Stopwatch:
 
 
 def measured(engine: Stopwatch, target: float | None) -> tuple[float, tuple[float, float]]:
-    found = measure_speedup(engine, Path("a"), Path("b"), Mix(), 0, target)
+    def is_open(found: MeasuredSpeedup) -> bool:
+        return target is not None and found.interval[0] < target <= found.median
+
+    found = measure_speedup(engine, Path("a"), Path("b"), Mix(), 0, is_open)
     return found.median, found.interval
 
 
@@ -88,3 +92,6 @@ def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> N
     found = measure_speedup(Phases(), Path("a"), Path("b"), Mix.parse(mix), 0)
 
     assert found.median == pytest.approx(speedup)
+    assert found.milliseconds[0] == pytest.approx(30.0)
+    assert found.milliseconds[1] == pytest.approx(30.0 / speedup)
+    assert found.compressed_interval == pytest.approx((30.0 / speedup, 30.0 / speedup))

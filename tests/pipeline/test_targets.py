@@ -7,14 +7,18 @@ from autocompress.export.report import Target
 from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.dense import measure_dense
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.shapes import space_of
 from autocompress.pipeline.targets import (
     WrittenSize,
     check_kernels,
     is_met,
+    needed_speedup,
     stored_limits,
     targets_of,
+    time_limit,
 )
+from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.trial import Genotype
 from tests.tiny_models import PlainSlices, TinyModels, make_config
@@ -94,6 +98,8 @@ def test_targets_are_told_in_the_reports_units(tiny_models: TinyModels) -> None:
     [
         (Target("speedup", 1.5), True),
         (Target("speedup", 1.6), False),
+        (Target("latency", 21.0), True),
+        (Target("latency", 20.5), False),
         (Target("bytes", 1000.0), True),
         (Target("bytes", 999.0), False),
         (Target("bits", 3.0), True),
@@ -109,7 +115,31 @@ def test_a_target_is_held_against_what_was_written(
     dense = measure_dense(rig(tiny_models, spec, "llama", tied=False))
     written = WrittenSize(dense.parameters // 2, 1000, 1.0)
 
-    assert is_met(target, spec, written, 3.0 + 1e-12, dense, 1.5) is met
+    measured = MeasuredSpeedup(1.55, (1.5, 1.6), (30.0, 20.0), (19.0, 21.0))
+
+    assert is_met(target, spec, written, 3.0 + 1e-12, dense, measured) is met
+
+
+def test_a_latency_is_met_by_a_speedup() -> None:
+    cost = AdditiveCost(100.0, ())
+
+    assert needed_speedup(spec_of(target_latency="40ms", space="depth"), cost) == 2.5
+    assert needed_speedup(spec_of(target_speedup=3, space="depth"), cost) == 3.0
+    assert needed_speedup(spec_of(target_bits=3), cost) is None
+    with pytest.raises(SpecError, match=r"got 100 ms, and a request takes the dense model 100 ms"):
+        needed_speedup(spec_of(target_latency="0.1s", space="depth"), cost)
+
+
+def test_a_time_out_of_reach_is_told_with_what_can_be_reached() -> None:
+    spec = spec_of(target_latency=20, space="depth")
+
+    with pytest.raises(UnreachableTarget) as caught:
+        time_limit(AdditiveCost(100.0, ()), 5.0, 4.0, spec)
+
+    assert str(caught.value) == (
+        "No candidate takes 20 ms or less: the fastest of this space is predicted at 25 ms. Add "
+        "width to --space or raise the target."
+    )
 
 
 @pytest.mark.parametrize(
