@@ -245,7 +245,9 @@ def _size(report: Report) -> str:
 
 
 def _kl(kl: float, stderr: float | None) -> str:
-    return f"{kl:.4f}" if stderr is None else f"{kl:.4f} ± {1.96 * stderr:.4f}"
+    digits = _digits(kl)
+    told = f"{kl:.{digits}f}"
+    return told if stderr is None else f"{told} ± {1.96 * stderr:.{digits}f}"
 
 
 def _ratio(perplexity: float, dense: float) -> str:
@@ -253,7 +255,13 @@ def _ratio(perplexity: float, dense: float) -> str:
 
 
 def _signed(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+    digits = _digits(max(map(abs, interval)))
+    return f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
+
+
+def _digits(kl: float) -> int:
+    """Return how many digits tell a divergence: bits cost far less of it than drops."""
+    return 4 if kl >= 0.01 or not kl else 6
 
 
 def _predicted(speedup: float | None) -> str:
