@@ -163,5 +163,7 @@ def test_every_name_of_the_table_loads_an_operator() -> None:
 
 
 def test_an_unknown_operator_is_answered_with_the_nearest() -> None:
-    with pytest.raises(SpecError, match=r"'gtpq'; did you mean 'gptq'\? Known: gptq, magnitude,"):
+    with pytest.raises(
+        SpecError, match=r"'gtpq'; did you mean 'gptq'\? Known: ggml, gptq, magnitude,"
+    ):
         load_weight_operator("gtpq")
