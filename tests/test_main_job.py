@@ -293,7 +293,10 @@ def test_profile_writes_a_table_that_a_search_imports(
     table = tmp_path / "table.json"
     common = [str(tiny_llama), "--workload=1x8+4", f"--calibration={calibration}", "--context=16"]
     subprocess.run(
-        [sys.executable, "-m", "autocompress", "profile", *common, f"--output={table}"],
+        [
+            *(sys.executable, "-m", "autocompress", "profile", *common),
+            *(f"--output={table}", f"--storage=sqlite:///{tmp_path}/profiles.db"),
+        ],
         check=True,
         env=os.environ | {"AUTOCOMPRESS_CACHE": str(job.folder / "cache")},
         capture_output=True,
@@ -302,8 +305,9 @@ def test_profile_writes_a_table_that_a_search_imports(
     values = json.loads(table.read_text("utf-8"))
 
     assert values["workload"] == "1x8+4"
-    assert {row["kind"] for row in values["rows"]} == {"attention", "mlp"}
-    assert len(values["samples"]) == SAMPLES
+    (own,) = values["tables"]
+    assert {row["kind"] for row in own["rows"]} == {"attention", "mlp"}
+    assert len(own["samples"]) == SAMPLES
 
 
 @pytest.mark.slow
