@@ -131,7 +131,7 @@ def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> tup
         "params": None if count is None else count.of(dense.parameters),
     }
     return tuple(
-        _checked(stored_cost(kind, spec.counted_bits, space, dense), value, kind)
+        _checked(stored_cost(kind, spec.counted_bits, space, dense), value, kind, spec.engine)
         for kind, value in most.items()
         if value is not None
     )
@@ -211,7 +211,7 @@ def is_met(
     return found <= most
 
 
-def _checked(cost: AdditiveCost, most: float, kind: str) -> Limit:
+def _checked(cost: AdditiveCost, most: float, kind: str, engine: str) -> Limit:
     if most >= cost.dense:
         raise SpecError(
             f"`target_{kind} < dense` must hold, but got {told(kind, most)}, and the dense model "
@@ -219,9 +219,9 @@ def _checked(cost: AdditiveCost, most: float, kind: str) -> Limit:
         )
     least = least_left(cost)
     if most < least:
+        more = "Add depth, width, bits or sparsity to --space, or raise"
         raise UnreachableTarget(
             f"No candidate reaches {told(kind, most)}: the smallest of this space has "
-            f"{told(kind, least)}. Add depth, width, bits or sparsity to --space, or raise the "
-            "target."
+            f"{told(kind, least)}. {more if engine == 'torch' else 'Raise'} the target."
         )
     return Limit(cost, most)
