@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--types", nargs="+", default=list(GGUF_TYPES), choices=GGUF_TYPES)
-    parser.add_argument("--max-tokens", type=int, default=1_000_000)
+    parser.add_argument("--max-tokens", type=int, default=300_000)
     arguments = parser.parse_args()
     rows: dict[str, Row] = {}
     if arguments.output.is_file():
