@@ -1,7 +1,6 @@
 """Times configurations as files that an engine opens, some of them in one process at a time."""
 
 import dataclasses
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autocompress.evaluators.base import Engine, Latency
-from autocompress.evaluators.latency_rows import Spent
+from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
 from autocompress.spaces.base import Choice
@@ -68,19 +67,10 @@ class FileStopwatch:
             dense += [run for runs in beside for run in runs]
             for place, index in enumerate(some):
                 before, after = beside[place // BETWEEN], beside[place // BETWEEN + 1]
-                pairs[index] = [
-                    Spent(
-                        2 * run.prefill / (b.prefill + a.prefill),
-                        2 * run.decode / (b.decode + a.decode),
-                    )
-                    for run, b, a in zip(own[place], before, after, strict=True)
-                ]
+                runs = zip(own[place], before, after, strict=True)
+                pairs[index] = [run.beside(b, a) for run, b, a in runs]
         progress(len(plans) * rounds, len(plans) * rounds)
-        whole = Spent(
-            statistics.median(run.prefill for run in dense),
-            statistics.median(run.decode for run in dense),
-        )
-        return Ratios(whole, pairs)
+        return Ratios(median_spent(dense), pairs)
 
     def _at_once(self) -> int:
         """Return how many files are open at a time, beside the dense one."""

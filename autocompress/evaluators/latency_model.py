@@ -66,7 +66,7 @@ class LatencyTable:
             "rows": [
                 {
                     "kind": row.kind.value,
-                    "choice": _told(row.choice),
+                    "choice": choice_text(row.choice),
                     "milliseconds": _pair(row.spent),
                     "decode_interval": list(row.interval),
                 }
@@ -74,7 +74,7 @@ class LatencyTable:
             ],
             "samples": [
                 {
-                    "choices": [_told(choice) for choice in s.choices],
+                    "choices": [choice_text(choice) for choice in s.choices],
                     "spent": _pair(s.spent),
                     "again": _pair(s.again),
                 }
@@ -369,7 +369,7 @@ def _sample(value: Json) -> Sample:
     return sample
 
 
-def _told(choice: Choice) -> str:
+def choice_text(choice: Choice) -> str:
     """Return units kept of all, then the setting of each linear group: `4/4 q4_k dense`."""
     return " ".join([f"{choice.kept}/{choice.total}", *map(str, choice.weights)])
 

@@ -1,5 +1,7 @@
 """What a profile holds: milliseconds by choice; knows no engine."""
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autocompress.spaces.base import Choice, SiteKind
@@ -16,6 +18,21 @@ class Spent:
     def workload(self, workload: Workload) -> float:
         """Milliseconds that count of a workload."""
         return workload.time(self.prefill, self.decode)
+
+    def beside(self, before: "Spent", after: "Spent") -> "Spent":
+        """Return the ratio to the mean of two other runs."""
+        return Spent(
+            2 * self.prefill / (before.prefill + after.prefill),
+            2 * self.decode / (before.decode + after.decode),
+        )
+
+
+def median_spent(runs: Sequence[Spent]) -> Spent:
+    """Return the medians of some runs."""
+    return Spent(
+        statistics.median(run.prefill for run in runs),
+        statistics.median(run.decode for run in runs),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,14 @@ from typing import Protocol
 
 from scipy.optimize import isotonic_regression
 
-from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent, changed_group
+from autocompress.evaluators.latency_rows import (
+    Profile,
+    Row,
+    Sample,
+    Spent,
+    changed_group,
+    median_spent,
+)
 from autocompress.evaluators.subprocess_call import Progress
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.trial import Genotype
@@ -103,11 +110,8 @@ def measure_samples(
     result = []
     for plan, pairs in zip(plans, measured.pairs, strict=True):
         once, again = (
-            Spent(
-                measured.dense.prefill * statistics.median(p.prefill for p in part),
-                measured.dense.decode * statistics.median(p.decode for p in part),
-            )
-            for part in (pairs[0::2], pairs[1::2])
+            Spent(measured.dense.prefill * ratio.prefill, measured.dense.decode * ratio.decode)
+            for ratio in map(median_spent, (pairs[0::2], pairs[1::2]))
         )
         result.append(Sample(plan, once, again))
     return result

@@ -1,11 +1,10 @@
 """Times configurations of one loaded model on the torch engine, in this process."""
 
-import statistics
 from collections.abc import Sequence
 
 import numpy as np
 
-from autocompress.evaluators.latency_rows import Spent
+from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
 from autocompress.evaluators.timing import make_prompt, run
@@ -48,18 +47,12 @@ class ShapedStopwatch:
                     (before.prefill + after.prefill) / 2, (before.decode + after.decode) / 2
                 )
                 dense_runs.append(beside)
-                pairs[index].append(
-                    Spent(own.prefill / beside.prefill, own.decode / beside.decode)
-                )
+                pairs[index].append(own.beside(before, after))
                 before = after
                 done += 1
                 progress(done, rounds * len(plans))
-        dense = Spent(
-            statistics.median(r.prefill for r in dense_runs),
-            statistics.median(r.decode for r in dense_runs),
-        )
         self._shaped.apply_dense()
-        return Ratios(dense, pairs)
+        return Ratios(median_spent(dense_runs), pairs)
 
     def _time_dense(self) -> Spent:
         return self._time([Choice(site.units, site.units) for site in self._shaped.space.sites])

@@ -114,18 +114,25 @@ def check(artifact: Artifact, reference: Path, device: str) -> GateReport:
         GateError: If the process could not load or run it.
     """
     request = {"folder": str(artifact.folder), "reference": str(reference), "device": device}
-    found = json.loads(
-        call_module(
-            "autocompress.export.gate", request, GateError, f"{artifact.folder} does not load"
-        )
-    )
+    version = f"{transformers.__version__} on torch {torch.__version__}"
+    return ask("autocompress.export.gate", request, artifact, "transformers", version)
+
+
+def ask(
+    module: str, request: Mapping[str, object], artifact: Artifact, engine: str, version: str
+) -> GateReport:
+    """Have a gate's own process examine an artifact, and hold what it found against it.
+
+    Args:
+        module: The gate, which answers with its `Findings`.
+        version: Of the engine.
+
+    Raises:
+        GateError: If the process could not load or run it.
+    """
+    found = json.loads(call_module(module, request, GateError, f"{artifact.path} does not load"))
     findings = Findings(**{**found, "answer": tuple(found["answer"])})
-    return GateReport(
-        findings,
-        findings.tensor_bytes == artifact.tensor_bytes,
-        "transformers",
-        f"{transformers.__version__} on torch {torch.__version__}",
-    )
+    return GateReport(findings, findings.tensor_bytes == artifact.tensor_bytes, engine, version)
 
 
 @torch.inference_mode()

@@ -4,22 +4,19 @@
 standard input, the findings as JSON on standard output.
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from safetensors import safe_open
 
-from autocompress.errors import GateError
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.llama_cpp_model import opened
-from autocompress.evaluators.subprocess_call import answer_call, call_module
+from autocompress.evaluators.subprocess_call import answer_call
 from autocompress.export.checkpoint import Artifact
-from autocompress.export.gate import ANSWER_TOKENS, Findings, GateReport
+from autocompress.export.gate import ANSWER_TOKENS, Findings, GateReport, ask
 from autocompress.export.gguf_file import read_gguf
 
 # llama.cpp rounds what a quantized matrix is multiplied with to 8 bits, in every layer anew.
@@ -36,16 +33,9 @@ def check(artifact: Artifact, reference: Path) -> GateReport:
         GateError: If llama.cpp does not open or run it.
     """
     request = {"file": str(artifact.path), "reference": str(reference)}
-    found = json.loads(
-        call_module(
-            "autocompress.export.gguf_gate", request, GateError, f"{artifact.path} does not load"
-        )
-    )
-    findings = Findings(**{**found, "answer": tuple(found["answer"])})
     engine = LlamaCppEngine()
-    return GateReport(
-        findings, findings.tensor_bytes == artifact.tensor_bytes, engine.name, engine.version
-    )
+    module = "autocompress.export.gguf_gate"
+    return ask(module, request, artifact, engine.name, engine.version)
 
 
 def examine(file: Path, reference: Path) -> Findings:
@@ -75,7 +65,6 @@ def examine(file: Path, reference: Path) -> Findings:
 
 def serve(request: dict[str, object]) -> dict[str, object]:
     """Answer one request: examine the file that it names."""
-    torch.set_grad_enabled(False)
     return asdict(examine(Path(str(request["file"])), Path(str(request["reference"]))))
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.evaluators.latency_model import LatencyTables, choice_text, read_tables
 from autocompress.operators.database import address
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.latency import hardware
@@ -80,8 +80,7 @@ def measured_before(store: StudyStore) -> str | None:
 def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
     """Return all that a profile depends on; where any of it changes, it is measured anew."""
     shapes = {
-        f"{site.kind} {entry.choice.kept}/{entry.choice.total} "
-        f"{' '.join(map(str, entry.choice.weights))}"
+        f"{site.kind} {choice_text(entry.choice)}"
         for site, menu in zip(prepared.space.sites, prepared.space.menus, strict=True)
         for entry in menu
     }
