@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from autocompress.cli.observers import Lines
-from autocompress.evaluators.latency_model import read_tables
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export.checkpoint import write_checkpoint
 from autocompress.export.report import Report

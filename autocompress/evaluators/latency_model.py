@@ -6,7 +6,7 @@ regression on whole random configurations, and held-out ones give the error.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,9 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
+from autocompress.evaluators.latency_rows import Profile, Sample, Spent
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost, mixed
-from autocompress.spaces.settings import WeightSetting
 from autocompress.store.base import Json
 from autocompress.workload import Mix, Workload
 
@@ -213,52 +212,6 @@ def fit(
     return float(scales[0]), float(scales[1]), float(scales[2])
 
 
-def read_tables(values: Mapping[str, Json], space: SearchSpace) -> LatencyTables:
-    """Read what `to_json` wrote.
-
-    Raises:
-        SpecError: If a field is missing or wrong, or a table is of another space.
-    """
-    try:
-        found = LatencyTables(
-            Mix.parse(str(values["workload"])),
-            tuple(_table(_mapping(table)) for table in _list(values["tables"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SpecError(f"Not a latency table: {error}.") from error
-    if tuple(table.workload for table in found.tables) != found.mix.workloads:
-        raise SpecError("Not a latency table: there must be one for each workload.")
-    samples = [[sample.choices for sample in table.samples] for table in found.tables]
-    if any(own != samples[0] for own in samples):
-        raise SpecError("Not a latency table: all workloads must have the same samples.")
-    if len(samples[0]) < 3:
-        raise SpecError("`3 or more samples` must hold, but the latency table has fewer.")
-    if any(len(choices) != len(space.sites) for choices in samples[0]):
-        raise SpecError(
-            f"The latency table is of another model: `{len(space.sites)} sites` must hold, but "
-            f"its samples have {len(samples[0][0])}."
-        )
-    found.check(space)
-    return found
-
-
-def _table(values: Mapping[str, Json]) -> LatencyTable:
-    return LatencyTable(
-        engine=str(values["engine"]),
-        engine_version=str(values["engine_version"]),
-        hardware=str(values["hardware"]),
-        threads=int(str(values["threads"])),
-        workload=Mix.parse(str(values["workload"])).first,
-        profile=Profile(
-            _spent(values["dense"]),
-            _spent(values["fixed"]),
-            tuple(_row(row) for row in _list(values["rows"])),
-        ),
-        samples=tuple(_sample(row) for row in _list(values["samples"])),
-        scales=_three(values["scales"]),
-    )
-
-
 def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
     """Return the menu entries of a measured configuration.
 
@@ -326,60 +279,6 @@ def _pair(spent: Spent) -> dict[str, Json]:
     return {"prefill": spent.prefill, "decode": spent.decode}
 
 
-def _list(value: Json) -> Sequence[Json]:
-    if not isinstance(value, list):
-        raise TypeError(f"a list must hold, but got {value!r}")
-    return value
-
-
-def _mapping(value: Json) -> Mapping[str, Json]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"a mapping must hold, but got {value!r}")
-    return value
-
-
-def _positive(value: Json) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"a time of at least 0 must hold, but got {value!r}")
-    return float(value)
-
-
-def _spent(value: Json) -> Spent:
-    pair = _mapping(value)
-    return Spent(_positive(pair["prefill"]), _positive(pair["decode"]))
-
-
-def _row(value: Json) -> Row:
-    row = _mapping(value)
-    low, high = _list(row["decode_interval"])
-    return Row(
-        SiteKind(str(row["kind"])),
-        _choice(row["choice"]),
-        _spent(row["milliseconds"]),
-        (float(str(low)), float(str(high))),
-    )
-
-
-def _sample(value: Json) -> Sample:
-    row = _mapping(value)
-    choices = tuple(map(_choice, _list(row["choices"])))
-    sample = Sample(choices, _spent(row["spent"]), _spent(row["again"]))
-    if min(sample.spent.prefill, sample.again.prefill) <= 0:
-        raise ValueError("a sample must take more than 0 ms")
-    return sample
-
-
 def choice_text(choice: Choice) -> str:
     """Return units kept of all, then the setting of each linear group: `4/4 q4_k dense`."""
     return " ".join([f"{choice.kept}/{choice.total}", *map(str, choice.weights)])
-
-
-def _choice(value: Json) -> Choice:
-    units, *settings = str(value).split(" ")
-    kept, total = map(int, units.split("/"))
-    return Choice(kept, total, tuple(map(WeightSetting.parse, settings)))
-
-
-def _three(value: Json) -> tuple[float, float, float]:
-    first, second, third = (_positive(item) for item in _list(value))
-    return first, second, third

@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.population import EvaluatorLimits
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address

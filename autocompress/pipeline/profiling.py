@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autocompress.evaluators.latency_model import LatencyTables, choice_text, read_tables
+from autocompress.evaluators.latency_model import LatencyTables, choice_text
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.operators.database import address
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.latency import hardware

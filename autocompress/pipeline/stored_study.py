@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.evaluators.latency_model import LatencyTables
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.pipeline.shapes import from_document, space_of
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import SearchSpace

@@ -16,10 +16,10 @@ from autocompress.evaluators.latency_model import (
     LatencyTables,
     conformal,
     fit,
-    read_tables,
 )
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.evaluators.profile import isotonic
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import make_space
 from autocompress.store.base import Json

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, fit, read_tables
+from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, fit
 from autocompress.evaluators.latency_rows import Spent, changed_group
 from autocompress.evaluators.profile import Ratios, measure_profile, measure_samples
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space

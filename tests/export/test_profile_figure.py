@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autocompress.evaluators.latency_model import read_tables
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.export.figures import write_png
 from autocompress.export.profile_figure import profile_figure
 from autocompress.spaces.making import make_space

@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from autocompress.evaluators.latency_model import LatencyTables, read_tables
+from autocompress.evaluators.latency_model import LatencyTables
+from autocompress.evaluators.stored_latency import read_tables
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.observer import Observer
