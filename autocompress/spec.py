@@ -16,7 +16,8 @@ from autocompress.spec_values import Amount
 from autocompress.workload import USUAL_MIX, Mix
 
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
-ENGINES: Final = ("torch", "llama.cpp")
+ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
+ENGINES: Final = ("torch", "llama.cpp", *(f"roofline:{name}" for name in ROOFLINES))
 STRATEGIES: Final = (
     "evolve",
     "evopress",
@@ -135,6 +136,12 @@ class SearchSpec:
     def is_timed(self) -> bool:
         """Whether a target is told by the clock."""
         return self.target_speedup is not None or self.target_latency is not None
+
+    @property
+    def roofline(self) -> str | None:
+        """The hardware that times are reckoned for; None where an engine is there to measure."""
+        name, _, hardware = self.engine.partition(":")
+        return hardware if name == "roofline" else None
 
     def to_json(self) -> dict[str, bool | int | float | str | list[str] | None]:
         """Return the form kept in the store; `from_mapping` reads it back."""

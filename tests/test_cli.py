@@ -181,6 +181,30 @@ def test_unreachable_target_names_the_fastest_and_leaves_no_study(
 
 
 @pytest.mark.parametrize(
+    ("verb", "flags", "part"),
+    [
+        ("profile", ("--engine=roofline:h100",), "there is nothing to profile"),
+        ("search", ("--engine=roofline:h9",), "Known: torch, llama.cpp, roofline:a100"),
+        (
+            "search",
+            ("--engine=roofline:l4", "--space=sparsity", "--target-speedup=2x"),
+            "zeros and caches of few bits save no time",
+        ),
+    ],
+)
+def test_what_a_roofline_cannot_tell_is_refused(
+    home: Path,
+    tiny_llama: Path,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
+    flags: tuple[str, ...],
+    part: str,
+) -> None:
+    assert part in refused(capsys, verb, str(tiny_llama), *flags)
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(
     ("content", "part"),
     [("{", "not JSON"), ("[]", "mapping"), ("{}", "Not a latency table"), (None, "Cannot read")],
 )

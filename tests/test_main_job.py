@@ -388,6 +388,34 @@ def test_a_study_of_bits_answers_another_size(coded: Job) -> None:
     assert coded.shards("bits") == before
 
 
+def test_a_roofline_is_met_by_prediction_and_never_called_measured(
+    job: Job, tiny_llama: Path, calibration: Path
+) -> None:
+    own = stored(job, tiny_llama, calibration)
+    flags = ("--target-speedup=1.5x", "--engine=roofline:h100", "--space=depth,width,bits")
+
+    printed, _ = own.run("search", "reckoned", *flags, "--bits=8,4")
+    told, _ = own.run("retarget", "reckoned", "--target-speedup=1.3x")
+    front, _ = own.run("pareto", "reckoned")
+
+    report = report_of(own, "reckoned")
+    speedup = report["speedup"]
+    assert "both predicted for NVIDIA H100" in printed
+    assert "predicted 1.5" in printed.splitlines()[-2]
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["engine"] == "roofline:h100"
+    assert report["hardware"] == "NVIDIA H100 SXM 80 GB, which is not here"
+    assert report["latency_model"] is None
+    assert speedup["measured"] is speedup["milliseconds"] is None
+    assert 1.5 <= speedup["predicted"] + 1e-9 < 1.6
+    assert report["warnings"][0].startswith("Nothing was timed.")
+    markdown = (own.folder / "reckoned" / "report.md").read_text("utf-8")
+    assert "met, by prediction only" in markdown
+    assert told.startswith("PREDICTED, nothing measured: 1.3")
+    assert "from its peak rates: no time was measured" in front
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["--target-bytes=80%", "--target-bits=4.5"])
 def test_refine_of_a_size_keeps_what_was_measured(coded: Job, target: str) -> None:

@@ -102,6 +102,8 @@ def _told(kind: str, values: Values) -> str:
         "study": "study {study} of {model}",
         "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
+        "roofline": "dense {dense_milliseconds:.3g} ms, fastest {fastest:.2f}x, both predicted "
+        "for {hardware}: nothing is timed",
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
         "{seconds:.0f} s",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import nnls
@@ -83,6 +84,35 @@ class LatencyTable:
         }
 
 
+class LatencyModel(Protocol):
+    """What a search knows of time."""
+
+    @property
+    def engine(self) -> str:
+        """What runs the model, with its version."""
+
+    @property
+    def hardware(self) -> str:
+        """What it runs on, in words."""
+
+    @property
+    def mix(self) -> Mix:
+        """The requests whose mean time it tells."""
+
+    def cost(self, space: SearchSpace) -> AdditiveCost:
+        """Return the milliseconds of a mean request for the entries of a space.
+
+        Raises:
+            SpecError: If it does not know a choice of the space.
+        """
+
+    def check(self, space: SearchSpace) -> "Check | None":
+        """Return its error on measured configurations; None if none was measured."""
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that is stored, exported and imported."""
+
+
 @dataclass(frozen=True, slots=True)
 class LatencyTables:
     """The tables of all workloads of a mix: all a search knows of time.
@@ -98,6 +128,16 @@ class LatencyTables:
     def first(self) -> LatencyTable:
         """One of them: what all have in common is told by any."""
         return self.tables[0]
+
+    @property
+    def engine(self) -> str:
+        """What ran the model, with its version."""
+        return f"{self.first.engine} {self.first.engine_version}"
+
+    @property
+    def hardware(self) -> str:
+        """What it ran on, in words."""
+        return self.first.hardware
 
     def cost(self, space: SearchSpace) -> AdditiveCost:
         """Return the milliseconds of a mean request for the entries of a space.
@@ -174,6 +214,10 @@ class Check:
     half_width: float
     repeat_error: float
     points: tuple[tuple[float, float], ...]
+
+    def around(self, speedup: float) -> tuple[float, float]:
+        """Return the 90 % interval of a predicted speedup."""
+        return speedup * (1 - self.half_width), speedup * (1 + self.half_width)
 
 
 def conformal(errors: Sequence[float]) -> float:

@@ -1,15 +1,25 @@
-"""Reads latency tables as they are stored."""
+"""Reads what latency models are stored as."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
+from autocompress.evaluators.latency_model import LatencyModel, LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
+from autocompress.evaluators.roofline import Roofline
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.settings import WeightSetting
 from autocompress.store.base import Json
 from autocompress.workload import Mix
+
+
+def read_latency(values: Mapping[str, Json], space: SearchSpace) -> LatencyModel:
+    """Read what any latency model's `to_json` wrote.
+
+    Raises:
+        SpecError: If a field is missing or wrong, or it is of another space.
+    """
+    return Roofline.from_json(values) if "roofline" in values else read_tables(values, space)
 
 
 def read_tables(values: Mapping[str, Json], space: SearchSpace) -> LatencyTables:

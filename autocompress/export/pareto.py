@@ -86,13 +86,14 @@ class Timing:
     """What predicted speedups rest on.
 
     Args:
-        mape: Mean absolute error of the predicted latencies on held-out configurations.
+        mape: Mean absolute error of the predicted latencies on held-out configurations; None of
+            a roofline, which was held against nothing.
     """
 
     engine: str
     hardware: str
     workload: str
-    mape: float
+    mape: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +201,16 @@ def notes(front: ParetoFront) -> list[str]:
             f"Read on fewer and not competing: {len(front.too_little_read):,}; "
             f"`--sequences {least}` lets all of them in."
         )
-    if front.timing is not None:
+    timing = front.timing
+    if timing is not None and timing.mape is None:
+        said.append(
+            f"Speedups are predicted for {timing.hardware}, from its peak rates: no time "
+            "was measured."
+        )
+    elif timing is not None and timing.mape is not None:
         said.append(
             "Speedups are predicted from the study's latency table, with a mean error of "
-            f"{percent(front.timing.mape, 1)} on held-out configurations."
+            f"{percent(timing.mape, 1)} on held-out configurations."
         )
     else:
         said.append(f"{axis_label(front).capitalize()} follow from the candidates' settings.")

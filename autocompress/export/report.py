@@ -50,6 +50,7 @@ class Speedup:
     Args:
         milliseconds: Of a mean request of the workload, measured: dense, compressed.
         milliseconds_interval: Of the compressed model's.
+        milliseconds_predicted: As `milliseconds`, as the latency model has them.
     """
 
     predicted: float | None
@@ -58,6 +59,7 @@ class Speedup:
     measured_interval: tuple[float, float] | None
     milliseconds: tuple[float, float] | None = None
     milliseconds_interval: tuple[float, float] | None = None
+    milliseconds_predicted: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

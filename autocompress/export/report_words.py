@@ -225,6 +225,9 @@ def named_baselines(report: Report) -> list[tuple[str, Baseline]]:
 def _taken(report: Report) -> str:
     """Say how long a request takes."""
     got = report.speedup
+    if got.milliseconds is None and got.milliseconds_predicted is not None:
+        dense, compressed = got.milliseconds_predicted
+        return f"predicted {compressed:.4g} ms, dense {dense:.4g} ms"
     if got.milliseconds is None:
         return "not measured"
     dense, compressed = got.milliseconds

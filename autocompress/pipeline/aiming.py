@@ -28,17 +28,19 @@ class Timed:
     Args:
         target: Over the measured dense model; over the predicted one if `is_absolute`, where what
             is asked is a time.
+        margin: What is asked for at first is this many times the target.
     """
 
     cost: AdditiveCost
     target: float
     fastest: float
     is_absolute: bool = False
+    margin: float = MARGIN
 
     @property
     def first_aim(self) -> float:
         """The predicted speedup to ask for before anything is measured."""
-        return min(self.target * MARGIN, self.fastest)
+        return min(self.target * self.margin, self.fastest)
 
     def reached(self, measured: MeasuredSpeedup) -> "Reached":
         """Return the speedup that a measurement is held against the target with."""

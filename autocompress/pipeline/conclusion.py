@@ -12,13 +12,13 @@ import transformers
 
 import autocompress
 from autocompress.errors import EvaluationError
-from autocompress.evaluators.base import Engine
-from autocompress.evaluators.latency_model import Check, LatencyTables
+from autocompress.evaluators.latency_model import Check, LatencyModel
+from autocompress.evaluators.roofline import Roofline
 from autocompress.export import report as words
 from autocompress.export.checkpoint import files_bytes, layer_choices
 from autocompress.pipeline.deployment import Verified
 from autocompress.pipeline.intervals import mean_interval
-from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
 from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, targets_of
@@ -26,7 +26,8 @@ from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace, SiteKind
-from autocompress.spec import BITS, CACHE_BITS, GGUF_TYPES, SPARSITIES
+from autocompress.spaces.cost import AdditiveCost
+from autocompress.spec import BITS, CACHE_BITS, GGUF_TYPES, SPARSITIES, SearchSpec
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
@@ -76,8 +77,8 @@ def paired_interval(ours: Measurement, theirs: Measurement) -> tuple[float, floa
 def make_report(
     study: str,
     prepared: Prepared,
-    engine: Engine,
-    table: LatencyTables | None,
+    machine: str,
+    latency: LatencyModel | None,
     found: Found,
     standings: Standings,
     verified: Verified,
@@ -88,11 +89,12 @@ def make_report(
     """Put everything that was found into the report.
 
     Args:
+        machine: What the engine runs on, in words.
         profiled_at: When the latency tables were measured, if another study did.
     """
     spec, space = prepared.spec, prepared.space
-    cost = None if table is None else table.cost(space)
-    check = None if table is None else table.check(space)
+    cost = None if latency is None else latency.cost(space)
+    check = None if latency is None else latency.check(space)
     ours = standings.winner
     dense, artifact = verified.dense, verified.artifact
     written = WrittenSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
@@ -101,6 +103,9 @@ def make_report(
 
     def predicted(genotype: Genotype) -> float | None:
         return None if cost is None else cost.dense / cost.of(space.entries(genotype))
+
+    speedup = _speedup(predicted(found.winner), cost, check, found)
+    judged = found.speedup or _as_if_measured(speedup)
 
     def baseline(name: str) -> words.Baseline | None:
         if name not in standings.baselines:
@@ -120,17 +125,15 @@ def make_report(
     return words.Report(
         study=study,
         model=spec.model,
-        engine=engine.name,
-        hardware=hardware(prepared.device, engine.threads),
+        engine=spec.engine,
+        hardware=machine,
         workload=str(spec.workload),
         command=command(prepared),
         target=targets[0],
         also=targets[1:],
-        met=all(
-            is_met(target, spec, written, nominal, dense, found.speedup) for target in targets
-        ),
+        met=all(is_met(target, spec, written, nominal, dense, judged) for target in targets),
         quality_floor=spec.quality_floor,
-        speedup=_speedup(predicted(found.winner), check, found),
+        speedup=speedup,
         latency_model=None if check is None else _latency_model(check),
         loss=words.Loss(
             kl=ours.loss,
@@ -178,7 +181,7 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, table, found, profiled_at),
+        warnings=_warnings(prepared, latency, found, profiled_at),
     )
 
 
@@ -196,11 +199,16 @@ def _kept(
     }
 
 
-def _speedup(predicted: float | None, check: Check | None, found: Found) -> words.Speedup:
-    interval = None
-    if predicted is not None and check is not None:
-        interval = (predicted * (1 - check.half_width), predicted * (1 + check.half_width))
+def _speedup(
+    predicted: float | None, cost: AdditiveCost | None, check: Check | None, found: Found
+) -> words.Speedup:
+    interval = None if predicted is None or check is None else check.around(predicted)
+    expected = None
+    if predicted is not None and cost is not None:
+        expected = (cost.dense, cost.dense / predicted)
     measured = found.speedup
+    if measured is None:
+        return words.Speedup(predicted, interval, None, None, milliseconds_predicted=expected)
     return words.Speedup(
         predicted,
         interval,
@@ -208,7 +216,16 @@ def _speedup(predicted: float | None, check: Check | None, found: Found) -> word
         measured.interval,
         measured.milliseconds,
         measured.compressed_interval,
+        expected,
     )
+
+
+def _as_if_measured(speedup: words.Speedup) -> MeasuredSpeedup:
+    """Return what a prediction says in a measurement's words, where nothing was timed."""
+    value, times = speedup.predicted, speedup.milliseconds_predicted
+    if value is None or times is None:
+        return MeasuredSpeedup(math.nan, (math.nan,) * 2, (math.nan,) * 2, (math.nan,) * 2)
+    return MeasuredSpeedup(value, (value, value), times, (times[1], times[1]))
 
 
 def _latency_model(check: Check) -> words.LatencyModel:
@@ -283,7 +300,7 @@ def versions() -> dict[str, str]:
 
 
 def _warnings(
-    prepared: Prepared, table: LatencyTables | None, found: Found, profiled_at: str | None
+    prepared: Prepared, latency: LatencyModel | None, found: Found, profiled_at: str | None
 ) -> tuple[str, ...]:
     warnings = []
     if profiled_at is not None:
@@ -291,9 +308,19 @@ def _warnings(
             f"The latency table is one that this machine was measured at {profiled_at} for: "
             "--fresh-profile measures it again."
         )
-    if prepared.imported is not None and table is not None:
+    if isinstance(latency, Roofline):
+        on = latency.on
+        rate = on.flops[latency.number_format] / 1e12
         warnings.append(
-            f"The latency table was imported (measured on {table.first.hardware}): the search "
+            f"Nothing was timed. Times are the least that {on.name} could take at its peak rates, "
+            f"{on.bandwidth / 1e12:g} TB/s and {rate:g} TFLOP/s ({on.source}): whatever an engine "
+            "spends beside matrix products and attention makes a request slower and the speedup "
+            "less. Weights of fewer bits count as read by kernels for them. Measure the "
+            "checkpoint on the engine before you rely on it."
+        )
+    elif prepared.imported is not None and latency is not None:
+        warnings.append(
+            f"The latency table was imported (measured on {latency.hardware}): the search "
             "trusted it, and the speedup measured here corrected nothing."
         )
     if prepared.spec.calibration is None:
@@ -301,19 +328,14 @@ def _warnings(
             "Losses were measured on the built-in sample, source of Python's standard library: "
             "give --calibration for text like that of your users."
         )
-    speedup, (_, taken), longest = found.speedup, found.speedup.milliseconds, ""
-    asked, most = prepared.spec.target_speedup, prepared.spec.target_latency
-    if asked is not None and speedup.interval[0] < asked <= speedup.median:
-        longest = f"begins at {speedup.interval[0]:.2f}x"
-    if most is not None and taken <= most < speedup.compressed_interval[1]:
-        longest = f"ends at {speedup.compressed_interval[1]:.3g} ms"
+    longest = _undecided(prepared.spec, found.speedup)
     if longest:
         warnings.append(
             f"The measured median meets the target and its interval, which {longest}, does not: "
             "a target counts as met when all of it does."
         )
     choices = prepared.space.choices(found.winner)
-    is_packed = prepared.spec.engine == "torch" and any(choice.weights for choice in choices)
+    is_packed = prepared.spec.engine != "llama.cpp" and any(choice.weights for choice in choices)
     if is_packed:
         warnings.append(
             "The torch engine has no kernel for codes or zeros: it decodes them when the model is "
@@ -335,6 +357,18 @@ def _warnings(
             "own: vLLM, SGLang and TensorRT-LLM do not load that."
         )
     return tuple(warnings)
+
+
+def _undecided(spec: SearchSpec, speedup: MeasuredSpeedup | None) -> str:
+    """Say which end of the measured interval misses what the median meets; empty if none does."""
+    if speedup is None:
+        return ""
+    asked, most, taken = spec.target_speedup, spec.target_latency, speedup.milliseconds[1]
+    if asked is not None and speedup.interval[0] < asked <= speedup.median:
+        return f"begins at {speedup.interval[0]:.2f}x"
+    if most is not None and taken <= most < speedup.compressed_interval[1]:
+        return f"ends at {speedup.compressed_interval[1]:.3g} ms"
+    return ""
 
 
 def _finite(value: float) -> float | None:

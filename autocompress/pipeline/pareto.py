@@ -8,7 +8,7 @@ from typing import Final
 
 from autocompress.errors import SpecError
 from autocompress.export.pareto import Axis, Member, ParetoFront, Place, Timing
-from autocompress.pipeline.stored_study import read_stored, table_of, too_early
+from autocompress.pipeline.stored_study import latency_of, read_stored, too_early
 from autocompress.pipeline.targets import stored_cost
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
@@ -68,14 +68,10 @@ def read_front(
     axis = Axis(by or ("speedup" if first == "latency" else first))
     timing = None
     if axis is Axis.SPEEDUP:
-        table = table_of(known)
-        cost = table.cost(space)
-        timing = Timing(
-            f"{table.first.engine} {table.first.engine_version}",
-            table.first.hardware,
-            str(table.mix),
-            table.check(space).mape,
-        )
+        latency = latency_of(known)
+        cost, check = latency.cost(space), latency.check(space)
+        mape = None if check is None else check.mape
+        timing = Timing(latency.engine, latency.hardware, str(latency.mix), mape)
     else:
         cost = stored_cost(axis.value, spec.counted_bits, space, known.dense)
     readings = read_all(known.records)

@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autocompress.evaluators.latency_model import LatencyTables, choice_text
-from autocompress.evaluators.stored_latency import read_tables
+from autocompress.evaluators.latency_model import LatencyModel, LatencyTables, choice_text
+from autocompress.evaluators.roofline import KNOWN, Roofline
+from autocompress.evaluators.stored_latency import read_latency, read_tables
 from autocompress.operators.database import address
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.latency import hardware
@@ -38,18 +39,19 @@ class Profiles:
         save_profile(self.storage, about(prepared, deployment), tables.to_json())
         return tables
 
-    def tables(
+    def latency(
         self,
         prepared: Prepared,
         deployment: Deployment,
         store: StudyStore,
         inherited: Mapping[str, Json] | None,
         observer: Observer,
-    ) -> LatencyTables:
-        """Return a study's tables, and record them with it.
+    ) -> LatencyModel:
+        """Return a study's latency model, and record it with the study.
 
-        The first of: recorded, its parent's, imported, measured before of the same engine,
-        version, hardware, workload, model and choices, or measured now.
+        The first of: recorded, its parent's, a roofline if that is asked for, imported tables,
+        those measured before of the same engine, version, hardware, workload, model and choices,
+        or measured now.
 
         Args:
             inherited: The parent's, as stored.
@@ -57,7 +59,11 @@ class Profiles:
         recorded = store.document("latency") or inherited
         if recorded is not None:
             store.save_document("latency", recorded)
-            return read_tables(recorded, prepared.space)
+            return read_latency(recorded, prepared.space)
+        roofline = roofline_of(prepared, deployment)
+        if roofline is not None:
+            store.save_document("latency", roofline.to_json())
+            return roofline
         known = None
         if prepared.imported is None and not self.is_fresh:
             known = find_profile(self.storage, about(prepared, deployment))
@@ -70,6 +76,21 @@ class Profiles:
             tables = self.measure(prepared, deployment, observer)
         store.save_document("latency", tables.to_json())
         return tables
+
+
+def roofline_of(prepared: Prepared, deployment: Deployment) -> Roofline | None:
+    """Return the roofline that times are reckoned by; None where an engine measures them.
+
+    Raises:
+        SpecError: If the hardware's rate is unknown for the model's number format.
+    """
+    name, shape = prepared.spec.roofline, prepared.architecture
+    if name is None:
+        return None
+    number_format = str(deployment.shaped.model.dtype).removeprefix("torch.")
+    return Roofline(
+        KNOWN[name], prepared.spec.workload, number_format, shape.vocabulary, shape.hidden
+    )
 
 
 def measured_before(store: StudyStore) -> str | None:

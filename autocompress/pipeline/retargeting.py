@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.export.report import Target
-from autocompress.pipeline.stored_study import StoredStudy, read_stored, table_of
+from autocompress.pipeline.stored_study import StoredStudy, latency_of, read_stored
 from autocompress.pipeline.targets import (
     needed_speedup,
     stored_cost,
@@ -39,14 +39,15 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """A value that was not measured, and between what it is expected."""
+    """A value that was not measured, and between what it is expected, where that is known."""
 
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
     def to_json(self) -> dict[str, object]:
         """Return it as plain values."""
-        return {"predicted": self.value, "predicted_interval": list(self.interval)}
+        interval = None if self.interval is None else list(self.interval)
+        return {"predicted": self.value, "predicted_interval": interval}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,8 @@ def answer(storage: str, study: str, targets: Mapping[str, object]) -> Retargete
 def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
     """Return what `answer` does, of a study that was read already."""
     spec, space, dense = with_targets(known.spec, targets), known.space, known.dense
-    table = table_of(known) if known.latency is not None or spec.is_timed else None
-    cost = None if table is None else table.cost(space)
+    latency = latency_of(known) if known.latency is not None or spec.is_timed else None
+    cost = None if latency is None else latency.cost(space)
     limits: tuple[Limit, ...] = ()
     needed = None if cost is None else needed_speedup(spec, cost)
     if needed is not None and cost is not None:
@@ -130,9 +131,9 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
         return stored_cost(kind, counted_bits, space, dense).of(entries)
 
     speedup = None
-    if table is not None and cost is not None:
-        value, half = cost.dense / cost.of(entries), table.check(space).half_width
-        speedup = Predicted(value, (value * (1 - half), value * (1 + half)))
+    if latency is not None and cost is not None:
+        value, check = cost.dense / cost.of(entries), latency.check(space)
+        speedup = Predicted(value, None if check is None else check.around(value))
     return Retargeted(
         known.row.name,
         targets_of(spec, dense),
@@ -154,11 +155,9 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
 
 def to_text(found: Retargeted) -> str:
     """Return what was found in words, a line for each site that is not left dense."""
-    least, most = found.kl.interval
-    said = f"KL {found.kl.value:.4f} [{least:.4f}, {most:.4f}] nats a token"
+    said = f"KL {_told(found.kl, '', 4)} nats a token"
     if found.speedup is not None:
-        low, high = found.speedup.interval
-        said = f"{found.speedup.value:.2f}x [{low:.2f}, {high:.2f}], {said}"
+        said = f"{_told(found.speedup, 'x', 2)}, {said}"
     sizes = found.sizes
     stored = f"{sizes.stored_bits:.3f} with scales, zero points and masks"
     reckoned = (
@@ -172,3 +171,11 @@ def to_text(found: Retargeted) -> str:
         if choice != "dense"
     ]
     return "\n".join(lines) + "\n"
+
+
+def _told(found: Predicted, unit: str, digits: int) -> str:
+    told = f"{found.value:.{digits}f}{unit}"
+    if found.interval is None:
+        return told
+    low, high = found.interval
+    return f"{told} [{low:.{digits}f}, {high:.{digits}f}]"

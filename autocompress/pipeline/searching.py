@@ -35,13 +35,13 @@ class Found:
     """What a search ended with.
 
     Args:
-        speedup: Measured end to end.
+        speedup: Measured end to end; None where nothing was timed.
         task: The winner's: what the baselines have to meet too.
         history: Of the search that found it; losses under another constraint do not compare.
     """
 
     winner: Genotype
-    speedup: MeasuredSpeedup
+    speedup: MeasuredSpeedup | None
     task: Task
     corrections: tuple[Correction, ...]
     history: tuple[Progress, ...]
@@ -57,7 +57,7 @@ def search(
     store: StudyStore,
     first: tuple[Genotype, ...],
     scores: RuleScores,
-    measure: Measure,
+    measure: Measure | None,
     observer: Observer,
 ) -> Found:
     """Run searches until the measured interval of a winner clears the target, and is near it.
@@ -69,6 +69,7 @@ def search(
         limits: On what is stored.
         first: Candidates known from elsewhere, for the first parents.
         scores: What the strategy needs to know of the dense model beforehand.
+        measure: Times a winner end to end; None has the target met by prediction alone.
     """
     spec = prepared.spec
     started = time.monotonic()
@@ -109,6 +110,16 @@ def search(
             standing.loss,
         )
         winner = _select(prepared, driver, strategy, task, observer)
+        if measure is None:
+            return Found(
+                winner.genotype,
+                None,
+                task,
+                (),
+                histories[-1],
+                spent.generation,
+                strategy.stopped_because,
+            )
         observer.stage("end-to-end latency")
         speedup = _measured(store, phase, winner.genotype, measure)
         observer.tell(

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyTables
-from autocompress.evaluators.stored_latency import read_tables
+from autocompress.evaluators.latency_model import LatencyModel
+from autocompress.evaluators.stored_latency import read_latency
 from autocompress.pipeline.shapes import from_document, space_of
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import SearchSpace
@@ -20,7 +20,7 @@ class StoredStudy:
     """What the store holds of a study, read at once: enough to reckon any candidate's cost.
 
     Args:
-        latency: The recorded latency table; None for a study without a speedup.
+        latency: The recorded latency model; None for a study without a speedup.
     """
 
     row: StudyRow
@@ -57,14 +57,14 @@ def too_early(row: StudyRow, lacking: str) -> SpecError:
     )
 
 
-def table_of(known: StoredStudy) -> LatencyTables:
-    """Return a study's latency table.
+def latency_of(known: StoredStudy) -> LatencyModel:
+    """Return a study's latency model.
 
     Raises:
         SpecError: If it has none, yet or for good.
     """
     if known.latency is not None:
-        return read_tables(known.latency, known.space)
+        return read_latency(known.latency, known.space)
     if known.spec.is_timed:
         raise too_early(known.row, "a latency table")
     raise SpecError(

@@ -11,26 +11,26 @@ from pathlib import Path
 
 import yaml
 
-from autocompress.errors import AutocompressError, ExportError, UnreachableTarget
-from autocompress.evaluators.latency_model import LatencyTables
+from autocompress.errors import AutocompressError, ExportError, SpecError, UnreachableTarget
+from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
 from autocompress.export.checkpoint import Artifact, layer_choices
 from autocompress.export.render import write_report
 from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
-from autocompress.pipeline.aiming import Timed
+from autocompress.pipeline.aiming import MARGIN, Timed
 from autocompress.pipeline.conclusion import MODEL, make_report, measure_standings
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
-from autocompress.pipeline.latency import measure_speedup
+from autocompress.pipeline.latency import hardware, measure_speedup
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, measured_before
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
-from autocompress.pipeline.searching import Found, search
+from autocompress.pipeline.searching import Found, Measure, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import check_kernels, needed_speedup, stored_limits, time_limit
 from autocompress.pipeline.torch_deployment import TorchDeployment
@@ -116,6 +116,8 @@ def refine(
 
 def profile(spec: SearchSpec, storage: str, observer: Observer) -> tuple[Prepared, LatencyTables]:
     """Measure the latency tables of a model on this machine, for all studies of a database."""
+    if spec.roofline is not None:
+        raise SpecError("A roofline is reckoned from peak rates: there is nothing to profile.")
     check_kernels(spec)
     prepared = prepare(spec)
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
@@ -165,20 +167,13 @@ def _run(
         dense = deployment.size()
         store.save_document("dense", dense.to_document())
         limits = stored_limits(spec, prepared.space, dense)
-        table, timed = None, None
-        if spec.is_timed:
-            table = profiles.tables(prepared, deployment, store, inherited.latency, observer)
-            timed = _timed(table, prepared, observer)
+        latency, timed = None, None
+        if spec.is_timed or spec.roofline is not None:
+            latency = profiles.latency(prepared, deployment, store, inherited.latency, observer)
+        if spec.is_timed and latency is not None:
+            timed = _timed(latency, prepared, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
-        engine = deployment.engine(table)
-
-        def measure(genotype: Genotype) -> MeasuredSpeedup:
-            path = deployment.export(genotype).path
-            is_open = timed.is_open if timed else lambda _: False
-            return measure_speedup(
-                engine, deployment.dense, path, spec.workload, spec.seed, is_open
-            )
-
+        machine, measure = _clock(prepared, deployment, latency, timed)
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
@@ -191,8 +186,8 @@ def _run(
         report = make_report(
             study,
             prepared,
-            engine,
-            table,
+            machine,
+            latency,
             found,
             standings,
             verified,
@@ -255,22 +250,41 @@ def _build(prepared: Prepared, pool: WorkerPool, observer: Observer) -> None:
         observer.advance(done, len(jobs))
 
 
-def _timed(table: LatencyTables, prepared: Prepared, observer: Observer) -> Timed:
-    """Return the speedup to be met under a table's costs, and tell how far it can be trusted."""
+def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Timed:
+    """Return the speedup to be met under a model's costs, and tell how far it can be trusted."""
     spec, space = prepared.spec, prepared.space
-    check, cost = table.check(space), table.cost(space)
+    check, cost = latency.check(space), latency.cost(space)
     fastest = cost.dense / least_left(cost)
-    observer.tell(
-        "latency",
-        {
-            "dense_milliseconds": cost.dense,
-            "mape": check.mape,
-            "repeat_error": check.repeat_error,
-            "fastest": fastest,
-        },
-    )
+    times = {"dense_milliseconds": cost.dense, "fastest": fastest}
+    if check is None:
+        observer.tell("roofline", {**times, "hardware": latency.hardware})
+    else:
+        errors = {"mape": check.mape, "repeat_error": check.repeat_error}
+        observer.tell("latency", times | errors)
     target = needed_speedup(spec, cost) or 1.0
-    return Timed(cost, target, fastest, spec.target_latency is not None)
+    # What is not measured needs no room for the interval of a measurement.
+    margin = MARGIN if check is not None else 1.0
+    return Timed(cost, target, fastest, spec.target_latency is not None, margin)
+
+
+def _clock(
+    prepared: Prepared,
+    deployment: Deployment,
+    latency: LatencyModel | None,
+    timed: Timed | None,
+) -> tuple[str, Measure | None]:
+    """Return what winners run on, in words, and what times them; None if nothing does."""
+    spec = prepared.spec
+    if latency is not None and not isinstance(latency, LatencyTables):
+        return latency.hardware, None
+    engine = deployment.engine(latency)
+
+    def measure(genotype: Genotype) -> MeasuredSpeedup:
+        path = deployment.export(genotype).path
+        is_open = timed.is_open if timed else lambda _: False
+        return measure_speedup(engine, deployment.dense, path, spec.workload, spec.seed, is_open)
+
+    return hardware(prepared.device, engine.threads), measure
 
 
 def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deployment:

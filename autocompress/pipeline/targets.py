@@ -65,9 +65,14 @@ def check_kernels(spec: SearchSpec) -> None:
     Raises:
         SpecError: If it has a kernel for nothing in the space.
     """
-    if not spec.is_timed or spec.engine != "torch":
+    if not spec.is_timed or spec.engine == "llama.cpp":
         return
-    if not {"depth", "width"} & {*spec.space}:
+    if spec.roofline is not None and not {"depth", "width", "bits"} & {*spec.space}:
+        raise SpecError(
+            "A roofline has zeros and caches of few bits save no time: `depth`, `width` or `bits` "
+            f"must be in --space for a speedup, but got {', '.join(spec.space)}."
+        )
+    if spec.roofline is None and not {"depth", "width"} & {*spec.space}:
         raise SpecError(
             "The torch engine runs stored settings no faster: `depth` or `width` must be in "
             f"--space for a speedup, but got {', '.join(spec.space)}; or search bits with "
@@ -100,7 +105,7 @@ def time_limit(
         UnreachableTarget: If no candidate of the space is that fast.
     """
     if target_speedup > fastest:
-        known = ("depth", "width") if spec.engine == "torch" else ()
+        known = () if spec.engine == "llama.cpp" else ("depth", "width")
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
         if spec.target_latency is None:
@@ -207,7 +212,8 @@ def is_met(
         }[spec.counted_bits],
         "params": written.parameters / dense.parameters,
     }[target.kind]
-    most = -target.value if target.kind == "speedup" else target.value * (1 + 1e-9)
+    value = -target.value if target.kind == "speedup" else target.value
+    most = value + 1e-9 * abs(value)
     return found <= most
 
 
@@ -222,6 +228,6 @@ def _checked(cost: AdditiveCost, most: float, kind: str, engine: str) -> Limit:
         more = "Add depth, width, bits or sparsity to --space, or raise"
         raise UnreachableTarget(
             f"No candidate reaches {told(kind, most)}: the smallest of this space has "
-            f"{told(kind, least)}. {more if engine == 'torch' else 'Raise'} the target."
+            f"{told(kind, least)}. {'Raise' if engine == 'llama.cpp' else more} the target."
         )
     return Limit(cost, most)

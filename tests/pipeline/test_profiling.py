@@ -50,13 +50,15 @@ class Rig:
         return self._studies[-1]
 
     def tables(self, study: SqlStudyStore, *, is_fresh: bool = False) -> LatencyTables:
-        return Profiles(self.storage, is_fresh).tables(
+        found = Profiles(self.storage, is_fresh).latency(
             self.prepared,
             cast("Deployment", self.deployment),
             study,
             None,
             cast("Observer", None),
         )
+        assert isinstance(found, LatencyTables)
+        return found
 
     def close(self) -> None:
         for study in self._studies:
