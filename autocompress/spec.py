@@ -50,6 +50,7 @@ CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = (
     "target_speedup",
     "target_latency",
+    "target_memory",
     "target_bytes",
     "target_bits",
     "target_params",
@@ -71,10 +72,11 @@ class SearchSpec:
     measured is not measured again.
 
     One target or two are given. `target_latency` is the most milliseconds that a mean request of
-    the workload may take, measured on this machine. `target_bytes` and `target_params` count the
-    whole model; `target_bits` is a mean over the dense model's searched linear layers, of codes
-    alone (`counted_bits` is `nominal`) or of all that they store, or of all that the whole model
-    stores.
+    the workload may take, measured on this machine; `target_memory` the most bytes that the
+    engine's process may hold while it runs one, above what it holds before it opens the model.
+    `target_bytes` and `target_params` count the whole model; `target_bits` is a mean over the
+    dense model's searched linear layers, of codes alone (`counted_bits` is `nominal`) or of all
+    that they store, or of all that the whole model stores.
     `bits` and `sparsities` are what a linear layer may take, as text: `4`, `mxfp4` or `q4_k`,
     `0.5` or `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on
     both sides of the only one of `sparsities`. `group_size` columns share a scale, None picks it,
@@ -87,6 +89,7 @@ class SearchSpec:
     model: str
     target_speedup: float | None = None
     target_latency: float | None = None
+    target_memory: Amount | None = None
     target_bytes: Amount | None = None
     target_bits: float | None = None
     target_params: Amount | None = None
@@ -179,6 +182,9 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if {"target_speedup", "target_latency"} <= {*targets}:
         problems.append("target_latency: give a speedup or a latency, not both.")
     problems += _engine_problems(checked)
+    engine = str(checked.get("engine", ""))
+    if engine.startswith("roofline:") and checked.get("target_memory") is not None:
+        problems.append(f"target_memory: nothing runs by {engine} whose memory could be measured.")
     formats = [name for name in _names(checked, "bits") if name in BLOCK_FORMATS]
     if formats and {"bits", "sparsity"} <= set(_names(checked, "space")):
         problems.append(
@@ -367,6 +373,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "model": values_of.text,
     "target_speedup": values_of.number(1, 1000, suffix="x"),
     "target_latency": values_of.milliseconds,
+    "target_memory": values_of.amount,
     "target_bytes": values_of.amount,
     "target_bits": values_of.number(0, 32),
     "target_params": values_of.amount,

@@ -483,6 +483,41 @@ def test_a_killed_search_over_bits_ends_with_the_same_winner(
 
 
 @pytest.mark.slow
+def test_a_target_in_memory_is_met_by_the_process_that_serves(
+    calibration: Path, tmp_path: Path
+) -> None:
+    config = make_config()
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 2048, 6
+    write_model(tmp_path / "wide", config)
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "wide"),
+            "--target-memory=75%",
+            "--space=depth",
+            "--workload=2x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "memory")
+    told, _ = own.run("retarget", "memory", "--target-memory=80%")
+
+    report = report_of(own, "memory")
+    memory = report["memory"]
+    assert report["met"] is True
+    assert memory["compressed"] <= 0.75 * memory["dense"]
+    assert report["target"] == {"kind": "memory", "value": pytest.approx(0.75 * memory["dense"])}
+    lost = report["bytes"]["dense"] - report["bytes"]["compressed"]
+    assert memory["dense"] - memory["compressed"] == pytest.approx(lost, rel=0.1)
+    assert "--target-memory 75" in report["command"]
+    assert told.startswith("PREDICTED, nothing measured: KL")
+
+
+@pytest.mark.slow
 def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
     calibration: Path, tmp_path: Path
 ) -> None:

@@ -119,7 +119,8 @@ def test_what_is_missing_is_named_with_the_way_to_give_it() -> None:
 
     assert str(caught.value) == (
         "model: missing; give MODEL or write it into autocompress.yaml. "
-        "target: missing; give --target-speedup, --target-latency, --target-bytes, "
+        "target: missing; give --target-speedup, --target-latency, --target-memory, "
+        "--target-bytes, "
         "--target-bits or --target-params, or write one into autocompress.yaml."
     )
 
@@ -197,6 +198,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("engine", "vllm", f"unknown 'vllm'. Known: {', '.join(ENGINES)}."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
         ("target_latency", "5ms", "give a speedup or a latency, not both."),
+        ("target_memory", "much", "a size such as 8GB, or 50%, must hold, but got 'much'."),
         ("workload", "1x2", "such as `3*1x128+64,1*decode`, must hold, but got '1x2'."),
         ("workload", "0x2+3", "such as `3*1x128+64,1*decode`, must hold, but got '0x2+3'."),
         ("budget_seconds", "0s", "a duration such as 30m must hold, but got '0s'."),

@@ -244,7 +244,14 @@ def _name(spec: SearchSpec) -> str:
 
 def _targets(spec: Mapping[str, object]) -> str:
     """Return the targets of a spec in a few letters: `2x`, `4000000B`, `3.5bits`, `50%params`."""
-    units = {"speedup": "x", "latency": "ms", "bytes": "B", "bits": "bits", "params": "params"}
+    units = {
+        "speedup": "x",
+        "latency": "ms",
+        "memory": "memory",
+        "bytes": "B",
+        "bits": "bits",
+        "params": "params",
+    }
     found = []
     for name in TARGETS:
         value = spec.get(name)

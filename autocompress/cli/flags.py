@@ -38,6 +38,7 @@ READING_FLAGS = (
 SPEC_FLAGS = (
     "target_speedup",
     "target_latency",
+    "target_memory",
     "target_bytes",
     "target_bits",
     "target_params",
@@ -270,6 +271,11 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         "--target-latency",
         metavar="20ms",
         help="of a mean request of the workload, on this machine",
+    )
+    parser.add_argument(
+        "--target-memory",
+        metavar="4GB",
+        help="what serving may hold at most, weights and KV cache, or 50%% of what dense holds",
     )
     parser.add_argument(
         "--target-bytes", metavar="4GB", help="of the whole model, or 50%% of dense"

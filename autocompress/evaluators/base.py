@@ -47,7 +47,24 @@ class Latency:
                 return self.total
 
 
-class Engine(Protocol):
+class Timer(Protocol):
+    """What times checkpoints."""
+
+    def latency(
+        self,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress = nobody,
+    ) -> list[Latency]:
+        """Time checkpoints from disk in a process of their own, in turn within each repeat.
+
+        Raises:
+            EngineError: If one of them does not load or run.
+        """
+
+
+class Engine(Timer, Protocol):
     """What runs a model."""
 
     @property
@@ -62,17 +79,14 @@ class Engine(Protocol):
     def threads(self) -> int:
         """On a CPU; 0 has the fastest number found anew for the first of the checkpoints."""
 
-    def latency(
-        self,
-        checkpoints: Sequence[Path],
-        workload: Workload,
-        repeats: int,
-        progress: Progress = nobody,
-    ) -> list[Latency]:
-        """Time checkpoints from disk in a process of their own, in turn within each repeat.
+    def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
+        """Return the bytes that a process of its own holds at most while it runs the workload.
+
+        Weights, KV cache and all that a request takes; what the process held before it opened
+        the checkpoint is left out. None where the operating system does not tell.
 
         Raises:
-            EngineError: If one of them does not load or run.
+            EngineError: If it does not load or run.
         """
 
 

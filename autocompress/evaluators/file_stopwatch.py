@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autocompress.evaluators.base import Engine, Latency
+from autocompress.evaluators.base import Latency, Timer
 from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
@@ -38,7 +38,7 @@ class FileStopwatch:
     rounds = 15
 
     def __init__(
-        self, engine: Engine, dense: Path, write: Write, workload: Workload, scratch: Path
+        self, engine: Timer, dense: Path, write: Write, workload: Workload, scratch: Path
     ) -> None:
         self._engine = engine
         self._dense = dense

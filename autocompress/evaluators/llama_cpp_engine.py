@@ -13,8 +13,11 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
+from autocompress.evaluators.held_memory import most_held
 from autocompress.evaluators.llama_cpp_model import LlamaCppModel
 from autocompress.evaluators.subprocess_call import (
     Progress,
@@ -26,11 +29,14 @@ from autocompress.evaluators.timing import (
     Timing,
     pick_threads,
     random_ids,
+    read_bytes,
     read_latencies,
     time_in_turn,
     to_plain,
 )
 from autocompress.workload import Mix, Workload
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,37 +70,51 @@ class LlamaCppEngine:
         progress: Progress = nobody,
     ) -> list[Latency]:
         """Time GGUF files in a fresh process, in turn within each repeat."""
+        return read_latencies(self._ask("latency", checkpoints, workload, repeats, progress))
+
+    def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
+        """Open a GGUF file in a fresh process and run the workload once."""
+        return read_bytes(self._ask("memory", [checkpoint], workload, 1, nobody))
+
+    def _ask(
+        self,
+        wanted: str,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress,
+    ) -> str:
         request = {
+            "wanted": wanted,
             "files": [str(path) for path in checkpoints],
             "workload": str(workload),
             "repeats": repeats,
             "threads": self.threads,
         }
-        answer = call_module(
+        return call_module(
             "autocompress.evaluators.llama_cpp_engine",
             request,
             EngineError,
             "llama.cpp did not run the files",
             progress,
         )
-        return read_latencies(answer)
 
 
-def serve(request: dict[str, object]) -> list[dict[str, object]]:
-    """Answer one request: open all files, then time them in turn."""
+def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
+    """Answer one request: open all files, then time them in turn; or tell one's memory."""
     workload = Mix.parse(str(request["workload"])).first
     files = request["files"]
-    length = workload.prompt + workload.generated
     paths = [str(file) for file in files] if isinstance(files, list) else []
+    threads = int(str(request["threads"]))
+    if request["wanted"] == "memory":
+        return most_held(lambda: _run_once(Path(paths[0]), workload, threads), CPU)
     with contextlib.ExitStack() as stack:
         # A file that is timed several times in a repeat is opened once.
         models = {
-            path: stack.enter_context(
-                contextlib.closing(LlamaCppModel(Path(path), length, workload.batch))
-            )
+            path: stack.enter_context(contextlib.closing(_opened(Path(path), workload)))
             for path in dict.fromkeys(paths)
         }
-        threads = int(str(request["threads"])) or pick_threads(
+        threads = threads or pick_threads(
             lambda count, steps: _timed(models[paths[0]], workload, count, steps), workload
         )
         runs = [
@@ -104,16 +124,28 @@ def serve(request: dict[str, object]) -> list[dict[str, object]]:
     return [to_plain(row, threads) for row in timings]
 
 
+def _opened(file: Path, workload: Workload) -> LlamaCppModel:
+    return LlamaCppModel(file, workload.prompt + workload.generated, workload.batch)
+
+
+def _run_once(file: Path, workload: Workload, threads: int) -> None:
+    with contextlib.closing(_opened(file, workload)) as model:
+        _run(model, workload, threads or 1, workload.generated)
+
+
 def _timed(model: LlamaCppModel, workload: Workload, threads: int, n_tokens: int) -> Timing:
     """Generate `n_tokens` tokens after a prompt; the first comes with the prefill.
 
     The prompt is read once before: a server has one model in its caches, not whichever of several
     was timed last.
     """
+    _run(model, workload, threads, 1)
+    return _run(model, workload, threads, n_tokens)
+
+
+def _run(model: LlamaCppModel, workload: Workload, threads: int, n_tokens: int) -> Timing:
     prompt = random_ids(model.vocabulary, workload.batch, workload.prompt)
     model.use_threads(threads)
-    model.forget()
-    model.read(prompt, every=False)
     model.forget()
     started = time.perf_counter()
     following = model.read(prompt, every=False).argmax(-1)

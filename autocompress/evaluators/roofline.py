@@ -221,14 +221,9 @@ class Roofline:
             cached: Tokens of each sequence whose keys and values are read.
             seen: The mean number of tokens that each attends to.
         """
-        kept = choice.kept / choice.total
-        rows = {
-            name: kept * n
-            for group in site.groups
-            for name, n in zip(group.linears, group.rows, strict=True)
-        }
-        queries, keys = rows["q"], rows["k"]
-        moved = NUMBER_BYTES[self.number_format] * batch * (2 * keys * cached + 2 * queries * new)
+        queries = site.rows["q"] * choice.kept / choice.total
+        numbers = batch * (site.cached(choice) * cached + 2 * queries * new)
+        moved = NUMBER_BYTES[self.number_format] * numbers
         return self._longer(4 * queries * batch * new * seen, moved)
 
     def _longer(self, operations: float, moved: float) -> float:

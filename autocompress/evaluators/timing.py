@@ -59,6 +59,12 @@ def read_latencies(answer: str) -> list[Latency]:
     ]
 
 
+def read_bytes(answer: str) -> int | None:
+    """Read the answer of an engine's process that was asked for its memory."""
+    found = json.loads(answer)
+    return None if found is None else int(found)
+
+
 @torch.inference_mode()
 def run(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> Timing:
     """Generate `n_tokens` tokens after a (B, T) prompt; the first comes with the prefill."""

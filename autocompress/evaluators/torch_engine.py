@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
+from autocompress.evaluators.held_memory import most_held, tensor_bytes
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
@@ -26,6 +27,7 @@ from autocompress.evaluators.timing import (
     Timing,
     make_prompt,
     pick_threads,
+    read_bytes,
     read_latencies,
     run,
     time_in_turn,
@@ -69,7 +71,22 @@ class TorchEngine:
         progress: Progress = nobody,
     ) -> list[Latency]:
         """Time checkpoints in a fresh process, in turn within each repeat."""
+        return read_latencies(self._ask("latency", checkpoints, workload, repeats, progress))
+
+    def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
+        """Load a checkpoint in a fresh process and run the workload once."""
+        return read_bytes(self._ask("memory", [checkpoint], workload, 1, nobody))
+
+    def _ask(
+        self,
+        wanted: str,
+        checkpoints: Sequence[Path],
+        workload: Workload,
+        repeats: int,
+        progress: Progress,
+    ) -> str:
         request = {
+            "wanted": wanted,
             "checkpoints": [str(path) for path in checkpoints],
             "workload": str(workload),
             "repeats": repeats,
@@ -78,26 +95,31 @@ class TorchEngine:
             "threads": self.threads,
             "trust_remote_code": self.trust_remote_code,
         }
-        answer = call_module(
+        return call_module(
             "autocompress.evaluators.torch_engine",
             request,
             EngineError,
             "The torch engine did not run the checkpoints",
             progress,
         )
-        return read_latencies(answer)
 
 
-def serve(request: dict[str, object]) -> list[dict[str, object]]:
-    """Answer one request: load all checkpoints, then time them in turn."""
+def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
+    """Answer one request: load all checkpoints, then time them in turn; or tell one's memory."""
     workload = Mix.parse(str(request["workload"])).first
     paths = [Path(path) for path in _texts(request["checkpoints"])]
     device = torch.device(str(request["device"]))
-    models = [
-        load_checkpoint(path, device, str(request["dtype"]), request["trust_remote_code"] is True)
-        for path in paths
-    ]
     threads = int(str(request["threads"]))
+
+    def load(path: Path) -> PreTrainedModel:
+        trusts = request["trust_remote_code"] is True
+        return load_checkpoint(path, device, str(request["dtype"]), trusts)
+
+    if request["wanted"] == "memory":
+        if threads:
+            torch.set_num_threads(threads)
+        return _memory(load(paths[0]), workload)
+    models = [load(path) for path in paths]
     if threads:
         torch.set_num_threads(threads)
     else:
@@ -109,6 +131,15 @@ def serve(request: dict[str, object]) -> list[dict[str, object]]:
     ]
     timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, torch.get_num_threads()) for row in timings]
+
+
+def _memory(model: PreTrainedModel, workload: Workload) -> int | None:
+    """Return the bytes of a model's tensors with the most that running a workload adds."""
+    prompt = make_prompt(model, workload)
+    # Kernels that are made when first used are the engine's own, and no cost of a request.
+    run(model, prompt, 2)
+    added = most_held(lambda: run(model, prompt, workload.generated), model.device)
+    return None if added is None else tensor_bytes(model) + added
 
 
 def load_checkpoint(

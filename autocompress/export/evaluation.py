@@ -38,6 +38,9 @@ class Judged:
     Args:
         bytes: Of its tensors, as the files' own headers state them.
         milliseconds: Of the workload.
+        tokens_a_second: Generated, of all sequences together, over the whole workload.
+        peak_memory: Bytes that the engine's process held at most while it ran the workload, above
+            what it held before it opened the model; None where the system does not tell.
     """
 
     path: str
@@ -45,6 +48,8 @@ class Judged:
     bytes: int
     perplexity: Estimate
     milliseconds: Speed
+    tokens_a_second: Estimate
+    peak_memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,8 @@ def _rows(evaluation: Evaluation) -> list[Sequence[str]]:
             ("perplexity", _told(model.perplexity)),
             ("bytes", f"{model.bytes:,}"),
             *((name, f"{_told(own)} ms") for name, own in _times(model.milliseconds)),
+            ("tokens a second", _told(model.tokens_a_second)),
+            ("peak memory, bytes", _counted(model.peak_memory)),
         ]
     share = percent(model.bytes / against.bytes, 1)
     speedups = {} if comparison.speedup is None else dict(_times(comparison.speedup))
@@ -157,7 +164,22 @@ def _rows(evaluation: Evaluation) -> list[Sequence[str]]:
             )
             for name, own in _times(model.milliseconds)
         ),
+        ("tokens a second", _told(against.tokens_a_second), _told(model.tokens_a_second), ""),
+        (
+            "peak memory, bytes",
+            _counted(against.peak_memory),
+            _counted(model.peak_memory),
+            _share(model.peak_memory, against.peak_memory),
+        ),
     ]
+
+
+def _counted(value: int | None) -> str:
+    return "not told by the system" if value is None else f"{value:,}"
+
+
+def _share(value: int | None, whole: int | None) -> str:
+    return percent(value / whole, 1) if value and whole else ""
 
 
 def _faster(speedup: Estimate | None) -> str:

@@ -37,7 +37,12 @@ def verdict(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was asked: `kind` is speedup, latency (ms), bytes, bits or params (fraction kept)."""
+    """What was asked.
+
+    Args:
+        kind: `speedup`, `latency` (ms), `memory` (bytes), `bytes`, `bits` or `params` (the share
+            kept).
+    """
 
     kind: str
     value: float
@@ -140,6 +145,17 @@ class Bytes:
     dense: int
     compressed: int
     on_disk: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that the engine's process holds at most while it runs the workload.
+
+    Above what it holds before it opens the model: weights, KV cache and all that a request takes.
+    """
+
+    dense: int
+    compressed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +262,7 @@ class Report:
         quality_floor: The highest acceptable ratio of held-out perplexity to dense.
         also: Further targets; `met` speaks of all of them.
         gate: None if the checkpoint was not opened by an engine.
+        memory: None where nothing ran, or the system does not tell.
         needs_remote_code: Whether the checkpoint brings a modeling file of its own.
         checkpoint: The checkpoint's folder, or its GGUF file, relative to the report's folder.
     """
@@ -276,6 +293,7 @@ class Report:
     needs_remote_code: bool
     also: tuple[Target, ...] = ()
     checkpoint: str = "model"
+    memory: Memory | None = None
     corrections: tuple[Correction, ...] = ()
     warnings: tuple[str, ...] = ()
     verdict: Verdict = field(init=False)

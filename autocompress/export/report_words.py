@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from autocompress.export.figures import short
 from autocompress.export.report import Baseline, Report, Verdict
+from autocompress.workload import Mix, Phase
 
 Rows: TypeAlias = list[tuple[str, str]]
 
@@ -30,6 +31,8 @@ def headline(report: Report) -> str:
         got.insert(0, _taken(report))
     if report.target.kind in ("bytes", "params", "bits"):
         got.insert(0, _size(report))
+    if report.target.kind == "memory":
+        got.insert(0, f"{_memory(report)} held")
     if report.verdict is Verdict.UNUSABLE:
         said.insert(0, got.pop())
     return f"{', '.join(leads)}: {'; '.join([*said, ', '.join(got)])}"
@@ -52,6 +55,7 @@ def target(report: Report) -> str:
     forms = {
         "speedup": f"{value:g}x speed",
         "latency": f"{value:g} ms",
+        "memory": f"{short(value)}B of memory",
         "bytes": f"{short(value)}B",
         "bits": f"{value:g} bits",
         "params": f"{percent(value)} of the parameters",
@@ -75,6 +79,8 @@ def essentials(report: Report) -> Rows:
         ("Speedup, measured", measured),
         ("Speedup, predicted", predicted),
         ("Time of a request", _taken(report)),
+        ("Throughput", _throughput(report)),
+        ("Peak memory", _memory(report)),
         (
             "Perplexity, held out",
             (
@@ -236,6 +242,30 @@ def _taken(report: Report) -> str:
         low, high = got.milliseconds_interval
         interval = f" [{low:.4g}, {high:.4g}]"
     return f"{compressed:.4g} ms{interval}, dense {dense:.4g} ms"
+
+
+def _throughput(report: Report) -> str:
+    """Say how many tokens a second that is, of one kind of request."""
+    mix, times = Mix.parse(report.workload), report.speedup.milliseconds
+    if times is None or len(mix.parts) > 1:
+        return "not measured" if times is None else "of several kinds of requests: not told"
+    kind = mix.first
+    tokens, named = {
+        Phase.WHOLE: (kind.generated, "generated tokens a second, prompts included in the time"),
+        Phase.DECODE: (1, "tokens a second"),
+        Phase.PREFILL: (kind.prompt, "prompt tokens a second"),
+    }[kind.phase]
+    before, after = (1e3 * kind.batch * tokens / time for time in times)
+    return f"{after:,.4g} {named}, dense {before:,.4g}"
+
+
+def _memory(report: Report) -> str:
+    """Say what serving holds."""
+    held = report.memory
+    if held is None:
+        return "not measured"
+    share = percent(held.compressed / held.dense)
+    return f"{short(held.compressed)}B of {short(held.dense)}B ({share})"
 
 
 def _size(report: Report) -> str:

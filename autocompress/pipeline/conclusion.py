@@ -82,6 +82,8 @@ def make_report(
     found: Found,
     standings: Standings,
     verified: Verified,
+    dense: DenseSize,
+    held: int | None,
     driver: SearchDriver,
     profiled_at: str | None,
     seconds: float,
@@ -90,14 +92,17 @@ def make_report(
 
     Args:
         machine: What the engine runs on, in words.
+        held: Bytes that serving the winner takes; None if that was not measured.
         profiled_at: When the latency tables were measured, if another study did.
     """
     spec, space = prepared.spec, prepared.space
     cost = None if latency is None else latency.cost(space)
     check = None if latency is None else latency.check(space)
     ours = standings.winner
-    dense, artifact = verified.dense, verified.artifact
-    written = WrittenSize(artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes)
+    artifact = verified.artifact
+    written = WrittenSize(
+        artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes, held
+    )
     nominal = sizes.nominal_bits(space, dense.number_bits).of(space.entries(found.winner))
     targets = targets_of(spec, dense)
 
@@ -150,6 +155,7 @@ def make_report(
             compressed=artifact.tensor_bytes,
             on_disk=files_bytes(artifact.folder),
         ),
+        memory=_memory(dense.peak_memory, held),
         bits=words.Bits(nominal=nominal, true=written.linear_bits / dense.linear_weights),
         parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
@@ -228,6 +234,12 @@ def _as_if_measured(speedup: words.Speedup) -> MeasuredSpeedup:
     return MeasuredSpeedup(value, (value, value), times, (times[1], times[1]))
 
 
+def _memory(dense: int | None, compressed: int | None) -> words.Memory | None:
+    if dense is None or compressed is None:
+        return None
+    return words.Memory(dense, compressed)
+
+
 def _latency_model(check: Check) -> words.LatencyModel:
     return words.LatencyModel(
         mape=check.mape,
@@ -251,6 +263,7 @@ def command(prepared: Prepared) -> str:
     for flag, value, usual in (
         ("target-speedup", speedup, None),
         ("target-latency", latency, None),
+        ("target-memory", spec.target_memory, None),
         ("target-bytes", spec.target_bytes, None),
         ("target-bits", spec.target_bits, None),
         ("target-params", spec.target_params, None),

@@ -18,6 +18,7 @@ from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
 from autocompress.trial import Genotype, Measurement, Split
+from autocompress.workload import Mix
 
 PROMPT_TOKENS = 48
 
@@ -34,7 +35,6 @@ class Verified:
 
     artifact: Artifact
     gate: GateReport
-    dense: DenseSize
     answers: tuple[str, str, str]
     perplexity: float | None = None
 
@@ -57,6 +57,12 @@ class Deployment(Protocol):
     def size(self) -> DenseSize:
         """Return how large the untouched model is, as the engine's files hold it."""
 
+    def peak_memory(self, path: Path) -> int | None:
+        """Return the most that the engine's process holds while it runs any of the workloads.
+
+        Above what it holds before it opens the model; None where the system does not tell.
+        """
+
     def engine(self, table: LatencyTables | None) -> Engine:
         """Return the engine, on as many threads as tables were measured at."""
 
@@ -75,6 +81,12 @@ class Deployment(Protocol):
         Raises:
             GateError: If its artifact is not what was searched.
         """
+
+
+def most_memory(engine: Engine, path: Path, mix: Mix) -> int | None:
+    """Return the most that any of the workloads takes; None where the system does not tell."""
+    found = [engine.peak_memory(path, workload) for workload in mix.workloads]
+    return max((own for own in found if own is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,6 @@ def passed(
     reference: Reference,
     artifact: Artifact,
     report: GateReport,
-    dense: DenseSize,
     perplexity: float | None = None,
 ) -> Verified:
     """Return what a gate said, if it let the artifact pass.
@@ -123,4 +134,4 @@ def passed(
     decode = prepared.tokenizer.decode
     answers = (reference.prompt[0], list(reference.dense_answer), list(report.findings.answer))
     prompt, theirs, ours = (str(decode(ids)) for ids in answers)
-    return Verified(artifact, report, dense, (prompt, theirs, ours), perplexity)
+    return Verified(artifact, report, (prompt, theirs, ours), perplexity)

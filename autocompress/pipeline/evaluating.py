@@ -70,11 +70,19 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
     )
     observer.stage("latency")
     latency, latency_against = _timed(model, against, workload, observer)
+    observer.stage("memory")
 
     def judged(path: str, found: OnDisk, measured: Measurement, latency: Latency) -> Judged:
-        name = f"{found.engine.name} {found.engine.version}"
         times = _milliseconds(latency, asked.seed)
-        return Judged(path, name, found.bytes, _perplexity(measured), times)
+        return Judged(
+            path=path,
+            engine=f"{found.engine.name} {found.engine.version}",
+            bytes=found.bytes,
+            perplexity=_perplexity(measured),
+            milliseconds=times,
+            tokens_a_second=_throughput(workload, times.workload),
+            peak_memory=found.engine.peak_memory(found.path, workload),
+        )
 
     other, comparison = None, None
     if asked.against and against is not None and dense is not None and latency_against is not None:
@@ -183,6 +191,13 @@ def _milliseconds(latency: Latency, seed: int) -> Speed:
 
     token = median(latency.decode) if any(latency.decode) else None
     return Speed(median(latency.prefill), token, median(latency.total))
+
+
+def _throughput(workload: Workload, milliseconds: Estimate) -> Estimate:
+    """Return the generated tokens a second of all sequences together."""
+    tokens = 1e3 * workload.batch * workload.generated
+    low, high = milliseconds.interval
+    return Estimate(tokens / milliseconds.value, (tokens / high, tokens / low))
 
 
 def _speedup(before: Latency, after: Latency, seed: int) -> Speed:

@@ -21,7 +21,7 @@ from autocompress.export.packing import packed_layers
 from autocompress.models.surgery import ShapedModel
 from autocompress.models.text import draw_order
 from autocompress.operators.base import PackedSource
-from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.deployment import Verified, most_memory, passed, reference_of
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -75,6 +75,10 @@ class GgufDeployment:
         linear = sum(group.weights for site in space.sites for group in site.groups)
         return DenseSize(stored.numbers, stored.bytes, F16_BITS, linear)
 
+    def peak_memory(self, path: Path) -> int | None:
+        """Run each workload in a process of its own."""
+        return most_memory(LlamaCppEngine(1), path, self._prepared.spec.workload)
+
     def engine(self, table: LatencyTables | None) -> LlamaCppEngine:
         """Return the engine."""
         return LlamaCppEngine(table.first.threads if table else self._fastest)
@@ -124,7 +128,7 @@ class GgufDeployment:
                 f"{artifact.path.name}, and the searched candidate had {measured.perplexity:.4f}: "
                 f"they may differ by {AGREEMENT:.0%}."
             )
-        return passed(self._prepared, reference, artifact, report, self.size(), found.perplexity)
+        return passed(self._prepared, reference, artifact, report, found.perplexity)
 
     def _read(self, artifact: Artifact, n: int) -> Measurement:
         """Read as much report text as the winner was measured on, with the engine."""

@@ -77,8 +77,9 @@ def inherit(storage: str, spec: SearchSpec) -> Inherited:
             f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
             f"{', '.join(other)} differ."
         )
-    if spec.is_timed and known.latency is None:
-        # Without a latency table nothing can be predicted of a speedup.
-        return Inherited(known.records)
+    lacks_memory = spec.target_memory is not None and known.dense.peak_memory is None
+    if lacks_memory or (spec.is_timed and known.latency is None):
+        # Nothing can be predicted of what was not measured.
+        return Inherited(known.records, known.latency)
     found = predict(known, spec.targets)
     return Inherited(known.records, known.latency, (found.genotype,))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from autocompress.evaluators import latency_model
-from autocompress.evaluators.base import Engine
+from autocompress.evaluators.base import Engine, Timer
 from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Sample
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
@@ -99,7 +99,7 @@ def _stage(name: str, workload: Workload, mix: Mix) -> str:
 
 
 def measure_speedup(
-    engine: Engine,
+    engine: Timer,
     dense: Path,
     compressed: Path,
     mix: Mix,

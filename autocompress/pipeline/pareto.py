@@ -64,8 +64,9 @@ def read_front(
     known = read_stored(storage, study)
     spec, space = known.spec, known.space
     first = next(iter(spec.targets)).removeprefix("target_")
-    # A latency is met by a speedup over the dense model.
-    axis = Axis(by or ("speedup" if first == "latency" else first))
+    # A latency is met by a speedup over the dense model, memory by what is stored.
+    nearest = {"latency": "speedup", "memory": "bytes"}
+    axis = Axis(by or nearest.get(first, first))
     timing = None
     if axis is Axis.SPEEDUP:
         latency = latency_of(known)

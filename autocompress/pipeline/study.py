@@ -25,6 +25,7 @@ from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import hardware, measure_speedup
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
+from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, measured_before
@@ -164,8 +165,7 @@ def _run(
         store.save_document("shape", to_document(prepared.shape))
         _build(prepared, pool, observer)
         deployment = _deployment(prepared, plan, scratch)
-        dense = deployment.size()
-        store.save_document("dense", dense.to_document())
+        dense = dense_size(deployment, store, with_memory=spec.target_memory is not None)
         limits = stored_limits(spec, prepared.space, dense)
         latency, timed = None, None
         if spec.is_timed or spec.roofline is not None:
@@ -183,6 +183,11 @@ def _run(
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")
         verified = deployment.verify(found.winner, standings.winner)
+        held = None
+        if measure is not None:
+            observer.stage("memory")
+            dense = dense_size(deployment, store, with_memory=True)
+            held = winner_memory(deployment, store, found.winner)
         report = make_report(
             study,
             prepared,
@@ -191,6 +196,8 @@ def _run(
             found,
             standings,
             verified,
+            dense,
+            held,
             driver,
             measured_before(store),
             time.monotonic() - started,

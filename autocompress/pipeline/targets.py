@@ -4,6 +4,7 @@ Loads no torch: a study's limits are made again in a moment.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,9 @@ from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
 from autocompress.spec import SearchSpec
 from autocompress.store.base import Json
 
-_UNITS: Final = {"bytes": "bytes", "params": "parameters"}
+MEMORY_MARGIN: Final = 1.01
+"""What serving holds beside weights and cache was measured of the dense model alone."""
+_UNITS: Final = {"memory": "bytes of memory", "bytes": "bytes", "params": "parameters"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class WrittenSize:
 
     Args:
         linear_bits: Of the searched linear layers: codes, scales, zero points and masks.
+        peak_memory: As measured; None where it was not.
     """
 
     parameters: int
     bytes: int
     linear_bits: float
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,15 @@ class DenseSize:
         bytes: Of these.
         number_bits: Of a number in the model's own format.
         linear_weights: In the searched linear layers.
+        peak_memory: Bytes that the engine's process holds while it runs the workload, above what
+            it holds before it opens the model; None where it was not measured.
     """
 
     parameters: int
     bytes: int
     number_bits: int
     linear_weights: int
+    peak_memory: int | None = None
 
     def to_document(self) -> Mapping[str, Json]:
         """Return plain values, to be kept with a study."""
@@ -56,7 +64,9 @@ class DenseSize:
     @classmethod
     def from_document(cls, document: Mapping[str, Json]) -> "DenseSize":
         """Read what `to_document` wrote."""
-        return cls(**{f.name: int(str(document[f.name])) for f in dataclasses.fields(cls)})
+        given = {f.name: document[f.name] for f in dataclasses.fields(cls)}
+        read = {name: None if v is None else int(str(v)) for name, v in given.items()}
+        return cls(**read)  # type: ignore[arg-type]  # only `peak_memory` is ever None
 
 
 def check_kernels(spec: SearchSpec) -> None:
@@ -131,15 +141,45 @@ def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> tup
     """
     size, count = spec.target_bytes, spec.target_params
     most = {
+        "memory": _most_memory(spec, dense),
         "bytes": None if size is None else size.of(dense.bytes),
         "bits": spec.target_bits,
         "params": None if count is None else count.of(dense.parameters),
     }
     return tuple(
-        _checked(stored_cost(kind, spec.counted_bits, space, dense), value, kind, spec.engine)
+        _checked(_cost(kind, spec, space, dense), value, kind, spec)
         for kind, value in most.items()
         if value is not None
     )
+
+
+def _most_memory(spec: SearchSpec, dense: DenseSize) -> float | None:
+    """Return the bytes that serving may hold; None if nothing is asked of them.
+
+    Raises:
+        SpecError: If it is unknown what the dense model holds.
+    """
+    if spec.target_memory is None:
+        return None
+    if dense.peak_memory is None:
+        raise SpecError(
+            "What serving the dense model holds was not measured: ask for bytes instead, or let "
+            "`autocompress retarget` measure it with --refine."
+        )
+    return spec.target_memory.of(dense.peak_memory) / MEMORY_MARGIN
+
+
+def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> AdditiveCost:
+    if kind != "memory":
+        return stored_cost(kind, spec.counted_bits, space, dense)
+    tokens = max(w.batch * (w.prompt + w.generated) for w in spec.workload.workloads)
+    is_decoded = spec.engine == "torch"
+
+    def held(other: float) -> AdditiveCost:
+        return sizes.served_bytes(space, dense.number_bits, tokens, other, is_decoded=is_decoded)
+
+    # What is held beside the sites is what was measured beyond what they are reckoned at.
+    return held(max(0.0, (dense.peak_memory or 0) - held(0.0).dense))
 
 
 def stored_cost(
@@ -166,7 +206,9 @@ def stored_cost(
 
 def told(kind: str, value: float) -> str:
     """Return a cost with its unit."""
-    return f"{value:.3f} bits a weight" if kind == "bits" else f"{value:,.0f} {_UNITS[kind]}"
+    if kind == "bits":
+        return f"{value:.3f} bits a weight"
+    return f"{value:,.0f} {_UNITS[kind]}"
 
 
 def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
@@ -176,6 +218,8 @@ def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
         found.append(Target("speedup", spec.target_speedup))
     if spec.target_latency is not None:
         found.append(Target("latency", spec.target_latency))
+    if spec.target_memory is not None and dense.peak_memory is not None:
+        found.append(Target("memory", spec.target_memory.of(dense.peak_memory)))
     if spec.target_bytes is not None:
         found.append(Target("bytes", spec.target_bytes.of(dense.bytes)))
     if spec.target_bits is not None:
@@ -204,6 +248,7 @@ def is_met(
     found = {
         "speedup": -measured.interval[0],
         "latency": measured.compressed_interval[1],
+        "memory": math.inf if written.peak_memory is None else float(written.peak_memory),
         "bytes": float(written.bytes),
         "bits": {
             "nominal": nominal_bits,
@@ -217,7 +262,7 @@ def is_met(
     return found <= most
 
 
-def _checked(cost: AdditiveCost, most: float, kind: str, engine: str) -> Limit:
+def _checked(cost: AdditiveCost, most: float, kind: str, spec: SearchSpec) -> Limit:
     if most >= cost.dense:
         raise SpecError(
             f"`target_{kind} < dense` must hold, but got {told(kind, most)}, and the dense model "
@@ -225,9 +270,10 @@ def _checked(cost: AdditiveCost, most: float, kind: str, engine: str) -> Limit:
         )
     least = least_left(cost)
     if most < least:
-        more = "Add depth, width, bits or sparsity to --space, or raise"
+        saving = "depth or width" if kind == "memory" else "depth, width, bits or sparsity"
+        more = f"Add {saving} to --space, or raise"
         raise UnreachableTarget(
             f"No candidate reaches {told(kind, most)}: the smallest of this space has "
-            f"{told(kind, least)}. {'Raise' if engine == 'llama.cpp' else more} the target."
+            f"{told(kind, least)}. {'Raise' if spec.engine == 'llama.cpp' else more} the target."
         )
     return Limit(cost, most)

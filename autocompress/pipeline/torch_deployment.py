@@ -12,7 +12,7 @@ from autocompress.export.checkpoint import Artifact, write_checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
 from autocompress.pipeline.dense import measure_dense
-from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.deployment import Verified, most_memory, passed, reference_of
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -50,6 +50,12 @@ class TorchDeployment:
     def size(self) -> DenseSize:
         """Return the size of the untouched model; leaves it dense."""
         return measure_dense(self.shaped)
+
+    def peak_memory(self, path: Path) -> int | None:
+        """Run each workload in a process of its own."""
+        spec = self._prepared.spec
+        engine = TorchEngine(str(self._prepared.device), spec.dtype, 1, spec.trust_remote_code)
+        return most_memory(engine, path, spec.workload)
 
     def engine(self, table: LatencyTables | None) -> TorchEngine:
         """Return the engine; leaves this process on its threads."""
@@ -91,7 +97,7 @@ class TorchDeployment:
         measured: Measurement,  # noqa: ARG002  # by torch itself: there is nothing to compare
     ) -> Verified:
         """Put a winner through the gate."""
-        artifact, dense = self.export(winner), self.size()
+        artifact = self.export(winner)
         reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
         report = gate.check(artifact, reference.file, str(self._prepared.device))
-        return passed(self._prepared, reference, artifact, report, dense)
+        return passed(self._prepared, reference, artifact, report)

@@ -181,6 +181,22 @@ class Site:
     groups: tuple[LinearGroup, ...] = ()
     other_parameters: int = 0
 
+    def cached(self, choice: Choice) -> float:
+        """Return how many numbers a token leaves in the KV cache: keys and values."""
+        if self.kind is not SiteKind.ATTENTION:
+            return 0.0
+        rows = self.rows
+        return (rows["k"] + rows["v"]) * choice.kept / choice.total
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Output features of each linear layer of the dense site, by its name."""
+        return {
+            name: n
+            for group in self.groups
+            for name, n in zip(group.linears, group.rows, strict=True)
+        }
+
     def choice(self, levels: Sequence[int]) -> Choice:
         """Return what the levels of this site's genes do together."""
         kept = self.units

@@ -22,6 +22,27 @@ def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> Addit
     return _cost(space, other_bytes, of)
 
 
+def served_bytes(
+    space: SearchSpace, dense_bits: int, tokens: int, other_bytes: float, *, is_decoded: bool
+) -> AdditiveCost:
+    """Return the bytes that serving holds: weights, and the KV cache of so many tokens.
+
+    A cache of fewer bits counts as dense: no engine was seen to keep one.
+
+    Args:
+        tokens: Of all sequences together, when the last is generated.
+        other_bytes: What is held beside the sites.
+        is_decoded: Whether the engine turns codes and zeros into the model's own number format.
+    """
+
+    def of(site: Site, choice: Choice) -> float:
+        cache = dense_bits * site.cached(choice) * tokens / 8
+        own = Choice(choice.kept, choice.total) if is_decoded else choice
+        return cache + dense_bits * _uncompressed(site, own) / 8 + _linear(site, own, dense_bits)
+
+    return _cost(space, other_bytes, of)
+
+
 def linear_bytes(space: SearchSpace, dense_bits: int) -> AdditiveCost:
     """Return the bytes of the searched linear layers alone, biases left out."""
     return _cost(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits))

@@ -17,8 +17,6 @@ SPEED = 3.0
 class Reader:
     """An engine that takes as long as a file says, and longer with every repeat."""
 
-    name, version, threads = "reader", "1", 1
-
     def __init__(self) -> None:
         self.calls: list[tuple[int, Workload]] = []
 

@@ -72,6 +72,10 @@ def test_figures_agree_with_each_other(judged: Evaluation) -> None:
     assert comparison.bits == pytest.approx(32 * model.bytes / against.bytes)
     assert model.bytes < against.bytes / 2
     assert comparison.speedup is not None
+    assert model.peak_memory is not None
+    assert model.peak_memory > model.bytes
+    seconds = model.milliseconds.workload.value / 1e3
+    assert model.tokens_a_second.value == pytest.approx(4 / seconds)
     for estimate in (comparison.kl, ratio, comparison.speedup.workload, model.perplexity):
         assert estimate.interval[0] < estimate.value < estimate.interval[1]
 

@@ -16,10 +16,6 @@ from autocompress.workload import Mix, Workload
 class Stopwatch:
     """An engine whose second checkpoint is so many times as fast, give or take."""
 
-    name = "stopwatch"
-    version = "1"
-    threads = 1
-
     def __init__(self, speedup: float, spread: float) -> None:
         self.calls = 0
         self._speedup = speedup
@@ -70,8 +66,6 @@ def test_a_target_inside_the_interval_takes_more_repeats() -> None:
 
 class Phases:
     """An engine whose second checkpoint is three times as fast in one phase alone."""
-
-    name, version, threads = "phases", "1", 1
 
     def latency(
         self,

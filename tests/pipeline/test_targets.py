@@ -1,5 +1,7 @@
 """Targets set limits on what is stored; what is written is held against them."""
 
+import dataclasses
+
 import pytest
 
 from autocompress.errors import SpecError, UnreachableTarget
@@ -10,6 +12,7 @@ from autocompress.pipeline.dense import measure_dense
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.shapes import space_of
 from autocompress.pipeline.targets import (
+    MEMORY_MARGIN,
     WrittenSize,
     check_kernels,
     is_met,
@@ -49,6 +52,38 @@ def test_the_dense_model_costs_what_its_tensors_are(
     assert dense.bytes == for_bytes.cost.dense == 4 * count
     assert for_bytes.most == pytest.approx(2.4 * count)
     assert for_params.most == 0.9 * count
+
+
+def test_memory_is_limited_beyond_what_was_measured_of_the_dense_model(
+    tiny_models: TinyModels,
+) -> None:
+    spec = spec_of(target_memory="90%", space="depth,bits", workload="2*2x6+2,1*prefill:1x9+1")
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+    size = measure_dense(shaped)
+    held = dataclasses.replace(size, peak_memory=3 * size.bytes)
+
+    (limit,) = stored_limits(spec, shaped.space, held)
+
+    drop = shaped.space.entries(Genotype((1, *shaped.space.dense.levels[1:])))
+    attention = sum(g.weights for g in shaped.space.sites[0].groups) + 32
+    cache = 2 * 16 * 2 * (6 + 2)
+    assert limit.cost.dense == pytest.approx(held.peak_memory)
+    assert limit.cost.dense - limit.cost.of(drop) == pytest.approx(4 * (attention + cache))
+    assert limit.most == pytest.approx(0.9 * 3 * size.bytes / MEMORY_MARGIN)
+    (target,) = targets_of(spec, held)
+    assert (target.kind, target.value) == ("memory", pytest.approx(2.7 * size.bytes))
+    with pytest.raises(SpecError, match="holds was not measured"):
+        stored_limits(spec, shaped.space, size)
+
+
+def test_on_torch_bits_save_no_memory(tiny_models: TinyModels) -> None:
+    spec = spec_of(target_memory="90%", space="bits")
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+    size = measure_dense(shaped)
+    held = dataclasses.replace(size, peak_memory=2 * size.bytes)
+
+    with pytest.raises(UnreachableTarget, match=r"Add depth or width to --space, or raise"):
+        stored_limits(spec, shaped.space, held)
 
 
 @pytest.mark.parametrize(("counted", "bits"), [("nominal", 4.0), ("stored", 6.0), ("whole", 20.0)])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
-from autocompress.spaces.sizes import nominal_bits, parameters, stored_bytes
+from autocompress.spaces.sizes import nominal_bits, parameters, served_bytes, stored_bytes
 from autocompress.trial import Genotype
 from tests.spaces.problems import GROUPS, genotypes, spaces
 
@@ -49,6 +49,24 @@ def test_bits_of_a_narrower_site_take_fewer_bytes() -> None:
     assert dense - narrow == ATTENTION_WEIGHTS / 2 * 2
     assert dense - coded == ATTENTION_WEIGHTS * (16 - 2) / 8 - 128 * (16 + 2) / 8
     assert narrow - both == (dense - coded) / 2
+
+
+def test_serving_holds_weights_and_what_every_token_caches() -> None:
+    tokens = 100
+    cached = 2 * (32 + 32) * tokens * 2  # keys and values of two layers, 2 bytes each
+
+    codes, decoded = (
+        served_bytes(SPACE, 16, tokens, 1000, is_decoded=is_decoded)
+        for is_decoded in (False, True)
+    )
+
+    assert codes.dense == decoded.dense == stored_bytes(SPACE, 16, 1000).dense + cached
+    narrow_coded = SPACE.entries(Genotype((1, 2, 0, 0, 0) + (0,) * 5))
+    stored = stored_bytes(SPACE, 16, 1000)
+    saved = cached / 2 / 2
+    assert codes.of(narrow_coded) == stored.of(narrow_coded) + cached - saved
+    narrow = SPACE.entries(Genotype((1, 0, 0, 0, 0) + (0,) * 5))
+    assert decoded.of(narrow_coded) == decoded.of(narrow) == stored.of(narrow) + cached - saved
 
 
 def test_nominal_bits_are_a_mean_over_all_weights() -> None:
