@@ -1,72 +1,144 @@
-"""Checks the latency model on configurations it was not fitted on, and winners end to end.
+"""Holds predicted latencies against measured ones, on configurations that no fit has read.
 
-    python benchmarks/latency.py --output benchmarks/results/latency.json
+    python -m benchmarks.latency --output benchmarks/results/latency.json
 
-Profiles the shipped reference model several times over with different random configurations; each
-profile's held-out third gives its error. Nothing else may run meanwhile.
+The shipped reference model, and a randomly initialised one of about 0.5 B parameters in bfloat16,
+each on the torch engine of this CPU. As a search does, the bench profiles every distinct change,
+fits the latency model on whole random configurations and has held-out ones give its interval;
+then it measures many more, spread from 1x to 3x, each twice. Errors are told for the time until
+the first token and for a further one. Nothing else may run meanwhile; what the output holds is not
+measured again.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from autocompress.evaluators.latency_model import LatencyTables
-from autocompress.pipeline.study import profile
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from autocompress.evaluators import latency_model
+from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, entries_of
+from autocompress.evaluators.latency_rows import Profile, Sample
+from autocompress.evaluators.profile import measure_profile, measure_samples
+from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
+from autocompress.evaluators.torch_engine import fastest_threads
+from autocompress.models import loading
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.latency import SAMPLES, hardware, spread
+from autocompress.pipeline.prepared import prepare
+from autocompress.spaces.base import SearchSpace
 from autocompress.spec import from_mapping
+from autocompress.workload import Mix, Phase, Workload
+from benchmarks.contest import write_whole
+from benchmarks.first_units import FirstUnits
+from benchmarks.laboratory import MODEL
+from benchmarks.random_models import SHAPES, write_model
 
-MODEL = Path(__file__).parent.parent / "examples" / "reference-model"
-
-
-class Quiet:
-    def stage(self, name: str) -> None:
-        print(name, flush=True)
-
-    def advance(self, done: int, total: int) -> None:
-        pass
-
-    def tell(self, kind: str, values: object) -> None:
-        pass
-
-
-def one(seed: int) -> tuple[LatencyTables, dict[str, object]]:
-    spec = from_mapping({"model": str(MODEL), "target_speedup": 2, "seed": seed})
-    with tempfile.TemporaryDirectory() as folder:
-        prepared, table = profile(spec, f"sqlite:///{folder}/profiles.db", Quiet())
-    check = table.check(prepared.space)
-    return table, {
-        "seed": seed,
-        "mape": check.mape,
-        "repeat_error": check.repeat_error,
-        "rank_correlation": check.rank_correlation,
-        "coverage": check.coverage,
-        "half_width": check.half_width,
-        "scales": list(table.first.scales),
-        "points": [list(point) for point in check.points],
-    }
+Row = dict[str, Any]
+REFERENCE, LARGE = "reference model", "random 0.5 B model"
+ROUNDS = 7
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--profiles", type=int, default=3)
+    parser.add_argument("--reference", type=int, default=140, help="configurations measured")
+    parser.add_argument("--large", type=int, default=70, help="of the 0.5 B model")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rows = []
-    hardware = ""
-    for seed in range(arguments.profiles):
-        table, row = one(seed)
-        hardware = table.first.hardware
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    result = {
-        "hardware": hardware,
-        "median_mape": statistics.median(float(str(row["mape"])) for row in rows),
-        "median_repeat_error": statistics.median(float(str(row["repeat_error"])) for row in rows),
-        "profiles": rows,
+    rows: list[Row] = []
+    if arguments.output.is_file():
+        rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, n in ((REFERENCE, arguments.reference), (LARGE, arguments.large)):
+            if any(row["model"] == name for row in rows):
+                continue
+            folder = MODEL
+            if name == LARGE:
+                folder = Path(scratch) / "random"
+                write_model(SHAPES["0.5b"], folder, 1, 0)
+            rows += _judged(name, folder, n, arguments.seed)
+            write_whole(arguments.output, {"rows": rows, "pooled": _pooled(rows)})
+
+
+def _judged(name: str, folder: Path, n: int, seed: int) -> list[Row]:
+    """Profile a model, fit, and measure n more configurations; return a row for each phase."""
+    prepared = prepare(from_mapping({"model": str(folder), "target_speedup": 2, "seed": seed}))
+    space, workload = prepared.space, Workload()
+    model = loading.load_model(folder, prepared.device, "bfloat16")
+    shaped = ShapedModel(model, space, FirstUnits(model))
+    threads = fastest_threads(model, workload)
+    torch.set_num_threads(threads)
+    stopwatch = ShapedStopwatch(shaped, workload)
+
+    def progress(done: int, total: int) -> None:
+        if done % max(1, total // 10) == 0:
+            print(f"{name}: {done} of {total}", flush=True)
+
+    profile = measure_profile(stopwatch, space, ROUNDS, seed, progress)
+    on = hardware(prepared.device, threads)
+
+    def tables(of: Workload, samples: Sequence[Sample]) -> LatencyTables:
+        scales = (1.0, 1.0, 1.0)
+        if samples:
+            scales = latency_model.fit(profile, samples, of, space)
+        table = LatencyTable(
+            "torch", torch.__version__, on, threads, of, profile, tuple(samples), scales
+        )
+        return LatencyTables(Mix(((1.0, of),)), (table,))
+
+    cost = tables(workload, ()).cost(space)
+    drawn = [spread(space, cost, SAMPLES, seed), spread(space, cost, n, seed + 1)]
+    fitted, unseen = (
+        measure_samples(stopwatch, space, some, ROUNDS // 3, seed + number, progress)
+        for number, some in enumerate(drawn)
+    )
+    found = []
+    for phase in (Phase.PREFILL, Phase.DECODE):
+        of = Workload(workload.batch, workload.prompt, workload.generated, phase)
+        row = _errors(tables(of, fitted), of, space, profile, unseen)
+        found.append({"model": name, "phase": str(phase), "hardware": on, **row})
+        print({key: value for key, value in found[-1].items() if key != "points"}, flush=True)
+    return found
+
+
+def _errors(
+    model: LatencyTables,
+    of: Workload,
+    space: SearchSpace,
+    profile: Profile,
+    unseen: Sequence[Sample],
+) -> Row:
+    """Return how far predictions of a phase are from what was measured."""
+    cost, half = model.cost(space), model.check(space).half_width
+    predicted = [cost.of(entries_of(space, sample)) for sample in unseen]
+    twice = [(s.spent.workload(of), s.again.workload(of)) for s in unseen]
+    measured = [statistics.fmean(pair) for pair in twice]
+    errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    dense = profile.dense.workload(of)
+    return {
+        "configurations": len(unseen),
+        "mape": statistics.fmean(errors),
+        "repeat_error": statistics.fmean(abs(a / b - 1) for a, b in twice),
+        "rank_correlation": float(spearmanr(predicted, measured).statistic),
+        "interval_half_width": half,
+        "coverage": float(np.mean([error <= half for error in errors])),
+        "dense_ms": dense,
+        "points": [[cost.dense / p, dense / m] for p, m in zip(predicted, measured, strict=True)],
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _pooled(rows: Sequence[Row]) -> Mapping[str, Any]:
+    """Return what the configurations of all models and phases say together."""
+    weights = [row["configurations"] for row in rows]
+    covered = sum(n * row["coverage"] for n, row in zip(weights, rows, strict=True))
+    return {"configurations": sum(weights), "coverage": covered / sum(weights)}
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def measure_tables(
         )
 
     unfitted = tuple(table(number, (), (1.0, 1.0, 1.0)) for number in range(len(timed)))
-    candidates = _spread(space, LatencyTables(mix, unfitted).cost(space), seed)
+    candidates = spread(space, LatencyTables(mix, unfitted).cost(space), SAMPLES, seed)
     tables = []
     for number, (workload, stopwatch) in enumerate(timed):
         observer.stage(_stage("latency check on whole configurations", workload, mix))
@@ -81,14 +81,14 @@ def measure_tables(
     return LatencyTables(mix, tuple(tables))
 
 
-def _spread(space: SearchSpace, cost: AdditiveCost, seed: int) -> list[Genotype]:
-    """Draw configurations of evenly spaced costs."""
+def spread(space: SearchSpace, cost: AdditiveCost, n: int, seed: int) -> list[Genotype]:
+    """Draw n configurations of evenly spaced costs, from 1x to 3x or to the fastest there is."""
     # On a machine that was disturbed the fixed part may come out as nothing.
     most = cost.dense / max(cost.least, 1e-9 * cost.dense)
     fastest = min(3.0, 1.0 + NEAREST * (most - 1.0))
     rng = np.random.default_rng([seed, 11])
     # Every third is held out: both parts spread evenly over the whole range.
-    speedups = np.linspace(1.0 + (fastest - 1.0) / SAMPLES, fastest, SAMPLES)
+    speedups = np.linspace(1.0 + (fastest - 1.0) / n, fastest, n)
     limits = [under(space, cost, cost.dense / speedup) for speedup in speedups]
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
     return [Genotype(tuple(levels.tolist())) for levels in drawn]
