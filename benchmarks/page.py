@@ -13,9 +13,11 @@ from benchmarks import (
     depth_ways_page,
     gguf_page,
     joint_page,
+    latency_page,
     memory_page,
     operators_page,
     optimum_page,
+    roofline_page,
     scale_page,
     scaling_page,
 )
@@ -149,6 +151,14 @@ def main() -> None:
         parts.append(joint_page.section(read("joint.json")))
     if (RESULTS / "gguf.json").is_file():
         parts.append(gguf_page.section(read("gguf.json")))
+    if (RESULTS / "latency.json").is_file():
+        latency = read("latency.json")
+        parts.append(latency_page.section(latency))
+        latency_page.draw(latency, ROOT / "docs" / "latency.png")
+    if (RESULTS / "roofline.json").is_file():
+        roofline = read("roofline.json")
+        parts.append(roofline_page.section(roofline))
+        roofline_page.draw(roofline, ROOT / "docs" / "roofline.png")
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():
