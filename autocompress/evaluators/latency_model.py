@@ -4,6 +4,7 @@ Additive over sites plus a fixed part; the three parts (fixed, attention, MLP) a
 regression on whole random configurations, and held-out ones give the error.
 """
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from autocompress.evaluators.latency_rows import Profile, Sample, Spent
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost, mixed
 from autocompress.store.base import Json
+from autocompress.trial import Genotype
 from autocompress.workload import Mix, Workload
 
 CONFIDENCE = 0.9
 # Standard deviation of a scale around 1, before anything is measured.
 SPREAD = 0.3
+MOST_FINALISTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class LatencyTable:
         threads: CPU threads that everything was timed at.
         samples: Every third is held out from the regression.
         scales: Factors of the fixed part, of attention sites and of MLP sites.
+        finalists: What searches ended with, as timed end to end: of the two times of each both
+            are the same.
     """
 
     engine: str
@@ -44,6 +49,7 @@ class LatencyTable:
     profile: Profile
     samples: tuple[Sample, ...]
     scales: tuple[float, float, float]
+    finalists: tuple[Sample, ...] = ()
 
     def cost(self, space: SearchSpace) -> AdditiveCost:
         """Return the milliseconds of the workload for the entries of a space.
@@ -72,16 +78,21 @@ class LatencyTable:
                 }
                 for row in self.profile.rows
             ],
-            "samples": [
-                {
-                    "choices": [choice_text(choice) for choice in s.choices],
-                    "spent": _pair(s.spent),
-                    "again": _pair(s.again),
-                }
-                for s in self.samples
-            ],
+            "samples": list(map(_plain, self.samples)),
+            "finalists": list(map(_plain, self.finalists)),
             "scales": list(self.scales),
         }
+
+    @property
+    def runs_settings(self) -> bool:
+        """Whether weights that are stored otherwise ran on kernels of their own."""
+        return any(row.choice.weights for row in self.profile.rows)
+
+    def refitted(self, finalists: Sequence[Sample], space: SearchSpace) -> "LatencyTable":
+        """Return the table fitted to more finalists too; of too many the first are forgotten."""
+        known = (*self.finalists, *finalists)[-MOST_FINALISTS:]
+        scales = fit(self.profile, self.samples, self.workload, space, known)
+        return dataclasses.replace(self, scales=scales, finalists=known)
 
 
 class LatencyModel(Protocol):
@@ -147,6 +158,26 @@ class LatencyTables:
         """
         costs = [table.cost(space) for table in self.tables]
         return mixed(list(zip(self.mix.shares, costs, strict=True)))
+
+    def refitted(
+        self, finalists: Sequence[tuple[Genotype, Sequence[float]]], space: SearchSpace
+    ) -> "LatencyTables":
+        """Return the tables with what winners were measured at fed back.
+
+        Args:
+            finalists: Each with its time over the dense model's, for every workload.
+        """
+        tables = []
+        for index, table in enumerate(self.tables):
+            samples = []
+            for genotype, shares in finalists:
+                chosen = space.choices(genotype)
+                choices = chosen if table.runs_settings else tuple(c.shape for c in chosen)
+                dense, share = table.profile.dense, shares[index]
+                spent = Spent(share * dense.prefill, share * dense.decode)
+                samples.append(Sample(choices, spent, spent))
+            tables.append(table.refitted(samples, space))
+        return dataclasses.replace(self, tables=tuple(tables))
 
     def check(self, space: SearchSpace) -> "Check":
         """Return the prediction's error on the held-out configurations."""
@@ -227,9 +258,13 @@ def conformal(errors: Sequence[float]) -> float:
 
 
 def fit(
-    profile: Profile, samples: Sequence[Sample], workload: Workload, space: SearchSpace
+    profile: Profile,
+    samples: Sequence[Sample],
+    workload: Workload,
+    space: SearchSpace,
+    finalists: Sequence[Sample] = (),
 ) -> tuple[float, float, float]:
-    """Return the likeliest scales, given the samples; held-out ones are not read.
+    """Return the likeliest scales, given the samples and finalists; held-out ones are not read.
 
     Least relative error, with every scale expected near 1 as far as measuring twice differs
     (ridge regression): of parts that the samples hardly tell apart, none takes all.
@@ -240,7 +275,8 @@ def fit(
     # The dense model is known best: it counts as often as all other configurations together.
     whole = tuple(Choice(site.units, site.units) for site in space.sites)
     dense = Sample(whole, profile.dense, profile.dense)
-    for sample, weight in [*((s, 1.0) for s in fitted), (dense, math.sqrt(len(fitted)))]:
+    once = [(sample, 1.0) for sample in (*fitted, *finalists)]
+    for sample, weight in [*once, (dense, math.sqrt(len(fitted)))]:
         parts = [plain.fixed, 0.0, 0.0]
         for site, costs, entry in zip(
             space.sites, plain.sites, entries_of(space, sample), strict=True
@@ -317,6 +353,14 @@ def _mean(sample: Sample, workload: Workload) -> float:
 def _again(sample: Sample, workload: Workload) -> float:
     """Return by what share measuring twice differs."""
     return abs(sample.spent.workload(workload) / sample.again.workload(workload) - 1)
+
+
+def _plain(sample: Sample) -> dict[str, Json]:
+    return {
+        "choices": [choice_text(choice) for choice in sample.choices],
+        "spent": _pair(sample.spent),
+        "again": _pair(sample.again),
+    }
 
 
 def _pair(spent: Spent) -> dict[str, Json]:

@@ -65,6 +65,7 @@ def _table(values: Mapping[str, Json]) -> LatencyTable:
         ),
         samples=tuple(_sample(row) for row in _list(values["samples"])),
         scales=_three(values["scales"]),
+        finalists=tuple(_sample(row) for row in _list(values["finalists"])),
     )
 
 

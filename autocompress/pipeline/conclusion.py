@@ -230,8 +230,8 @@ def _as_if_measured(speedup: words.Speedup) -> MeasuredSpeedup:
     """Return what a prediction says in a measurement's words, where nothing was timed."""
     value, times = speedup.predicted, speedup.milliseconds_predicted
     if value is None or times is None:
-        return MeasuredSpeedup(math.nan, (math.nan,) * 2, (math.nan,) * 2, (math.nan,) * 2)
-    return MeasuredSpeedup(value, (value, value), times, (times[1], times[1]))
+        return MeasuredSpeedup(math.nan, (math.nan,) * 2, (math.nan,) * 2, (math.nan,) * 2, ())
+    return MeasuredSpeedup(value, (value, value), times, (times[1], times[1]), ())
 
 
 def _memory(dense: int | None, compressed: int | None) -> words.Memory | None:

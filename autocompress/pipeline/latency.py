@@ -111,18 +111,25 @@ def measure_speedup(
     Args:
         is_open: Whether more repeats are wanted; they are added up to `MOST_REPEATS`.
     """
-    before, after = np.zeros(0), np.zeros(0)
+    # (workloads, repeats) milliseconds.
+    theirs = ours = np.zeros((len(mix.parts), 0))
     while True:
-        first, second = np.zeros(REPEATS), np.zeros(REPEATS)
-        for share, workload in zip(mix.shares, mix.workloads, strict=True):
-            theirs, ours = engine.latency([dense, compressed], workload, REPEATS)
-            first += share * np.asarray(theirs.times(workload))
-            second += share * np.asarray(ours.times(workload))
-        before, after = np.concatenate([before, first]), np.concatenate([after, second])
+        pairs = [
+            (first.times(workload), second.times(workload))
+            for workload in mix.workloads
+            for first, second in [engine.latency([dense, compressed], workload, REPEATS)]
+        ]
+        theirs = np.concatenate([theirs, np.asarray([first for first, _ in pairs])], 1)
+        ours = np.concatenate([ours, np.asarray([second for _, second in pairs])], 1)
+        before, after = (np.asarray(mix.shares) @ times for times in (theirs, ours))
         median, interval = median_interval(before / after, seed)
         taken, taken_interval = median_interval(after, seed)
         found = MeasuredSpeedup(
-            median, interval, (float(np.median(before)), taken), taken_interval
+            median,
+            interval,
+            (float(np.median(before)), taken),
+            taken_interval,
+            tuple(np.median(ours / theirs, 1).tolist()),
         )
         if len(before) >= MOST_REPEATS or not is_open(found):
             return found

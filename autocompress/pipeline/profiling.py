@@ -12,6 +12,8 @@ from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.searching import Found
+from autocompress.pipeline.stored_study import REFITTED
 from autocompress.store.base import Event, Json, StudyStore
 from autocompress.store.profiles import find_profile, save_profile
 
@@ -76,6 +78,31 @@ class Profiles:
             tables = self.measure(prepared, deployment, observer)
         store.save_document("latency", tables.to_json())
         return tables
+
+
+def feed_back(
+    storage: str,
+    prepared: Prepared,
+    deployment: Deployment,
+    store: StudyStore,
+    latency: LatencyModel | None,
+    found: Found,
+) -> None:
+    """Fit a study's tables to its measured winners too, for what is asked of it afterwards.
+
+    The study itself keeps those that it searched with. Imported tables are left as they are.
+    """
+    if not isinstance(latency, LatencyTables) or prepared.imported is not None:
+        return
+    if store.document(REFITTED) is not None:
+        return
+    finalists = [(genotype, measured.shares) for genotype, measured in found.finalists]
+    refitted = latency.refitted(finalists, prepared.space).to_json()
+    store.save_document(REFITTED, refitted)
+    key = about(prepared, deployment)
+    known = find_profile(storage, key)
+    if known is not None:
+        save_profile(storage, key, refitted, known.measured_at)
 
 
 def roofline_of(prepared: Prepared, deployment: Deployment) -> Roofline | None:

@@ -37,6 +37,7 @@ class Found:
     Args:
         speedup: Measured end to end; None where nothing was timed.
         task: The winner's: what the baselines have to meet too.
+        finalists: All winners that were measured.
         history: Of the search that found it; losses under another constraint do not compare.
     """
 
@@ -47,6 +48,7 @@ class Found:
     history: tuple[Progress, ...]
     generations: int
     stopped_because: str
+    finalists: tuple[tuple[Genotype, MeasuredSpeedup], ...] = ()
 
 
 def search(
@@ -154,6 +156,7 @@ def search(
         histories[attempts.index(best)],
         spent.generation,
         strategy.stopped_because,
+        tuple((own.winner.genotype, own.measured) for own in attempts),
     )
 
 
@@ -271,6 +274,7 @@ def _measured(
                 (_number(known["low"]), _number(known["high"])),
                 (_number(known["dense"]), _number(known["compressed"])),
                 (_number(known["compressed_low"]), _number(known["compressed_high"])),
+                tuple(map(_number, _list(known["shares"]))),
             )
     speedup = measure(winner)
     store.add_event(
@@ -286,10 +290,15 @@ def _measured(
                 "compressed": speedup.milliseconds[1],
                 "compressed_low": speedup.compressed_interval[0],
                 "compressed_high": speedup.compressed_interval[1],
+                "shares": list(speedup.shares),
             },
         )
     )
     return speedup
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: object) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyModel
@@ -14,13 +15,17 @@ from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json, Record, StudyRow
 from autocompress.store.study_store import open_study
 
+REFITTED: Final = "latency refitted"
+"""The document with a study's latency model after its winners were measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:
     """What the store holds of a study, read at once: enough to reckon any candidate's cost.
 
     Args:
-        latency: The recorded latency model; None for a study without a speedup.
+        latency: The recorded latency model, fitted to the measured winners if there are any; None
+            for a study without a speedup.
     """
 
     row: StudyRow
@@ -40,7 +45,7 @@ def read_stored(storage: str, study: str) -> StoredStudy:
     with contextlib.closing(open_study(storage, study)) as store:
         row = store.row()
         shape, dense = store.document("shape"), store.document("dense")
-        latency = store.document("latency")
+        latency = store.document(REFITTED) or store.document("latency")
         records = tuple(store.measurements().values())
     if shape is None or dense is None:
         raise too_early(row, "its model's size")

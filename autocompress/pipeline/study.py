@@ -28,7 +28,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.profiling import Profiles, measured_before
+from autocompress.pipeline.profiling import Profiles, feed_back, measured_before
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, Measure, search
@@ -188,6 +188,7 @@ def _run(
             observer.stage("memory")
             dense = dense_size(deployment, store, with_memory=True)
             held = winner_memory(deployment, store, found.winner)
+        feed_back(storage, prepared, deployment, store, latency, found)
         report = make_report(
             study,
             prepared,

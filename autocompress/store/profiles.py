@@ -23,11 +23,17 @@ class StoredProfile:
     payload: Mapping[str, Json]
 
 
-def save_profile(url: str, about: Mapping[str, str], payload: Mapping[str, Json]) -> None:
+def save_profile(
+    url: str,
+    about: Mapping[str, str],
+    payload: Mapping[str, Json],
+    measured_at: str | None = None,
+) -> None:
     """Keep a profile in the place of an earlier one of the same things.
 
     Args:
         about: All that it depends on, by name: engine, version, hardware, workload.
+        measured_at: None for now.
 
     Raises:
         StoreError: If the database cannot be opened.
@@ -35,7 +41,7 @@ def save_profile(url: str, about: Mapping[str, str], payload: Mapping[str, Json]
     row = {
         "key": _key(about),
         "about": plain("about", about),
-        "measured_at": now(),
+        "measured_at": measured_at or now(),
         "payload": plain("profile", payload),
     }
     with _opened(url) as engine:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import (
+    MOST_FINALISTS,
     LatencyTable,
     LatencyTables,
     conformal,
@@ -23,6 +24,7 @@ from autocompress.evaluators.stored_latency import read_tables
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import make_space
 from autocompress.store.base import Json
+from autocompress.trial import Genotype
 from autocompress.workload import Mix, Phase, Workload
 
 WORKLOAD = Workload(1, 64, 33)
@@ -210,8 +212,41 @@ def test_the_conformal_error_is_the_ranked_one() -> None:
     assert conformal([0.1, 0.3, 0.2]) == 0.3
 
 
+@st.composite
+def winners(draw: st.DrawFn) -> Genotype:
+    return Genotype(tuple(draw(st.integers(0, len(g.settings) - 1)) for g in SPACE.genes))
+
+
+@given(winners(), st.floats(0.7, 1.4), st.integers(0, 3))
+def test_a_measured_winner_draws_its_prediction_near(
+    winner: Genotype, wrong: float, n: int
+) -> None:
+    tables = table_of(SPACE)
+    entries = SPACE.entries(winner)
+    dense = tables.tables[0].profile.dense.workload(WORKLOAD)
+    measured = wrong * tables.cost(SPACE).of(entries)
+
+    refitted = tables.refitted([(winner, [measured / dense])] * n, SPACE)
+
+    before, after = (abs(own.cost(SPACE).of(entries) - measured) for own in (tables, refitted))
+    assert after <= before * (1 + 1e-9) + 1e-6
+    assert refitted.tables[0].samples == tables.tables[0].samples
+    assert len(refitted.tables[0].finalists) == n
+
+
+def test_of_many_winners_the_last_are_kept() -> None:
+    tables = table_of(SPACE)
+    many = [(SPACE.dense, [1 + i / 100]) for i in range(MOST_FINALISTS + 5)]
+
+    (table,) = tables.refitted(many, SPACE).tables
+
+    kept = [sample.spent.prefill for sample in table.finalists]
+    assert kept == [(1 + i / 100) * table.profile.dense.prefill for i in range(5, len(many))]
+
+
 def test_json_gives_the_table_back() -> None:
-    table = table_of(SPACE, (1.2, 0.9, 1.1))
+    fitted = table_of(SPACE, (1.2, 0.9, 1.1))
+    table = fitted.refitted([(SPACE.dense, [0.9])], SPACE)
 
     written: Mapping[str, Json] = json.loads(json.dumps(table.to_json()))
 

@@ -45,7 +45,7 @@ def attempt(
         Genotype((level,)), Fidelity(Split.SELECTION, 0, 0, 1), Measurement((kl,), (kl,), 1)
     )
     interval = (median * (1 - half), median * (1 + half))
-    measured = MeasuredSpeedup(median, interval, (median, 1.0), (1.0, 1.0))
+    measured = MeasuredSpeedup(median, interval, (median, 1.0), (1.0, 1.0), ())
     return Attempt(aim, TASK, winner, Reached(median, interval), measured)
 
 
@@ -145,7 +145,7 @@ def test_a_failed_selection_never_wins() -> None:
 
 def test_a_time_is_held_against_the_predicted_dense_model() -> None:
     """Dense was timed slower than predicted: a speedup is met that leaves the time too long."""
-    measured = MeasuredSpeedup(2.2, (2.1, 2.3), (220.0, 100.0), (95.0, 105.0))
+    measured = MeasuredSpeedup(2.2, (2.1, 2.3), (220.0, 100.0), (95.0, 105.0), ())
     cost = AdditiveCost(200.0, ())
 
     relative = Timed(cost, 2.0, 4.0)

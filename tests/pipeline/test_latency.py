@@ -10,7 +10,7 @@ from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
-from autocompress.workload import Mix, Workload
+from autocompress.workload import Mix, Phase, Workload
 
 
 class Stopwatch:
@@ -83,9 +83,14 @@ class Phases:
     [("decode", 3.0), ("prefill", 1.0), ("1x8+8", 1.0), ("1*decode,1*prefill", 60 / 40)],
 )
 def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> None:
-    found = measure_speedup(Phases(), Path("a"), Path("b"), Mix.parse(mix), 0)
+    parsed = Mix.parse(mix)
+
+    found = measure_speedup(Phases(), Path("a"), Path("b"), parsed, 0)
 
     assert found.median == pytest.approx(speedup)
     assert found.milliseconds[0] == pytest.approx(30.0)
+    assert found.shares == pytest.approx(
+        [1 / 3 if workload.phase is Phase.DECODE else 1.0 for workload in parsed.workloads]
+    )
     assert found.milliseconds[1] == pytest.approx(30.0 / speedup)
     assert found.compressed_interval == pytest.approx((30.0 / speedup, 30.0 / speedup))

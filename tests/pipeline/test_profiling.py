@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,11 +13,16 @@ from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.profiling import Profiles, about, measured_before
+from autocompress.pipeline.profiling import Profiles, about, feed_back, measured_before
+from autocompress.pipeline.searching import Found
+from autocompress.pipeline.stored_study import REFITTED
 from autocompress.spec import from_mapping
+from autocompress.store.profiles import StoredProfile, find_profile
 from autocompress.store.study_store import SqlStudyStore, create_study
+from autocompress.trial import Genotype
 from tests.tiny_models import TinyModels
 
 
@@ -139,3 +144,47 @@ def test_imported_tables_are_not_kept(rig: Rig, tiny_table: Path) -> None:
     rig.tables(rig.study())
 
     assert rig.deployment.measured == 1
+
+
+def test_winners_change_what_is_kept_and_not_what_was_searched_with(rig: Rig) -> None:
+    first, second, third = rig.study(), rig.study(), rig.study()
+    tables = rig.tables(first)
+    deployment = cast("Deployment", rig.deployment)
+    key = about(rig.prepared, deployment)
+    measured_at = known(rig, key).measured_at
+
+    for winners in ([(DENSE, 0.5)], [(DENSE, 0.4)]):
+        feed_back(rig.storage, rig.prepared, deployment, first, tables, found(rig, winners))
+
+    refitted = rig.tables(second)
+    assert rig.tables(first) == tables
+    assert [table.finalists for table in tables.tables] == [()]
+    (sample,) = refitted.tables[0].finalists
+    assert sample.spent.prefill == 0.5 * tables.tables[0].profile.dense.prefill
+    assert refitted.cost(rig.prepared.space).dense < tables.cost(rig.prepared.space).dense
+    assert known(rig, key).measured_at == measured_at
+    assert first.document(REFITTED) == refitted.to_json()
+    rig.tables(third)
+    assert rig.deployment.measured == 1
+
+
+DENSE = 0
+
+
+def known(rig: Rig, key: dict[str, str]) -> StoredProfile:
+    profile = find_profile(rig.storage, key)
+    assert profile is not None
+    return profile
+
+
+def found(rig: Rig, winners: Sequence[tuple[int, float]]) -> Found:
+    """Return a search whose winners were so much faster than dense."""
+    space = rig.prepared.space
+    finalists = tuple(
+        (
+            Genotype((level,) * len(space.genes)),
+            MeasuredSpeedup(1 / share, (1.0, 1.0), (1.0, 1.0), (1.0, 1.0), (share,)),
+        )
+        for level, share in winners
+    )
+    return cast("Found", SimpleNamespace(finalists=finalists))

@@ -151,7 +151,7 @@ def test_a_target_is_held_against_what_was_written(
     dense = measure_dense(rig(tiny_models, spec, "llama", tied=False))
     written = WrittenSize(dense.parameters // 2, 1000, 1.0)
 
-    measured = MeasuredSpeedup(1.55, (1.5, 1.6), (30.0, 20.0), (19.0, 21.0))
+    measured = MeasuredSpeedup(1.55, (1.5, 1.6), (30.0, 20.0), (19.0, 21.0), ())
 
     assert is_met(target, spec, written, 3.0 + 1e-12, dense, measured) is met
 
