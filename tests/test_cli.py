@@ -308,3 +308,17 @@ def test_an_evaluation_of_one_sequence_has_no_interval(
     line = refused(capsys, "evaluate", "model", "--sequences=1")
 
     assert "`sequences >= 2`" in line
+
+
+def test_evaluate_by_vllm_needs_one(
+    home: Path,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    line = refused(capsys, "evaluate", str(tiny_llama), "--engine=vllm")
+
+    assert "vLLM is not installed" in line
+    assert not list(home.iterdir())

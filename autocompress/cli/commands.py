@@ -195,6 +195,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     observer = make_observer(parsed.json)
     given = {"path": parsed.path, "against": parsed.against, "sequences": parsed.sequences}
+    given["by_vllm"] = parsed.engine == "vllm"
     # Each reader of a spec's value returns its field's type.
     asked = Asked(**given, **reading)  # type: ignore[arg-type]
     found = evaluate(asked, observer)

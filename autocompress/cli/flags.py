@@ -157,6 +157,12 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--sequences", type=int, default=256, metavar="256", help="of text that are read"
     )
+    evaluate.add_argument(
+        "--engine",
+        choices=("auto", "vllm"),
+        default="auto",
+        help="what models are timed on: torch, or llama.cpp for GGUF files, or vllm",
+    )
     _add_reading(evaluate)
     evaluate.add_argument("--output", type=Path, help="file to write the judgement to, as JSON")
     _add_json(evaluate)

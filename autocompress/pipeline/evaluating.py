@@ -30,6 +30,7 @@ class Asked:
             the built-in sample.
         sequences: Read at most, of `context` tokens each.
         teacher_tokens: The likeliest tokens kept of each of the other's predictions.
+        by_vllm: Models are timed by vLLM; losses are those of torch in any case.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Asked:
     dtype: str
     seed: int
     trust_remote_code: bool
+    by_vllm: bool = False
 
 
 def evaluate(asked: Asked, observer: Observer) -> Evaluation:
@@ -55,7 +57,9 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
     workload = _whole(asked.workload)
 
     def opened(named: str) -> OnDisk:
-        return open_model(named, device, asked.dtype, asked.trust_remote_code)
+        return open_model(
+            named, device, asked.dtype, asked.trust_remote_code, by_vllm=asked.by_vllm
+        )
 
     model = opened(asked.path)
     against = None if asked.against is None else opened(asked.against)

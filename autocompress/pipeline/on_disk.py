@@ -13,6 +13,7 @@ from autocompress.evaluators.gguf_tokens import gguf_token_ids
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.text_loss import GGUF
 from autocompress.evaluators.torch_engine import TorchEngine
+from autocompress.evaluators.vllm_engine import VllmEngine
 from autocompress.export.checkpoint import stored_numbers, stored_tensor_bytes
 from autocompress.export.gguf_file import read_gguf
 from autocompress.models import loading, text
@@ -50,12 +51,19 @@ class OnDisk:
     vocabulary: Vocabulary | None
 
 
-def open_model(named: str, device: torch.device, dtype: str, trust_remote_code: bool) -> OnDisk:
+def open_model(
+    named: str, device: torch.device, dtype: str, trust_remote_code: bool, *, by_vllm: bool = False
+) -> OnDisk:
     """Return what a GGUF file, a folder or a name on the hub stands for; load no weights.
+
+    Args:
+        by_vllm: vLLM runs it, and not torch.
 
     Raises:
         ModelError: If there is none, or it is broken.
     """
+    if named.endswith(GGUF) and by_vllm:
+        raise ModelError(f"vLLM reads no GGUF files, but got {named}.")
     if named.endswith(GGUF):
         file = Path(named).expanduser()
         if not file.is_file():
@@ -64,9 +72,12 @@ def open_model(named: str, device: torch.device, dtype: str, trust_remote_code: 
         vocabulary = Vocabulary(functools.partial(gguf_token_ids, file), stored.end_of_text)
         return OnDisk(file, LlamaCppEngine(), stored.bytes, stored.numbers, vocabulary)
     folder = loading.resolve(named)
+    engine: Engine = TorchEngine(str(device), dtype, 0, trust_remote_code)
+    if by_vllm:
+        engine = VllmEngine(dtype, trust_remote_code)
     return OnDisk(
         folder,
-        TorchEngine(str(device), dtype, 0, trust_remote_code),
+        engine,
         stored_tensor_bytes(folder),
         stored_numbers(folder),
         _vocabulary(folder, trust_remote_code),
