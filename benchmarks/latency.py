@@ -48,8 +48,8 @@ ROUNDS = 7
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--reference", type=int, default=140, help="configurations measured")
-    parser.add_argument("--large", type=int, default=70, help="of the 0.5 B model")
+    parser.add_argument("--reference", type=int, default=165, help="configurations measured")
+    parser.add_argument("--large", type=int, default=40, help="of the 0.5 B model")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows: list[Row] = []
@@ -96,7 +96,9 @@ def _judged(name: str, folder: Path, n: int, seed: int) -> list[Row]:
     cost = tables(workload, ()).cost(space)
     drawn = [spread(space, cost, SAMPLES, seed), spread(space, cost, n, seed + 1)]
     fitted, unseen = (
-        measure_samples(stopwatch, space, some, ROUNDS // 3, seed + number, progress)
+        measure_samples(
+            stopwatch, space, some, profile.dense, ROUNDS // 3, seed + number, progress
+        )
         for number, some in enumerate(drawn)
     )
     found = []

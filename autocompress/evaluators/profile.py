@@ -94,11 +94,17 @@ def measure_samples(
     stopwatch: Stopwatch,
     space: SearchSpace,
     candidates: Sequence[Genotype],
+    dense: Spent,
     rounds: int,
     seed: int,
     progress: Progress,
 ) -> list[Sample]:
-    """Measure whole configurations, each twice over."""
+    """Measure whole configurations, each twice over.
+
+    Args:
+        dense: What the profile has the dense model take. Times are told as if it took that here:
+            a machine whose speed has changed since must not change a candidate's speedup.
+    """
     plans = [
         tuple(
             choice if stopwatch.runs_settings else choice.shape
@@ -110,7 +116,7 @@ def measure_samples(
     result = []
     for plan, pairs in zip(plans, measured.pairs, strict=True):
         once, again = (
-            Spent(measured.dense.prefill * ratio.prefill, measured.dense.decode * ratio.decode)
+            Spent(dense.prefill * ratio.prefill, dense.decode * ratio.decode)
             for ratio in map(median_spent, (pairs[0::2], pairs[1::2]))
         )
         result.append(Sample(plan, once, again))

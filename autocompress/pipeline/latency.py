@@ -74,7 +74,13 @@ def measure_tables(
     for number, (workload, stopwatch) in enumerate(timed):
         observer.stage(_stage("latency check on whole configurations", workload, mix))
         samples = measure_samples(
-            stopwatch, space, candidates, stopwatch.rounds // 3, seed, observer.advance
+            stopwatch,
+            space,
+            candidates,
+            profiles[number].dense,
+            stopwatch.rounds // 3,
+            seed,
+            observer.advance,
         )
         scales = latency_model.fit(profiles[number], samples, workload, space)
         tables.append(table(number, samples, scales))

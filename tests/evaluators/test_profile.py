@@ -53,6 +53,8 @@ class Arithmetic:
 
     def __init__(self, space: SearchSpace, runs_settings: bool) -> None:
         self.runs_settings = runs_settings
+        self.slower = 1.0
+        self.drift = 1.0
         self._space = space
 
     def ratios(
@@ -61,7 +63,9 @@ class Arithmetic:
         whole = self._total([Choice(site.units, site.units) for site in self._space.sites])
         found = [self._total(plan) for plan in plans]
         ratios = [Spent(t.prefill / whole.prefill, t.decode / whole.decode) for t in found]
-        return Ratios(whole, [[ratio] * rounds for ratio in ratios])
+        self.slower *= self.drift
+        dense = Spent(whole.prefill * self.slower, whole.decode * self.slower)
+        return Ratios(dense, [[ratio] * rounds for ratio in ratios])
 
     def _total(self, plan: Sequence[Choice]) -> Spent:
         parts = [costs(s.kind, own) for s, own in zip(self._space.sites, plan, strict=True)]
@@ -71,22 +75,27 @@ class Arithmetic:
         )
 
 
-def table_on(space: SearchSpace, runs_settings: bool) -> LatencyTable:
+def table_on(space: SearchSpace, runs_settings: bool, drift: float = 1.0) -> LatencyTable:
     stopwatch = Arithmetic(space, runs_settings)
+    stopwatch.drift = drift
     profile = measure_profile(stopwatch, space, 6, 0, nobody)
     rng = np.random.default_rng(0)
     sizes = [len(gene.settings) for gene in space.genes]
     candidates = [Genotype(tuple(map(int, rng.integers(sizes)))) for _ in range(12)]
-    samples = measure_samples(stopwatch, space, candidates, 2, 0, nobody)
+    samples = measure_samples(stopwatch, space, candidates, profile.dense, 2, 0, nobody)
     scales = fit(profile, samples, WORKLOAD, space)
     return LatencyTable(
         "an engine", "1", "arithmetic", 1, WORKLOAD, profile, tuple(samples), scales
     )
 
 
+@pytest.mark.parametrize("drift", [1.0, 1.5, 0.8])
 @pytest.mark.parametrize(("space", "runs_settings"), [(STORED, True), (SHAPES, False)])
-def test_an_additive_machine_is_predicted_exactly(space: SearchSpace, runs_settings: bool) -> None:
-    table = table_on(space, runs_settings)
+def test_an_additive_machine_is_predicted_exactly(
+    space: SearchSpace, runs_settings: bool, drift: float
+) -> None:
+    """Also one that becomes slower or faster from one call to the next."""
+    table = table_on(space, runs_settings, drift)
     tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table,))
     check, cost = tables.check(space), tables.cost(space)
 
