@@ -82,8 +82,8 @@ class Engine(Timer, Protocol):
     def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
         """Return the bytes that a process of its own holds at most while it runs the workload.
 
-        Weights, KV cache and all that a request takes; what the process held before it opened
-        the checkpoint is left out. None where the operating system does not tell.
+        Weights, KV cache and all that a request takes; what the process and the engine hold for
+        themselves is left out. None where the operating system does not tell.
 
         Raises:
             EngineError: If it does not load or run.

@@ -83,11 +83,6 @@ class LatencyTable:
             "scales": list(self.scales),
         }
 
-    @property
-    def runs_settings(self) -> bool:
-        """Whether weights that are stored otherwise ran on kernels of their own."""
-        return any(row.choice.weights for row in self.profile.rows)
-
     def refitted(self, finalists: Sequence[Sample], space: SearchSpace) -> "LatencyTable":
         """Return the table fitted to more finalists too; of too many the first are forgotten."""
         known = (*self.finalists, *finalists)[-MOST_FINALISTS:]
@@ -172,7 +167,7 @@ class LatencyTables:
             samples = []
             for genotype, shares in finalists:
                 chosen = space.choices(genotype)
-                choices = chosen if table.runs_settings else tuple(c.shape for c in chosen)
+                choices = chosen if table.profile.runs_settings else tuple(c.shape for c in chosen)
                 dense, share = table.profile.dense, shares[index]
                 spent = Spent(share * dense.prefill, share * dense.decode)
                 samples.append(Sample(choices, spent, spent))
@@ -320,7 +315,7 @@ def _cost(
     known = {(row.kind, row.choice): row.spent.workload(workload) for row in profile.rows}
     # Of an engine without kernels for settings only shapes were timed: what is stored otherwise
     # takes as long there as dense.
-    has_kernels = any(choice.weights for _, choice in known)
+    has_kernels = profile.runs_settings
 
     def parts(choice: Choice) -> tuple[Choice, ...]:
         return (choice.shape, *choice.settings_apart) if has_kernels else (choice.shape,)

@@ -64,6 +64,11 @@ class Profile:
     fixed: Spent
     rows: tuple[Row, ...]
 
+    @property
+    def runs_settings(self) -> bool:
+        """Whether weights that are stored otherwise ran on kernels of their own."""
+        return any(row.choice.weights for row in self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

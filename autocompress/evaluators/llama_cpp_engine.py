@@ -7,7 +7,7 @@ timed: it reads a request as JSON on standard input and answers on standard outp
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,18 +15,17 @@ from pathlib import Path
 
 import torch
 
-from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.held_memory import most_held
 from autocompress.evaluators.llama_cpp_model import LlamaCppModel
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
-    call_module,
     nobody,
 )
 from autocompress.evaluators.timing import (
     Timing,
+    ask_engine,
     pick_threads,
     random_ids,
     read_bytes,
@@ -74,36 +73,20 @@ class LlamaCppEngine:
 
     def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
         """Open a GGUF file in a fresh process and run the workload once."""
-        return read_bytes(self._ask("memory", [checkpoint], workload, 1, nobody))
+        return read_bytes(self._ask("memory", [checkpoint], workload))
 
-    def _ask(
-        self,
-        wanted: str,
-        checkpoints: Sequence[Path],
-        workload: Workload,
-        repeats: int,
-        progress: Progress,
-    ) -> str:
-        request = {
-            "wanted": wanted,
-            "files": [str(path) for path in checkpoints],
-            "workload": str(workload),
-            "repeats": repeats,
-            "threads": self.threads,
-        }
-        return call_module(
-            "autocompress.evaluators.llama_cpp_engine",
-            request,
-            EngineError,
-            "llama.cpp did not run the files",
-            progress,
-        )
+    @property
+    def _ask(self) -> Callable[..., str]:
+        """Have a fresh process of this engine answer: what else `ask_engine` takes is to come."""
+        own = {"threads": self.threads}
+        module = "autocompress.evaluators.llama_cpp_engine"
+        return partial(ask_engine, module, "llama.cpp did not run the files", own)
 
 
 def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
     """Answer one request: open all files, then time them in turn; or tell one's memory."""
     workload = Mix.parse(str(request["workload"])).first
-    files = request["files"]
+    files = request["checkpoints"]
     paths = [str(file) for file in files] if isinstance(files, list) else []
     threads = int(str(request["threads"]))
     if request["wanted"] == "memory":

@@ -4,16 +4,18 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
-from autocompress.evaluators.subprocess_call import advance
+from autocompress.evaluators.subprocess_call import Progress, advance, call_module, nobody
 from autocompress.workload import Workload
 
 WARM_UPS = 2
@@ -47,6 +49,36 @@ def to_plain(timings: Sequence[Timing], threads: int) -> dict[str, object]:
         "total": [timing.total for timing in timings],
         "threads": threads,
     }
+
+
+def ask_engine(
+    module: str,
+    complaint: str,
+    own: Mapping[str, object],
+    wanted: str,
+    checkpoints: Sequence[Path],
+    workload: Workload,
+    repeats: int = 1,
+    progress: Progress = nobody,
+) -> str:
+    """Have an engine's module answer in a fresh process; return its answer, still as JSON.
+
+    Args:
+        complaint: What to say where it fails, before its own last words.
+        own: What only this engine has to be told.
+        wanted: `latency` or `memory`.
+
+    Raises:
+        EngineError: If one of the checkpoints does not load or run.
+    """
+    request = {
+        **own,
+        "wanted": wanted,
+        "checkpoints": [str(path) for path in checkpoints],
+        "workload": str(workload),
+        "repeats": repeats,
+    }
+    return call_module(module, request, EngineError, complaint, progress)
 
 
 def read_latencies(answer: str) -> list[Latency]:

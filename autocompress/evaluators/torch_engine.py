@@ -6,7 +6,7 @@ timed: it reads a request as JSON on standard input and answers on standard outp
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.held_memory import most_held, tensor_bytes
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
-    call_module,
     nobody,
 )
 from autocompress.evaluators.timing import (
     Timing,
+    ask_engine,
     make_prompt,
     pick_threads,
     read_bytes,
@@ -75,33 +74,19 @@ class TorchEngine:
 
     def peak_memory(self, checkpoint: Path, workload: Workload) -> int | None:
         """Load a checkpoint in a fresh process and run the workload once."""
-        return read_bytes(self._ask("memory", [checkpoint], workload, 1, nobody))
+        return read_bytes(self._ask("memory", [checkpoint], workload))
 
-    def _ask(
-        self,
-        wanted: str,
-        checkpoints: Sequence[Path],
-        workload: Workload,
-        repeats: int,
-        progress: Progress,
-    ) -> str:
-        request = {
-            "wanted": wanted,
-            "checkpoints": [str(path) for path in checkpoints],
-            "workload": str(workload),
-            "repeats": repeats,
+    @property
+    def _ask(self) -> Callable[..., str]:
+        """Have a fresh process of this engine answer: what else `ask_engine` takes is to come."""
+        own = {
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
             "trust_remote_code": self.trust_remote_code,
         }
-        return call_module(
-            "autocompress.evaluators.torch_engine",
-            request,
-            EngineError,
-            "The torch engine did not run the checkpoints",
-            progress,
-        )
+        module = "autocompress.evaluators.torch_engine"
+        return partial(ask_engine, module, "The torch engine did not run the checkpoints", own)
 
 
 def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:

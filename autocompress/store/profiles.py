@@ -33,7 +33,7 @@ def save_profile(
 
     Args:
         about: All that it depends on, by name: engine, version, hardware, workload.
-        measured_at: None for now.
+        measured_at: ISO 8601 in UTC; None takes the present time.
 
     Raises:
         StoreError: If the database cannot be opened.
