@@ -44,7 +44,11 @@ PRUNERS: Final = ("sparsegpt", "wanda", "magnitude")
 COUNTED_BITS: Final = ("nominal", "stored", "whole")
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
+INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
+"""Bits with a group size, or with none for whole rows, and whether codes lie around 0."""
 GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
+TORCH_KERNELS: Final = ("w8sym", "4")
+"""Of `bits`, those that torch multiplies fastest with on a CPU."""
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = (
@@ -77,13 +81,14 @@ class SearchSpec:
     `target_bytes` and `target_params` count the whole model; `target_bits` is a mean over the
     dense model's searched linear layers, of codes alone (`counted_bits` is `nominal`) or of all
     that they store, or of all that the whole model stores.
-    `bits` and `sparsities` are what a linear layer may take, as text: `4`, `mxfp4` or `q4_k`,
-    `0.5` or `2:4`; with a `sparsity_step`, levels lie so many weights apart in every layer, on
-    both sides of the only one of `sparsities`. `group_size` columns share a scale, None picks it,
-    0 takes whole rows. Layers that engines fuse share a setting unless `per_linear`. A `pruner`
-    may be a formula of weights `W` and inputs `X`. A layer is calibrated with those before it
-    stored as `upstream` says: `dense`, or one of `bits` or `sparsities`. Latency tables that the
-    store holds of the same machine and workload are measured again if `fresh_profile`.
+    `bits` and `sparsities` are what a linear layer may take, as text: `4`, `w8sym` or `w4g32`
+    with a group size of its own, `mxfp4` or `q4_k`, `0.5` or `2:4`; with a `sparsity_step`, levels
+    lie so many weights apart in every layer, on both sides of the only one of `sparsities`.
+    `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that engines fuse
+    share a setting unless `per_linear`. A `pruner` may be a formula of weights `W` and inputs `X`.
+    A layer is calibrated with those before it stored as `upstream` says: `dense`, or one of `bits`
+    or `sparsities`. Latency tables that the store holds of the same machine and workload are
+    measured again if `fresh_profile`.
     """
 
     model: str
@@ -199,13 +204,14 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         )
     if checked.get("address") is not None and checked.get("pool", "local") != "ray":
         problems.append("address: `pool: ray` must hold when an address is given.")
+    is_timed = bool({"target_speedup", "target_latency"} & checked.keys())
     if checked.get("space", ("auto",)) == ("auto",):
-        # What the engine can run and needs no recovery: with torch fewer bits run no faster.
-        is_timed = {"target_speedup", "target_latency"} & checked.keys()
+        # What the engine can run and needs no recovery.
         is_shaped = is_timed and not _is_llama_cpp(checked)
         checked["space"] = ("depth", "width") if is_shaped else ("bits",)
-    if _is_llama_cpp(checked):
-        checked.setdefault("bits", GGUF_TYPES)
+    if _is_llama_cpp(checked) or "bits" in _names(checked, "space"):
+        usual = usual_bits(str(checked.get("engine", "torch")), is_timed, len(targets))
+        checked.setdefault("bits", usual)
     upstream = ["dense"]
     upstream += _names(checked, "bits") or BITS if "bits" in _names(checked, "space") else ()
     upstream += middles if "sparsity" in _names(checked, "space") else ()
@@ -217,6 +223,16 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if problems:
         raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
+    """Return what weights may take where nobody says it: what the engine runs."""
+    if engine == "llama.cpp":
+        return GGUF_TYPES
+    if engine == "torch" and is_timed:
+        # Fewer bits run no faster, but a second target may want them.
+        return TORCH_KERNELS if n_targets == 1 else (*TORCH_KERNELS, "3", "2")
+    return BITS
 
 
 def _is_llama_cpp(checked: Mapping[str, object]) -> bool:
@@ -322,7 +338,12 @@ def _space(value: object) -> tuple[str, ...]:
 
 def _bits(value: object) -> tuple[str, ...]:
     read = values_of.one_of((*BITS, *BLOCK_FORMATS, *GGUF_TYPES))
-    return tuple(dict.fromkeys(read(name) for name in values_of.names(value, "bits")))
+    return tuple(
+        dict.fromkeys(
+            name if INTEGER.fullmatch(name) else read(name)
+            for name in values_of.names(value, "bits")
+        )
+    )
 
 
 def _cache_bits(value: object) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from benchmarks.laboratory import Laboratory, Step
 OURS = "evolve"
 BOOTSTRAPS = 2000
 MOST_STEPS = 4
+APART = 1.1
+"""Ratio of tokens of neighbouring steps of ours: what they reach is told at most so late."""
 
 Row = dict[str, Any]
 TaskFor = Callable[[int | None], Task]
@@ -61,7 +63,7 @@ def contest(lab: Laboratory, task_for: TaskFor, field: Field, known: Row) -> Row
         if name not in row:
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
     if OURS not in row:
-        row[OURS] = _path(_run(lab, OURS, task_for(row[theirs][-1]["tokens"])))
+        row[OURS] = _path(_apart(_run(lab, OURS, task_for(row[theirs][-1]["tokens"]))))
     strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
     losses = lab.held_out([Genotype(tuple(step["levels"])) for step in lacking])
@@ -161,6 +163,15 @@ def _run(lab: Laboratory, name: str, task: Task) -> list[Step]:
 def _thinned(steps: list[Step]) -> list[Step]:
     """Return the last step and some before it: each is measured on all of the report text."""
     return steps[-1 :: -max(1, len(steps) // MOST_STEPS)][::-1]
+
+
+def _apart(steps: list[Step]) -> list[Step]:
+    """Return the last step and those before it that spent a ratio more than the one before."""
+    kept: list[Step] = []
+    for step in steps[:-1]:
+        if not kept or step.tokens >= APART * kept[-1].tokens:
+            kept.append(step)
+    return [*kept, steps[-1]]
 
 
 def _path(steps: Sequence[Step]) -> list[Row]:

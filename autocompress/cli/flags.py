@@ -189,7 +189,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits",
         metavar="2,3,4",
-        help="that weights may take: 2 to 8, fp8, mxfp4, nvfp4; "
+        help="that weights may take: 2 to 8, w8sym, w4g32, fp8, mxfp4, nvfp4; "
         f"with --engine llama.cpp {', '.join(GGUF_TYPES)}",
     )
     parser.add_argument(

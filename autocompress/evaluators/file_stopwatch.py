@@ -11,7 +11,7 @@ from autocompress.evaluators.base import Latency, Timer
 from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
-from autocompress.spaces.base import Choice
+from autocompress.spaces.base import Choice, Site
 from autocompress.workload import Workload
 
 MOST_FILES = 30
@@ -33,7 +33,6 @@ class FileStopwatch:
         scratch: Folder for them.
     """
 
-    runs_settings = True
     # Settings differ by less than shapes.
     rounds = 15
 
@@ -48,6 +47,14 @@ class FileStopwatch:
             workload, generated=min(workload.generated, DECODE_STEPS + 1)
         )
         self._scratch = scratch
+
+    def runs(
+        self,
+        site: Site,  # noqa: ARG002  # all that a file can hold has a kernel
+        change: Choice,  # noqa: ARG002
+    ) -> bool:
+        """Whether the engine has a kernel for a setting."""
+        return True
 
     def ratios(
         self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress

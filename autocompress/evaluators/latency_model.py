@@ -334,7 +334,9 @@ def _cost(
         scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
         whole = known[site.kind, Choice(site.units, site.units)]
         costs = [
-            known[site.kind, shape] + sum(known[site.kind, own] - whole for own in others)
+            # What a kernel saves goes with the weights that are left.
+            known[site.kind, shape]
+            + shape.kept / shape.total * sum(known[site.kind, own] - whole for own in others)
             for shape, *others in (parts(entry.choice) for entry in menu)
         ]
         sites.append(tuple(scale * cost for cost in costs))

@@ -21,7 +21,8 @@ from autocompress.evaluators.latency_rows import (
     median_spent,
 )
 from autocompress.evaluators.subprocess_call import Progress
-from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
+from autocompress.spaces.settings import DENSE
 from autocompress.trial import Genotype
 
 Key = tuple[SiteKind, Choice]
@@ -42,9 +43,12 @@ class Ratios:
 class Stopwatch(Protocol):
     """Times whole configurations beside the dense model; nothing else may compute meanwhile."""
 
-    @property
-    def runs_settings(self) -> bool:
-        """Whether weights that are stored otherwise run on kernels of their own."""
+    def runs(self, site: Site, change: Choice) -> bool:
+        """Whether one linear group's setting runs on a kernel of its own.
+
+        Args:
+            change: The whole site with that group alone in a setting.
+        """
 
     @property
     def rounds(self) -> int:
@@ -67,18 +71,24 @@ class _Saving:
 def measure_profile(
     stopwatch: Stopwatch, space: SearchSpace, rounds: int, seed: int, progress: Progress
 ) -> Profile:
-    """Measure every distinct change `rounds` times."""
+    """Measure every distinct change `rounds` times.
+
+    A setting without a kernel is decoded, and takes as long as dense: it is not timed.
+    """
+    kernels = {
+        (site.kind, change): stopwatch.runs(site, change)
+        for site, menu in zip(space.sites, space.menus, strict=True)
+        for entry in menu
+        for change in entry.choice.settings_apart
+    }
+    shapes = {
+        (site.kind, entry.choice.shape)
+        for site, menu in zip(space.sites, space.menus, strict=True)
+        for entry in menu
+        if not entry.choice.shape.is_dense
+    }
     keys = sorted(
-        {
-            (site.kind, part)
-            for site, menu in zip(space.sites, space.menus, strict=True)
-            for entry in menu
-            for part in (
-                entry.choice.shape,
-                *(entry.choice.settings_apart if stopwatch.runs_settings else ()),
-            )
-            if not part.is_dense
-        },
+        shapes | {key for key, has_kernel in kernels.items() if has_kernel},
         key=lambda key: (key[0], key[1].kept, str(key[1])),
     )
     plans = [_replicate(space, *key) for key in keys]
@@ -87,6 +97,9 @@ def measure_profile(
         key: _saving(found.dense, pairs, n_sites)
         for key, pairs, (_, n_sites) in zip(keys, found.pairs, plans, strict=True)
     }
+    if any(kernels.values()):
+        nothing = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
+        savings |= {key: nothing for key, has_kernel in kernels.items() if not has_kernel}
     return _profile(space, found.dense, savings)
 
 
@@ -107,8 +120,8 @@ def measure_samples(
     """
     plans = [
         tuple(
-            choice if stopwatch.runs_settings else choice.shape
-            for choice in space.choices(genotype)
+            _as_run(stopwatch, site, choice)
+            for site, choice in zip(space.sites, space.choices(genotype), strict=True)
         )
         for genotype in candidates
     ]
@@ -121,6 +134,17 @@ def measure_samples(
         )
         result.append(Sample(plan, once, again))
     return result
+
+
+def _as_run(stopwatch: Stopwatch, site: Site, choice: Choice) -> Choice:
+    """Return a choice with all that has no kernel dense, and every cache."""
+    apart = {changed_group(change): change for change in choice.settings_apart}
+    weights = tuple(
+        setting if group in apart and stopwatch.runs(site, apart[group]) else DENSE
+        for group, setting in enumerate(choice.weights)
+    )
+    some = any(not setting.is_dense for setting in weights)
+    return Choice(choice.kept, choice.total, weights if some else ())
 
 
 def _saving(dense: Spent, pairs: Sequence[Spent], n_sites: int) -> _Saving:
@@ -149,8 +173,8 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
     """Turn savings into costs: what a site saves when dropped is what it costs when dense.
 
     Costs of shapes are made monotone by isotonic regression: fewer units never cost more. Where
-    the space drops nothing, the most that the narrowest width, or each group's fastest setting,
-    saves stands for the drop: only differences matter to the search.
+    the space drops nothing, the most that a width, or each group's fastest setting, saves stands
+    for the drop: only differences matter to the search.
     """
     rows: list[Row] = []
     fixed_prefill, fixed_decode = dense.prefill, dense.decode
@@ -161,14 +185,17 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
             continue
         smoothed = _smoothed({c: saving for c, saving in own.items() if not c.is_whole})
         settings = {c: saving for c, saving in own.items() if c.is_whole}
-        most = Spent(
-            max((s.spent.prefill for s in smoothed.values()), default=0.0)
-            + sum(max(s.spent.prefill for s in group) for group in _by_group(settings)),
-            max((s.spent.decode for s in smoothed.values()), default=0.0)
-            + sum(max(s.spent.decode for s in group) for group in _by_group(settings)),
-        )
         nothing = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
         whole = Choice(sites[0].units, sites[0].units)
+        coded = _all_groups(_by_group(settings))
+        ends = [
+            (saving.spent, shape.kept / shape.total)
+            for shape, saving in {whole: nothing, **smoothed}.items()
+        ]
+        most = Spent(
+            max(s.prefill + share * coded.prefill for s, share in ends),
+            max(s.decode + share * coded.decode for s, share in ends),
+        )
         for choice, saving in {whole: nothing, **smoothed, **settings}.items():
             low, high = saving.interval
             left = Spent(most.prefill - saving.spent.prefill, most.decode - saving.spent.decode)
@@ -176,6 +203,14 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
         fixed_prefill -= len(sites) * most.prefill
         fixed_decode -= len(sites) * most.decode
     return Profile(dense, Spent(max(fixed_prefill, 0.0), max(fixed_decode, 0.0)), tuple(rows))
+
+
+def _all_groups(by_group: Sequence[Sequence[_Saving]]) -> Spent:
+    """Return what all groups together save at most."""
+    return Spent(
+        sum(max(s.spent.prefill for s in group) for group in by_group),
+        sum(max(s.spent.decode for s in group) for group in by_group),
+    )
 
 
 def _by_group(settings: Mapping[Choice, _Saving]) -> list[list[_Saving]]:

@@ -4,30 +4,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autocompress.evaluators.kernel_shapes import KernelShapes
 from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
 from autocompress.evaluators.subprocess_call import Progress
 from autocompress.evaluators.timing import make_prompt, run
 from autocompress.models.surgery import ShapedModel
-from autocompress.spaces.base import Choice
+from autocompress.spaces.base import Choice, Site
 from autocompress.workload import Workload
 
 DECODE_STEPS = 16
 
 
 class ShapedStopwatch:
-    """A model that takes one shape after another; it has no kernels for settings."""
+    """A model that takes one configuration after another, on the kernels that torch has."""
 
-    runs_settings = False
     rounds = 7
 
     def __init__(self, shaped: ShapedModel, workload: Workload) -> None:
         self._shaped = shaped
+        self._kernels = KernelShapes(shaped)
+        self._dense = [Choice(site.units, site.units) for site in shaped.space.sites]
         self._prompt = make_prompt(shaped.model, workload)
         # Decoding is timed half-way through the generated tokens: a cached token costs its share.
         extra = max(0, (workload.generated - DECODE_STEPS) // 2)
         self._longer = make_prompt(shaped.model, workload, extra)
         self._steps = min(DECODE_STEPS, workload.generated)
+
+    def runs(self, site: Site, change: Choice) -> bool:
+        """Whether torch has a kernel for one linear group's setting."""
+        return self._kernels.runs(site, change)
 
     def ratios(
         self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
@@ -51,14 +57,14 @@ class ShapedStopwatch:
                 before = after
                 done += 1
                 progress(done, rounds * len(plans))
-        self._shaped.apply_dense()
+        self._kernels.apply(self._dense)
         return Ratios(median_spent(dense_runs), pairs)
 
     def _time_dense(self) -> Spent:
-        return self._time([Choice(site.units, site.units) for site in self._shaped.space.sites])
+        return self._time(self._dense)
 
     def _time(self, choices: Sequence[Choice]) -> Spent:
-        self._shaped.apply(choices)
+        self._kernels.apply(choices)
         prefill = run(self._shaped.model, self._prompt, 1).prefill
         steps = run(self._shaped.model, self._longer, self._steps + 1)
         return Spent(prefill, steps.decode)

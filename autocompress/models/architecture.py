@@ -19,7 +19,8 @@ HETEROGENEOUS_CLASS: Mapping[str, str] = {
 """Family, by `model_type`, to the class of `modeling_autocompress.py` whose layers may differ."""
 
 MODELING_FILES = tuple(
-    Path(__file__).with_name(name) for name in ("modeling_autocompress.py", "packed_weights.py")
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("modeling_autocompress", "packed_linear", "packed_kernels", "packed_weights")
 )
 """What lies beside the weights of a model whose layers differ, to build and read it."""
 

@@ -1,9 +1,9 @@
 """Llama-family models whose layers differ: sub-blocks dropped or narrowed, weights packed.
 
-This file needs `packed_weights.py` alone: copies of both lie beside the weights of an exported
-checkpoint, and `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` builds the
-model from `per_layer_config` in its `config.json` (transformers defines the field, its models
-ignore it).
+This file needs those that it imports from here alone: copies of all lie beside the weights of an
+exported checkpoint, and `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`
+builds the model from `per_layer_config` in its `config.json` (transformers defines the field, its
+models ignore it).
 """
 
 import copy
@@ -24,7 +24,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 # Relative, so that the copy beside an exported checkpoint finds the copy there.
-from .packed_weights import STORED, PackedLinear, empty  # noqa: TID252
+from .packed_linear import PackedLinear  # noqa: TID252
+from .packed_weights import STORED, empty  # noqa: TID252
 
 
 class Attention(Protocol):

@@ -1,4 +1,4 @@
-"""How packed weights are read: codes, scales, zero points and masks, and a linear layer of them.
+"""How packed weights are read: codes, scales, zero points and masks.
 
 This file is self-contained: a copy of it lies beside the weights of an exported checkpoint.
 A setting is given as text: `w4g128`, `s0.5`, `s0.5+w4g128`, `mxfp4`.
@@ -6,11 +6,11 @@ A setting is given as text: `w4g128`, `s0.5`, `s0.5+w4g128`, `mxfp4`.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 E2M1_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E8M0_BIAS: Final = 127
@@ -137,70 +137,6 @@ def empty(description: str) -> Tensor:
     """Return a tensor of the number format and shape that `describe` wrote."""
     name, *shape = description.split()
     return torch.empty(tuple(map(int, shape)), dtype=_FORMATS[name])
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose weight is kept packed, and decoded when it is first used.
-
-    Conversions of the model change the number format of the decoded weight and of the bias, never
-    that of the packed tensors: `float()` and `half()` would lose what they stand for.
-
-    Args:
-        shape: (rows, columns) of the weight.
-        tensors: Some of `STORED`, as the setting needs; they become buffers.
-    """
-
-    bias: nn.Parameter | None
-
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        setting: str,
-        tensors: Mapping[str, Tensor],
-        bias: nn.Parameter | None,
-    ) -> None:
-        super().__init__()
-        self.out_features, self.in_features = shape
-        self.setting = setting
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
-        self.register_parameter("bias", bias)
-        self._dtype = torch.get_default_dtype() if bias is None else bias.dtype
-        self._decoded: Tensor | None = None
-
-    @property
-    def weight(self) -> Tensor:
-        """The decoded (rows, columns) weight in the model's number format."""
-        if self._decoded is None:
-            # It outlives this call, and may be used where gradients flow through it.
-            with torch.inference_mode(False), torch.no_grad():
-                shape = (self.out_features, self.in_features)
-                weight = decode(self.setting, shape, dict(self.named_buffers(recurse=False)))
-                self._decoded = weight.to(self._dtype)
-        return self._decoded
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return inputs, (..., columns), times the weight, (..., rows)."""
-        return nn.functional.linear(inputs, self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        """Return what `print` says of the layer."""
-        return f"{self.in_features}, {self.out_features}, {self.setting}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedLinear":
-        """Move or convert the layer; packed tensors are moved as plain bytes."""
-        packed = {id(buffer) for buffer in self.buffers(recurse=False)}
-        (device,) = {buffer.device for buffer in self.buffers(recurse=False)}
-
-        def move(tensor: Tensor) -> Tensor:
-            if id(tensor) not in packed:
-                return fn(tensor)
-            return fn(tensor.view(torch.uint8)).view(tensor.dtype)
-
-        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
-        self._dtype = fn(torch.empty(0, dtype=self._dtype, device=device)).dtype
-        self._decoded = None
-        return self
 
 
 def _code(setting: str) -> str:

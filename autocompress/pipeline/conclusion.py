@@ -12,6 +12,7 @@ import transformers
 
 import autocompress
 from autocompress.errors import EvaluationError
+from autocompress.evaluators.kernel_shapes import settings_without_kernel
 from autocompress.evaluators.latency_model import Check, LatencyModel
 from autocompress.evaluators.roofline import Roofline
 from autocompress.export import report as words
@@ -27,7 +28,7 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import BITS, CACHE_BITS, GGUF_TYPES, SPARSITIES, SearchSpec
+from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec, usual_bits
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
@@ -257,6 +258,9 @@ def command(prepared: Prepared) -> str:
     spec = prepared.spec
     parts = ["autocompress search", spec.model]
     is_gguf = spec.engine == "llama.cpp"
+    bits = spec.bits
+    if "bits" in spec.space:
+        bits = usual_bits(spec.engine, spec.is_timed, len(spec.targets) - 1)
     usual_space = "bits" if not spec.is_timed or is_gguf else "depth,width"
     speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     latency = None if spec.target_latency is None else f"{spec.target_latency:g}ms"
@@ -270,7 +274,7 @@ def command(prepared: Prepared) -> str:
         ("counted-bits", spec.counted_bits, "nominal"),
         ("engine", spec.engine, "torch"),
         ("space", ",".join(spec.space), usual_space),
-        ("bits", ",".join(spec.bits), ",".join(GGUF_TYPES if is_gguf else BITS)),
+        ("bits", ",".join(spec.bits), ",".join(bits)),
         ("group-size", spec.group_size, None),
         ("sparsities", ",".join(spec.sparsities), ",".join(SPARSITIES)),
         ("sparsity-step", spec.sparsity_step, None),
@@ -349,10 +353,11 @@ def _warnings(
         )
     choices = prepared.space.choices(found.winner)
     is_packed = prepared.spec.engine != "llama.cpp" and any(choice.weights for choice in choices)
-    if is_packed:
+    without = settings_without_kernel(prepared.space, choices, prepared.device)
+    if is_packed and without:
         warnings.append(
-            "The torch engine has no kernel for codes or zeros: it decodes them when the model is "
-            "loaded. They save bytes on disk, and neither time nor memory there."
+            f"The torch engine has no kernel for {', '.join(without)}: it decodes such weights "
+            "when the model is loaded. They save bytes on disk, and neither time nor memory there."
         )
     if prepared.spec.engine == "llama.cpp":
         warnings.append(

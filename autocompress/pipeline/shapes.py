@@ -18,14 +18,15 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
     Raises:
         SpecError: If the group size does not divide the model's layers, or a menu gets too long.
     """
-    integers = tuple(int(name) for name in spec.bits if name.isdigit())
-    blocks = tuple(name for name in spec.bits if not name.isdigit())
     is_coded, is_sparse = "bits" in spec.space, "sparsity" in spec.space
+    bits = spec.bits if is_coded else ()
+    named = [WeightSetting.parse(name) for name in bits if not name.isdigit()]
     weights = Weights(
-        bits=integers if is_coded else (),
+        bits=tuple(int(name) for name in bits if name.isdigit()),
         group_size=spec.group_size,
         symmetric=spec.symmetric,
-        blocks=blocks if is_coded else (),
+        settings=tuple(setting for setting in named if setting.block is None),
+        blocks=tuple(setting.block for setting in named if setting.block is not None),
         sparsities=tuple(WeightSetting.parse(f"s{n}") for n in spec.sparsities if is_sparse),
         sparsity_step=spec.sparsity_step,
         cache_bits=tuple(int(bits) for bits in spec.kv_bits if "kv" in spec.space),

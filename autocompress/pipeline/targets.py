@@ -15,11 +15,13 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
-from autocompress.spec import SearchSpec
+from autocompress.spaces.settings import GROUP_SIZES, WeightSetting, torch_kernel_bits
+from autocompress.spec import TORCH_KERNELS, SearchSpec
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01
 """What serving holds beside weights and cache was measured of the dense model alone."""
+USUAL_COLUMNS: Final = GROUP_SIZES[0]
 _UNITS: Final = {"memory": "bytes of memory", "bytes": "bytes", "params": "parameters"}
 
 
@@ -82,12 +84,32 @@ def check_kernels(spec: SearchSpec) -> None:
             "A roofline has zeros and caches of few bits save no time: `depth`, `width` or `bits` "
             f"must be in --space for a speedup, but got {', '.join(spec.space)}."
         )
-    if spec.roofline is None and not {"depth", "width"} & {*spec.space}:
+    if spec.roofline is not None or {"depth", "width"} & {*spec.space}:
+        return
+    if "bits" not in spec.space:
         raise SpecError(
-            "The torch engine runs stored settings no faster: `depth` or `width` must be in "
-            f"--space for a speedup, but got {', '.join(spec.space)}; or search bits with "
-            "--engine llama.cpp."
+            "The torch engine runs zeros and caches of few bits no faster: `depth`, `width` or "
+            f"`bits` must be in --space for a speedup, but got {', '.join(spec.space)}."
         )
+    if not any(_has_torch_kernel(name, spec) for name in spec.bits):
+        raise SpecError(
+            "The torch engine has kernels, on a CPU, for codes of 4 bits or fewer in groups, and "
+            "for rows of codes of up to 6 bits or around 0: one of these must be in --bits for a "
+            f"speedup, such as {', '.join(TORCH_KERNELS)}, but got {', '.join(spec.bits)}; or add "
+            "depth or width to --space, or search bits with --engine llama.cpp."
+        )
+
+
+def _has_torch_kernel(name: str, spec: SearchSpec) -> bool:
+    """Whether torch has a kernel for one of a spec's `bits`, in layers of usual sizes."""
+    if spec.device.startswith("cuda"):
+        return False
+    if name.isdigit():
+        size = USUAL_COLUMNS if spec.group_size is None else spec.group_size or None
+        setting = WeightSetting(int(name), size, spec.symmetric)
+    else:
+        setting = WeightSetting.parse(name)
+    return torch_kernel_bits(setting, USUAL_COLUMNS, USUAL_COLUMNS) is not None
 
 
 def needed_speedup(spec: SearchSpec, cost: AdditiveCost) -> float | None:
@@ -173,13 +195,13 @@ def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> 
     if kind != "memory":
         return stored_cost(kind, spec.counted_bits, space, dense)
     tokens = max(w.batch * (w.prompt + w.generated) for w in spec.workload.workloads)
-    is_decoded = spec.engine == "torch"
+    held = sizes.held_by_torch if spec.engine == "torch" else WeightSetting.stored_bits
 
-    def held(other: float) -> AdditiveCost:
-        return sizes.served_bytes(space, dense.number_bits, tokens, other, is_decoded=is_decoded)
+    def served(other: float) -> AdditiveCost:
+        return sizes.served_bytes(space, dense.number_bits, tokens, other, held)
 
     # What is held beside the sites is what was measured beyond what they are reckoned at.
-    return held(max(0.0, (dense.peak_memory or 0) - held(0.0).dense))
+    return served(max(0.0, (dense.peak_memory or 0) - served(0.0).dense))
 
 
 def stored_cost(

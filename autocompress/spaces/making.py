@@ -53,6 +53,7 @@ class Weights:
         group_size: Columns that share a scale; None takes the largest of 128, 64 and 32 that
             divides what a group may keep, or whole rows; 0 takes whole rows.
         symmetric: Whether codes go without zero points.
+        settings: Integer codes with a group size of their own, besides these.
         blocks: Names of block formats or of GGUF's types, besides the integers. Each group takes
             those of GGUF's types whose blocks divide its columns.
         sparsities: Shares of zero weights, or patterns such as `2:4`, least first.
@@ -64,6 +65,7 @@ class Weights:
     bits: tuple[int, ...] = ()
     group_size: int | None = None
     symmetric: bool = False
+    settings: tuple[WeightSetting, ...] = ()
     blocks: tuple[str, ...] = ()
     sparsities: tuple[WeightSetting, ...] = ()
     sparsity_step: int | None = None
@@ -150,31 +152,30 @@ def _columns(group: LinearGroup, widths: Sequence[int]) -> list[int]:
 def _check_group_size(
     n_layers: int, widths: Mapping[SiteKind, Sequence[int]], weights: Weights, groups: Groups
 ) -> None:
-    """Make sure that an explicit group size divides every layer, at every width."""
-    size = weights.group_size
-    if not size or not weights.bits:
-        return
-    offenders = [
-        f"{linear} ({columns} columns)"
-        for kind, kept in widths.items()
-        for group in groups.get(kind, ())
-        for columns in dict.fromkeys(_columns(group, kept))
-        for linear in group.linears
-        if columns % size
-    ]
-    if offenders:
-        raise SpecError(
-            f"`columns % group_size == 0` must hold for every linear layer, but {size} does not "
-            f"divide {', '.join(offenders)}, in each of {n_layers} layers. Leave the size out, "
-            f"or take one of {', '.join(map(str, GROUP_SIZES))} that does."
-        )
+    """Make sure that explicit group sizes divide every layer, at every width."""
+    sizes = {weights.group_size} if weights.bits else set()
+    for size in sorted(own for own in sizes | {s.group_size for s in weights.settings} if own):
+        offenders = [
+            f"{linear} ({columns} columns)"
+            for kind, kept in widths.items()
+            for group in groups.get(kind, ())
+            for columns in dict.fromkeys(_columns(group, kept))
+            for linear in group.linears
+            if columns % size
+        ]
+        if offenders:
+            raise SpecError(
+                f"`columns % group_size == 0` must hold for every linear layer, but {size} does "
+                f"not divide {', '.join(offenders)}, in each of {n_layers} layers. Leave the size "
+                f"out, or take one of {', '.join(map(str, GROUP_SIZES))} that does."
+            )
 
 
 def _check_gguf_types(
     n_layers: int, widths: Mapping[SiteKind, Sequence[int]], weights: Weights, groups: Groups
 ) -> None:
     """Make sure that every layer fits one of GGUF's types, if nothing but these is wanted."""
-    if not weights.blocks or weights.bits:
+    if not weights.blocks or weights.bits or weights.settings:
         return
     offenders = [
         f"{linear} ({group.columns} columns)"
@@ -209,6 +210,7 @@ def _weight_genes(group: LinearGroup, columns: Sequence[int], weights: Weights) 
         WeightSetting(bits=bits, group_size=size, symmetric=weights.symmetric)
         for bits in weights.bits
     ]
+    coded += [setting for setting in weights.settings if setting not in coded]
     coded += [WeightSetting(block=name) for name in weights.blocks if _fits(name, columns)]
     rows = sum(group.rows)
     coded.sort(key=lambda setting: -setting.stored_bits(rows, group.columns, 16))

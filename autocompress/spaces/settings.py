@@ -13,6 +13,8 @@ SCALE_BITS: Final = 16
 INTEGER_BITS: Final = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES: Final = (128, 64, 32)
 """Columns that may share a scale, the largest first."""
+KERNEL_GROUPS: Final = (32, 64, 128, 256)
+"""Columns that share a scale in torch's kernels for codes of 4 bits on a CPU."""
 CACHE_BITS: Final = (8, 4)
 CACHE_GROUP: Final = 32
 """Tokens of a KV cache that become codes together, and channels of a value that share a scale.
@@ -234,6 +236,22 @@ DENSE_CACHE: Final = CacheSetting()
 def value_group_size(head_size: int) -> int:
     """Return how many channels of a head's value share a scale: 32 if that divides it, or all."""
     return head_size if head_size % CACHE_GROUP else CACHE_GROUP
+
+
+def torch_kernel_bits(setting: WeightSetting, rows: int, columns: int) -> int | None:
+    """Return what a weight takes as torch's CPU kernels read it; None if none reads its codes.
+
+    Codes of at most 4 bits in groups take 4 bits each, those of whole rows 8; one of the rows of
+    several linear layers that a group joins may have none by itself.
+    """
+    if setting.bits is None or setting.is_sparse:
+        return None
+    if setting.group_size is not None:
+        fits = setting.bits <= 4 and setting.group_size in KERNEL_GROUPS and rows % 16 == 0
+        groups = columns // setting.group_size
+        return rows * (4 * columns + 2 * SCALE_BITS * groups) if fits else None
+    fits = setting.bits < 8 or setting.symmetric
+    return rows * (8 * columns + SCALE_BITS) if fits else None
 
 
 def block_format(name: str) -> BlockFormat:

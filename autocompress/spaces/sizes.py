@@ -5,7 +5,19 @@ from collections.abc import Callable, Iterator
 
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spaces.settings import DENSE, WeightSetting
+from autocompress.spaces.settings import DENSE, WeightSetting, torch_kernel_bits
+
+Held = Callable[[WeightSetting, int, int, int], int]
+"""The bits that an engine holds of a (rows, columns) weight, and of a number left dense."""
+
+
+def held_by_torch(setting: WeightSetting, rows: int, columns: int, dense_bits: int) -> int:
+    """Return what is stored, and besides the form that it is multiplied in if that is another."""
+    stored = setting.stored_bits(rows, columns, dense_bits)
+    if setting.is_dense:
+        return stored
+    read = torch_kernel_bits(setting, rows, columns)
+    return stored + (rows * columns * dense_bits if read is None else read)
 
 
 def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> AdditiveCost:
@@ -23,7 +35,7 @@ def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> Addit
 
 
 def served_bytes(
-    space: SearchSpace, dense_bits: int, tokens: int, other_bytes: float, *, is_decoded: bool
+    space: SearchSpace, dense_bits: int, tokens: int, other_bytes: float, held: Held
 ) -> AdditiveCost:
     """Return the bytes that serving holds: weights, and the KV cache of so many tokens.
 
@@ -32,13 +44,13 @@ def served_bytes(
     Args:
         tokens: Of all sequences together, when the last is generated.
         other_bytes: What is held beside the sites.
-        is_decoded: Whether the engine turns codes and zeros into the model's own number format.
+        held: What the engine holds of a weight.
     """
 
     def of(site: Site, choice: Choice) -> float:
-        cache = dense_bits * site.cached(choice) * tokens / 8
-        own = Choice(choice.kept, choice.total) if is_decoded else choice
-        return cache + dense_bits * _uncompressed(site, own) / 8 + _linear(site, own, dense_bits)
+        cache = dense_bits * site.cached(choice) * tokens
+        linear = sum(held(s, *shape, dense_bits) for s, shape in _matrices(site, choice))
+        return (cache + dense_bits * _uncompressed(site, choice) + linear) / 8
 
     return _cost(space, other_bytes, of)
 

@@ -1,6 +1,6 @@
 """Profiles on a clock that is arithmetic: what every change costs must come out exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from autocompress.evaluators.latency_rows import Spent, changed_group
 from autocompress.evaluators.profile import Ratios, measure_profile, measure_samples
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.evaluators.subprocess_call import Progress, nobody
-from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, SiteKind
+from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, Site, SiteKind
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import GGUF_TYPES
 from autocompress.trial import Genotype
@@ -28,21 +28,43 @@ STORED = make_space(
     4, 2, 256, depth=False, width=False, weights=Weights(blocks=TYPES), groups=GROUPS
 )
 SHAPES = make_space(4, 2, 256, depth=True, width=True)
+JOINT = make_space(
+    3,
+    2,
+    256,
+    depth=True,
+    width=True,
+    ffn_step=128,
+    weights=Weights(blocks=("q8_0", "q4_0", "q2_k")),
+    groups=GROUPS,
+)
+JOINT_WIDTHS = make_space(
+    3,
+    2,
+    256,
+    depth=False,
+    width=True,
+    ffn_step=128,
+    weights=Weights(blocks=("q4_0",)),
+    groups=GROUPS,
+)
 WORKLOAD = Workload(1, 64, 33)
 FIXED = Spent(5.0, 1.0)
 
 
-def costs(kind: SiteKind, choice: Choice) -> Spent:
+def costs(kind: SiteKind, choice: Choice, kernels: Collection[str]) -> Spent:
     """Return what a site costs by construction: one setting is slower than dense."""
     if choice.is_dropped:
         return Spent(0.0, 0.0)
     share = choice.kept / choice.total
     cost = (1.0 if kind is SiteKind.ATTENTION else 2.0) * (0.2 + 0.8 * share)
     for index, setting in enumerate(choice.weights):
+        if setting.block is None or setting.block not in kernels:
+            continue
         if setting.block == "q2_k":
-            cost += 0.1
-        elif setting.block:
-            cost -= (0.1 + 0.05 * index) / GGUF_TYPES[setting.block].bits
+            cost += 0.1 * share
+        else:
+            cost -= share * (0.1 + 0.05 * index) / GGUF_TYPES[setting.block].bits
     return Spent(3 * cost, 0.1 * cost)
 
 
@@ -51,11 +73,17 @@ class Arithmetic:
 
     rounds = 6
 
-    def __init__(self, space: SearchSpace, runs_settings: bool) -> None:
-        self.runs_settings = runs_settings
+    def __init__(self, space: SearchSpace, kernels: Collection[str]) -> None:
+        self._kernels = kernels
         self.slower = 1.0
         self.drift = 1.0
         self._space = space
+
+    def runs(self, site: Site, change: Choice) -> bool:
+        assert change.is_whole
+        assert len(change.weights) == len(site.groups)
+        (own,) = (setting for setting in change.weights if not setting.is_dense)
+        return own.block in self._kernels
 
     def ratios(
         self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
@@ -68,15 +96,18 @@ class Arithmetic:
         return Ratios(dense, [[ratio] * rounds for ratio in ratios])
 
     def _total(self, plan: Sequence[Choice]) -> Spent:
-        parts = [costs(s.kind, own) for s, own in zip(self._space.sites, plan, strict=True)]
+        parts = [
+            costs(s.kind, own, self._kernels)
+            for s, own in zip(self._space.sites, plan, strict=True)
+        ]
         return Spent(
             FIXED.prefill + sum(part.prefill for part in parts),
             FIXED.decode + sum(part.decode for part in parts),
         )
 
 
-def table_on(space: SearchSpace, runs_settings: bool, drift: float = 1.0) -> LatencyTable:
-    stopwatch = Arithmetic(space, runs_settings)
+def table_on(space: SearchSpace, kernels: Collection[str], drift: float = 1.0) -> LatencyTable:
+    stopwatch = Arithmetic(space, kernels)
     stopwatch.drift = drift
     profile = measure_profile(stopwatch, space, 6, 0, nobody)
     rng = np.random.default_rng(0)
@@ -90,18 +121,28 @@ def table_on(space: SearchSpace, runs_settings: bool, drift: float = 1.0) -> Lat
 
 
 @pytest.mark.parametrize("drift", [1.0, 1.5, 0.8])
-@pytest.mark.parametrize(("space", "runs_settings"), [(STORED, True), (SHAPES, False)])
+@pytest.mark.parametrize(
+    ("space", "kernels"),
+    [
+        (STORED, TYPES),
+        (SHAPES, ()),
+        (JOINT, TYPES),
+        (JOINT, ("q4_0",)),
+        (JOINT, ()),
+        (JOINT_WIDTHS, TYPES),
+    ],
+)
 def test_an_additive_machine_is_predicted_exactly(
-    space: SearchSpace, runs_settings: bool, drift: float
+    space: SearchSpace, kernels: Collection[str], drift: float
 ) -> None:
     """Also one that becomes slower or faster from one call to the next."""
-    table = table_on(space, runs_settings, drift)
+    table = table_on(space, kernels, drift)
     tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table,))
     check, cost = tables.check(space), tables.cost(space)
 
     assert table.scales == pytest.approx((1.0, 1.0, 1.0))
     assert check.mape == pytest.approx(0.0, abs=1e-9)
-    clock = Arithmetic(space, runs_settings)
+    clock = Arithmetic(space, kernels)
     for site, menu in enumerate(space.menus):
         for entry, own in enumerate(menu):
             entries = [0] * len(space.sites)
@@ -116,7 +157,7 @@ def test_an_additive_machine_is_predicted_exactly(
 
 
 def test_a_row_is_one_change_of_one_kind() -> None:
-    rows = table_on(STORED, True).profile.rows
+    rows = table_on(STORED, TYPES).profile.rows
 
     changed = [(row.kind, changed_group(row.choice)) for row in rows]
     assert {pair: changed.count(pair) for pair in changed} == {
@@ -133,7 +174,7 @@ def test_without_kernels_settings_are_not_timed() -> None:
         4, 2, 256, depth=True, width=False, weights=Weights(bits=(4, 2)), groups=GROUPS
     )
 
-    rows = table_on(space, False).profile.rows
+    rows = table_on(space, ()).profile.rows
 
     assert len(rows) == 4
 
@@ -141,6 +182,6 @@ def test_without_kernels_settings_are_not_timed() -> None:
 
 
 def test_json_gives_settings_back() -> None:
-    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(STORED, True),))
+    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(STORED, TYPES),))
 
     assert read_tables(tables.to_json(), STORED) == tables

@@ -54,7 +54,11 @@ def test_a_checkpoint_without_code_has_none(tmp_path: Path) -> None:
 @both_files
 @pytest.mark.parametrize(
     "change",
-    [lambda code: b"", lambda code: code + b"\n", lambda code: code.replace(b"nn", b"mm", 1)],
+    [
+        lambda code: b"",
+        lambda code: code + b"\n",
+        lambda code: code.replace(b"import", b"imprt", 1),
+    ],
     ids=["empty", "longer", "other"],
 )
 def test_a_modeling_file_that_differs_is_not_our_own(

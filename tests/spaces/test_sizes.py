@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
-from autocompress.spaces.sizes import nominal_bits, parameters, served_bytes, stored_bytes
+from autocompress.spaces.settings import WeightSetting
+from autocompress.spaces.sizes import (
+    held_by_torch,
+    nominal_bits,
+    parameters,
+    served_bytes,
+    stored_bytes,
+)
 from autocompress.trial import Genotype
 from tests.spaces.problems import GROUPS, genotypes, spaces
 
@@ -55,18 +62,38 @@ def test_serving_holds_weights_and_what_every_token_caches() -> None:
     tokens = 100
     cached = 2 * (32 + 32) * tokens * 2  # keys and values of two layers, 2 bytes each
 
-    codes, decoded = (
-        served_bytes(SPACE, 16, tokens, 1000, is_decoded=is_decoded)
-        for is_decoded in (False, True)
+    codes, torch = (
+        served_bytes(SPACE, 16, tokens, 1000, held)
+        for held in (WeightSetting.stored_bits, held_by_torch)
     )
 
-    assert codes.dense == decoded.dense == stored_bytes(SPACE, 16, 1000).dense + cached
+    assert codes.dense == torch.dense == stored_bytes(SPACE, 16, 1000).dense + cached
     narrow_coded = SPACE.entries(Genotype((1, 2, 0, 0, 0) + (0,) * 5))
     stored = stored_bytes(SPACE, 16, 1000)
     saved = cached / 2 / 2
     assert codes.of(narrow_coded) == stored.of(narrow_coded) + cached - saved
     narrow = SPACE.entries(Genotype((1, 0, 0, 0, 0) + (0,) * 5))
-    assert decoded.of(narrow_coded) == decoded.of(narrow) == stored.of(narrow) + cached - saved
+    assert torch.of(narrow) == stored.of(narrow) + cached - saved
+    # The codes of whole rows, here of two bits, are read as bytes, with a scale for each row.
+    read = ATTENTION_WEIGHTS / 2 + 64 * 2
+    assert torch.of(narrow_coded) == stored.of(narrow_coded) + cached - saved + read
+
+
+@pytest.mark.parametrize("text", ["w8", "w5g32", "w4g16", "mxfp4", "s0.5", "s0.5+w4g32"])
+def test_torch_holds_what_it_decodes_twice(text: str) -> None:
+    setting = WeightSetting.parse(text)
+
+    assert held_by_torch(setting, 64, 64, 16) == setting.stored_bits(64, 64, 16) + 64 * 64 * 16
+
+
+@pytest.mark.parametrize("text", ["w4g32", "w2g64sym", "w3g32"])
+def test_torch_reads_codes_in_groups_as_four_bits(text: str) -> None:
+    setting = WeightSetting.parse(text)
+    groups = 64 // (setting.group_size or 64)
+
+    held = held_by_torch(setting, 64, 64, 16) - setting.stored_bits(64, 64, 16)
+
+    assert held == 64 * (64 * 4 + groups * 2 * 16)
 
 
 def test_nominal_bits_are_a_mean_over_all_weights() -> None:

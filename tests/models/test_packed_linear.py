@@ -8,16 +8,21 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from autocompress.models.packed_weights import STORED, PackedLinear, describe, empty
+from autocompress.models.packed_kernels import has_kernel
+from autocompress.models.packed_linear import PackedLinear
+from autocompress.models.packed_weights import STORED, describe, empty
 from autocompress.operators.grids import SHRINKAGES
 from autocompress.operators.masks import mask_in_matrix
 from autocompress.operators.packed import PackedWeight, pack
 from autocompress.operators.round_to_nearest import fit_grid
-from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting
+from autocompress.spaces.settings import BLOCK_FORMATS, WeightSetting, torch_kernel_bits
 
-ROWS, COLUMNS = 12, 64
-CODES = ["w2g32", "w3", "w4g64", "w4g32sym", "w5g32", "w6sym", "w8g32", *BLOCK_FORMATS]
+ROWS, COLUMNS = 16, 64
+CODES = ["w2g32", "w3", "w4g64", "w4g32sym", "w5g32", "w6sym", "w8g32", "w8", *BLOCK_FORMATS]
 SETTINGS = ["s0.5", "s2:4", *CODES, *(f"{s}+{code}" for s in ("s0.3", "s2:4") for code in CODES)]
+KERNELS = ["w2g32", "w3", "w4g64", "w4g32sym", "w6sym", "w8sym", "w6", "w3g64"]
+"""Those that torch multiplies with their codes."""
+CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 all_settings = pytest.mark.parametrize("text", SETTINGS)
@@ -68,7 +73,45 @@ def test_a_packed_layer_computes_as_a_plain_one_with_the_decoded_weight(
     found = layer(inputs(dtype))
 
     assert torch.equal(layer.weight, plain.weight)
-    assert torch.equal(found, plain(inputs(dtype)))
+    if has_kernel(text, weight.shape, CPU):
+        # Scales and offsets are rounded to the number format once, sums again.
+        expected = plain(inputs(dtype)).detach().float()
+        allowed = 4 * torch.finfo(dtype).eps * float(expected.abs().max())
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=allowed)
+    else:
+        assert torch.equal(found, plain(inputs(dtype)))
+
+
+@pytest.mark.parametrize("text", KERNELS)
+@all_dtypes
+def test_a_kernel_reads_every_code_of_every_group(text: str, dtype: torch.dtype) -> None:
+    weight = packed(text, dtype)
+    layer = packed_layer(weight).to(dtype)
+
+    found = layer(torch.eye(COLUMNS, dtype=dtype)).T
+
+    assert has_kernel(text, weight.shape, CPU)
+    assert layer._decoded is None
+    expected = weight.decode(torch.float32)
+    allowed = 2 * torch.finfo(dtype).eps * float(expected.abs().max())
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "device"),
+    [
+        ("w8", (16, 64), "cpu"),
+        ("w5g32", (16, 64), "cpu"),
+        ("w4g32", (24, 64), "cpu"),
+        ("w4g16", (16, 64), "cpu"),
+        ("s0.5+w4g32", (16, 64), "cpu"),
+        ("s0.5", (16, 64), "cpu"),
+        ("mxfp4", (16, 64), "cpu"),
+        ("w4g32", (16, 64), "meta"),
+    ],
+)
+def test_what_no_kernel_reads_is_decoded(text: str, shape: tuple[int, int], device: str) -> None:
+    assert not has_kernel(text, shape, torch.device(device))
 
 
 @all_settings
@@ -133,3 +176,13 @@ def test_a_weight_decoded_without_gradients_is_good_for_training() -> None:
 
     assert x.grad is not None
     assert torch.equal(x.grad, layer.weight.sum(0).expand_as(x))
+
+
+@pytest.mark.parametrize("rows", [16, 24])
+@pytest.mark.parametrize("text", [*SETTINGS, "w4g128", "w3g256sym", "w4g16", "w8sym"])
+def test_sizes_are_reckoned_by_the_kernels_that_there_are(text: str, rows: int) -> None:
+    setting = WeightSetting.parse(text)
+
+    reckoned = torch_kernel_bits(setting, rows, 256) is not None
+
+    assert reckoned == has_kernel(text, (rows, 256), CPU)

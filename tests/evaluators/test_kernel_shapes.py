@@ -1,0 +1,108 @@
+"""Kernels compute what the decoded weights would, and leave no trace behind."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autocompress.evaluators.kernel_shapes import KernelShapes, settings_without_kernel
+from autocompress.models.packed_linear import PackedLinear
+from autocompress.models.surgery import ShapedModel
+from autocompress.spaces.base import Choice, SearchSpace
+from autocompress.spaces.making import Weights
+from autocompress.spaces.settings import DENSE, WeightSetting
+from autocompress.trial import Genotype
+from tests.tiny_models import (
+    PlainSlices,
+    TinyModels,
+    dense_choices,
+    logits_of,
+    tiny_space,
+    token_ids,
+)
+
+CPU = torch.device("cpu")
+ROWS, GROUPS, BYTES = (WeightSetting.parse(text) for text in ("w4", "w4g32", "w8sym"))
+WHOLE_ROWS = Weights(settings=(ROWS, BYTES, WeightSetting.parse("w8")))
+IDS = token_ids(2, 12, seed=4)
+
+
+def rig(tiny_models: TinyModels, space: SearchSpace, family: str = "llama") -> ShapedModel:
+    model = tiny_models.load(family, tied=False)
+    return ShapedModel(model, space, PlainSlices(model))
+
+
+def packed_layers(shaped: ShapedModel) -> list[PackedLinear]:
+    return [m for m in shaped.model.modules() if isinstance(m, PackedLinear)]
+
+
+@torch.inference_mode()
+def test_kernels_compute_with_the_rounded_weights(
+    tiny_models: TinyModels, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = tiny_space(family, depth=False, width=False, weights=Weights(bits=(4,)))
+    shaped = rig(tiny_models, space, family)
+    plain = logits_of(shaped.model, IDS)
+    shapes = KernelShapes(shaped)
+
+    shapes.apply(space.choices(Genotype((1,) * len(space.genes))))
+    found = logits_of(shaped.model, IDS)
+
+    layers = packed_layers(shaped)
+    assert len(layers) == sum(len(g.linears) for s in space.sites for g in s.groups)
+    # The largest group that divides the columns, and whole rows where none does.
+    assert {layer.setting for layer in layers} >= {"w4g32", "w4"}
+    monkeypatch.setattr(PackedLinear, "_made", lambda _: None)
+    torch.testing.assert_close(found, logits_of(shaped.model, IDS), rtol=0, atol=1e-4)
+    # Rounding to 4 bits changes something, and not much.
+    assert 1e-3 < float((found - plain).norm() / plain.norm()) < 0.5
+
+
+JOINT = tiny_space(weights=WHOLE_ROWS)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_what_was_applied_before_does_not_matter(
+    tiny_models: TinyModels, data: st.DataObject
+) -> None:
+    shaped = rig(tiny_models, JOINT)
+    plain = logits_of(shaped.model, IDS)
+    shapes = KernelShapes(shaped, packed_bytes=data.draw(st.sampled_from([1, 2**30])))
+    level = [st.integers(0, len(gene.settings) - 1) for gene in JOINT.genes]
+    one, other = (JOINT.choices(Genotype(tuple(data.draw(st.tuples(*level))))) for _ in range(2))
+
+    shapes.apply(one)
+    first = logits_of(shaped.model, IDS)
+    shapes.apply(other)
+    shapes.apply(one)
+
+    assert torch.equal(logits_of(shaped.model, IDS), first)
+    shapes.apply(dense_choices(JOINT))
+    assert torch.equal(logits_of(shaped.model, IDS), plain)
+    assert not packed_layers(shaped)
+
+
+def test_what_has_no_kernel_stays_dense(tiny_models: TinyModels) -> None:
+    shaped = rig(tiny_models, JOINT)
+    shapes = KernelShapes(shaped)
+    site = JOINT.sites[0]
+    coded = WeightSetting.parse("w8")
+
+    shapes.apply([Choice(s.units, s.units, (coded, coded)) for s in JOINT.sites])
+
+    assert not packed_layers(shaped)
+    assert not shapes.runs(site, Choice(site.units, site.units, (coded, DENSE)))
+    assert shapes.runs(site, Choice(site.units, site.units, (BYTES, DENSE)))
+
+
+def test_settings_without_a_kernel_are_named_by_what_is_left_of_a_layer() -> None:
+    site = JOINT.sites[0]
+    # A quarter of the keys' rows is no multiple of 16 any more.
+    narrow, whole = (Choice(kept, site.units, (GROUPS, BYTES)) for kept in (1, site.units))
+    space = SearchSpace((site,))
+
+    assert settings_without_kernel(space, [narrow], CPU) == ["w4g32"]
+    assert settings_without_kernel(space, [whole], CPU) == []
+    assert settings_without_kernel(space, [whole], torch.device("meta")) == ["w4g32", "w8sym"]
+    assert settings_without_kernel(space, [Choice(0, site.units)], CPU) == []
