@@ -99,8 +99,8 @@ class SearchSpec:
     target_bits: float | None = None
     target_params: Amount | None = None
     counted_bits: str = "nominal"
-    space: tuple[str, ...] = ("depth", "width")
-    bits: tuple[str, ...] = BITS
+    space: tuple[str, ...] = ("depth", "width", "bits")
+    bits: tuple[str, ...] = TORCH_KERNELS
     group_size: int | None = None
     symmetric: bool = False
     sparsities: tuple[str, ...] = SPARSITIES
@@ -206,9 +206,11 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append("address: `pool: ray` must hold when an address is given.")
     is_timed = bool({"target_speedup", "target_latency"} & checked.keys())
     if checked.get("space", ("auto",)) == ("auto",):
-        # What the engine can run and needs no recovery.
-        is_shaped = is_timed and not _is_llama_cpp(checked)
-        checked["space"] = ("depth", "width") if is_shaped else ("bits",)
+        checked["space"] = usual_space(
+            str(checked.get("engine", "torch")),
+            is_timed=is_timed,
+            device=str(checked.get("device", "auto")),
+        )
     if _is_llama_cpp(checked) or "bits" in _names(checked, "space"):
         usual = usual_bits(str(checked.get("engine", "torch")), is_timed, len(targets))
         checked.setdefault("bits", usual)
@@ -223,6 +225,15 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if problems:
         raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
+
+
+def usual_space(engine: str, *, is_timed: bool, device: str) -> tuple[str, ...]:
+    """Return what `auto` stands for: what the engine runs and needs no recovery."""
+    if engine == "llama.cpp" or not is_timed:
+        return ("bits",)
+    if engine == "torch" and not device.startswith("cuda"):
+        return ("depth", "width", "bits")
+    return ("depth", "width")
 
 
 def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:

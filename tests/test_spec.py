@@ -186,7 +186,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
             f"the middle of the levels, must hold, but got {', '.join(SPARSITIES)}.",
         ),
         ("pruner", "wandas", "did you mean 'wanda'? Known: sparsegpt, wanda, magnitude."),
-        ("upstream", "3", "unknown '3'. Known in this space: dense."),
+        ("upstream", "3", "unknown '3'. Known in this space: dense, w8sym, 4."),
         ("upstream", True, "`dense`, or what layers may take, must hold, but got True."),
         ("sparsities", "2:0", "a sparsity such as 0.5 or 2:4 must hold, but got '2:0'."),
         ("group_size", -1, "`0 <= value <= 65536` must hold, but got -1."),
@@ -247,7 +247,36 @@ def test_an_amount_is_absolute_or_a_share_of_dense(text: object, amount: float) 
 def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping({"model": "m", "target_bits": 3}).space == ("bits",)
     assert from_mapping({"model": "m", "target_bytes": "50%", "space": "auto"}).space == ("bits",)
-    assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width")
+    assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width", "bits")
+    assert from_mapping(LEAST | {"device": "cuda:1"}).space == ("depth", "width")
+    assert from_mapping(LEAST | {"engine": "roofline:h100"}).space == ("depth", "width")
+    assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("bits",)
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ({"target_bits": 3}, BITS),
+        ({"target_speedup": 2}, ("w8sym", "4")),
+        ({"target_speedup": 2, "target_bytes": "30%"}, ("w8sym", "4", "3", "2")),
+        ({"target_speedup": 2, "engine": "roofline:l4", "space": "bits"}, BITS),
+        ({"target_speedup": 2, "engine": "llama.cpp"}, GGUF_TYPES),
+        (
+            {"target_speedup": 2, "bits": "w4g32,w3g64sym,w2,8,4"},
+            ("w4g32", "w3g64sym", "w2", "8", "4"),
+        ),
+    ],
+)
+def test_weights_take_by_default_what_the_engine_multiplies(
+    values: dict[str, object], bits: tuple[str, ...]
+) -> None:
+    assert from_mapping({"model": "m", **values}).bits == bits
+
+
+@pytest.mark.parametrize("text", ["w7", "w4g0", "w4g", "w4 sym", "w4g32+s0.5", "4g32", "w1g32"])
+def test_bits_with_a_group_size_are_those_of_a_setting(text: str) -> None:
+    with pytest.raises(SpecError, match=r"^bits: unknown"):
+        from_mapping(LEAST | {"bits": text})
 
 
 def test_llama_cpp_searches_the_types_of_its_files() -> None:
@@ -306,7 +335,7 @@ def test_an_address_needs_ray() -> None:
 @pytest.mark.parametrize(
     ("value", "space"),
     [
-        ("auto", ("depth", "width")),
+        ("auto", ("depth", "width", "bits")),
         ("width,depth", ("depth", "width")),
         (["width"], ("width",)),
         ("depth, depth", ("depth",)),
@@ -380,7 +409,7 @@ def test_a_latency_is_in_milliseconds(text: object, milliseconds: float) -> None
     spec = from_mapping({"model": "m", "target_latency": text})
 
     assert spec.target_latency == milliseconds
-    assert spec.space == ("depth", "width")
+    assert spec.space == ("depth", "width", "bits")
     assert spec.is_timed
     assert from_mapping(spec.to_json()) == spec
 

@@ -28,7 +28,7 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec, usual_bits
+from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec, usual_bits, usual_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
@@ -257,11 +257,10 @@ def command(prepared: Prepared) -> str:
     """Return the command that repeats a search."""
     spec = prepared.spec
     parts = ["autocompress search", spec.model]
-    is_gguf = spec.engine == "llama.cpp"
     bits = spec.bits
     if "bits" in spec.space:
         bits = usual_bits(spec.engine, spec.is_timed, len(spec.targets) - 1)
-    usual_space = "bits" if not spec.is_timed or is_gguf else "depth,width"
+    space = usual_space(spec.engine, is_timed=spec.is_timed, device=spec.device)
     speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     latency = None if spec.target_latency is None else f"{spec.target_latency:g}ms"
     for flag, value, usual in (
@@ -273,7 +272,7 @@ def command(prepared: Prepared) -> str:
         ("target-params", spec.target_params, None),
         ("counted-bits", spec.counted_bits, "nominal"),
         ("engine", spec.engine, "torch"),
-        ("space", ",".join(spec.space), usual_space),
+        ("space", ",".join(spec.space), ",".join(space)),
         ("bits", ",".join(spec.bits), ",".join(bits)),
         ("group-size", spec.group_size, None),
         ("sparsities", ",".join(spec.sparsities), ",".join(SPARSITIES)),

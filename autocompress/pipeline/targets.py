@@ -16,7 +16,7 @@ from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
 from autocompress.spaces.settings import GROUP_SIZES, WeightSetting, torch_kernel_bits
-from autocompress.spec import TORCH_KERNELS, SearchSpec
+from autocompress.spec import TORCH_KERNELS, SearchSpec, usual_space
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01
@@ -137,7 +137,7 @@ def time_limit(
         UnreachableTarget: If no candidate of the space is that fast.
     """
     if target_speedup > fastest:
-        known = () if spec.engine == "llama.cpp" else ("depth", "width")
+        known = usual_space(spec.engine, is_timed=True, device=spec.device)
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
         if spec.target_latency is None:

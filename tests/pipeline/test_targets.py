@@ -174,7 +174,7 @@ def test_a_time_out_of_reach_is_told_with_what_can_be_reached() -> None:
 
     assert str(caught.value) == (
         "No candidate takes 20 ms or less: the fastest of this space is predicted at 25 ms. Add "
-        "width to --space or raise the target."
+        "width or bits to --space or raise the target."
     )
 
 

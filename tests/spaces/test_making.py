@@ -49,6 +49,25 @@ def test_whole_rows_are_asked_for_by_0() -> None:
     assert names(Weights(bits=(4,), group_size=0))[0] == ["dense", "w4"]
 
 
+def test_settings_with_a_group_size_of_their_own_stand_beside_the_others() -> None:
+    own = tuple(map(WeightSetting.parse, ("w8sym", "w4g32")))
+
+    genes = names(Weights(bits=(4,), settings=own))
+
+    assert genes[0] == ["dense", "w8sym", "w4g32", "w4g64"]
+
+
+def test_a_setting_that_is_also_a_default_is_there_once() -> None:
+    group = WeightSetting.parse("w4g32")
+
+    assert names(Weights(bits=(4,), settings=(group,)), width=True)[-1] == ["dense", "w4g32"]
+
+
+def test_a_setting_whose_group_does_not_divide_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"but 64 does not divide down \(96 columns\), in each"):
+        names(Weights(settings=(WeightSetting.parse("w4g64"),)))
+
+
 def test_a_step_in_weights_is_equal_in_all_groups() -> None:
     weights = Weights(sparsities=(WeightSetting.parse("s0.5"),), sparsity_step=1024)
     space = make_space(1, 2, 96, depth=False, width=False, weights=weights, groups=GROUPS)
