@@ -20,7 +20,8 @@ READ = (
     "where one holds zero, the report text cannot tell the two ends apart, though ours counts as "
     "never as good if its mean is the higher by anything. "
     "In the figure EvoPress's line has some five of its parents, the last among them, evenly "
-    "spread over those that it had; ours has all. "
+    "spread over those that it had; ours has those that spent a tenth more tokens than the one "
+    "before, in depth and width all. "
     "Seconds, in the JSON, are of machines that did other work too."
 )
 RANDOM = "Random is the best of 32 on 8,192 tokens each."

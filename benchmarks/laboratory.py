@@ -20,7 +20,7 @@ from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.strategies import RuleScores
 from autocompress.spaces.cost import Constraint
-from autocompress.spec import from_mapping
+from autocompress.spec import BITS, from_mapping
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workers.base import BuildJob, WorkerPool
@@ -139,7 +139,8 @@ def laboratory(
     Args:
         settings: Further values of the spec.
     """
-    usual = {"model": str(model), "target_speedup": 2}
+    # Constraints are a benchmark's own: a target must only be there.
+    usual = {"model": str(model), "target_speedup": 2, "bits": list(BITS)}
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
     n = len(os.sched_getaffinity(0))
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()

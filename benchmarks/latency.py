@@ -3,11 +3,12 @@
     python -m benchmarks.latency --output benchmarks/results/latency.json
 
 The shipped reference model, and a randomly initialised one of about 0.5 B parameters in bfloat16,
-each on the torch engine of this CPU. As a search does, the bench profiles every distinct change,
-fits the latency model on whole random configurations and has held-out ones give its interval;
-then it measures many more, spread from 1x to 3x, each twice. Errors are told for the time until
-the first token and for a further one. Nothing else may run meanwhile; what the output holds is not
-measured again.
+each on the torch engine of this CPU in depth and width; the reference model in bits too, those
+that torch has kernels for. As a search does, the bench profiles every distinct change, fits the
+latency model on whole random configurations and has held-out ones give its interval; then it
+measures many more, spread from 1x to 3x, each twice. Errors are told for the time until the first
+token and for a further one. Nothing else may run meanwhile; what the output holds is not measured
+again.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from benchmarks.random_models import SHAPES, write_model
 
 Row = dict[str, Any]
 REFERENCE, LARGE = "reference model", "random 0.5 B model"
+CODED = "reference model, bits too"
 ROUNDS = 7
 
 
@@ -50,26 +52,32 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--reference", type=int, default=165, help="configurations measured")
     parser.add_argument("--large", type=int, default=40, help="of the 0.5 B model")
+    parser.add_argument("--coded", type=int, default=60, help="with bits, of the reference model")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows: list[Row] = []
     if arguments.output.is_file():
         rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
     with tempfile.TemporaryDirectory() as scratch:
-        for name, n in ((REFERENCE, arguments.reference), (LARGE, arguments.large)):
+        for name, n, space in (
+            (REFERENCE, arguments.reference, "depth,width"),
+            (LARGE, arguments.large, "depth,width"),
+            (CODED, arguments.coded, "depth,width,bits"),
+        ):
             if any(row["model"] == name for row in rows):
                 continue
             folder = MODEL
             if name == LARGE:
                 folder = Path(scratch) / "random"
                 write_model(SHAPES["0.5b"], folder, 1, 0)
-            rows += _judged(name, folder, n, arguments.seed)
+            rows += _judged(name, folder, n, space, arguments.seed)
             write_whole(arguments.output, {"rows": rows, "pooled": _pooled(rows)})
 
 
-def _judged(name: str, folder: Path, n: int, seed: int) -> list[Row]:
+def _judged(name: str, folder: Path, n: int, space_names: str, seed: int) -> list[Row]:
     """Profile a model, fit, and measure n more configurations; return a row for each phase."""
-    prepared = prepare(from_mapping({"model": str(folder), "target_speedup": 2, "seed": seed}))
+    values = {"model": str(folder), "target_speedup": 2, "space": space_names, "seed": seed}
+    prepared = prepare(from_mapping(values))
     space, workload = prepared.space, Workload()
     model = loading.load_model(folder, prepared.device, "bfloat16")
     shaped = ShapedModel(model, space, FirstUnits(model))

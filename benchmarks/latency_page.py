@@ -11,14 +11,14 @@ from benchmarks.markdown_table import table
 
 MOST_ERROR, TIMES_REPEAT, LEAST_RANK = 0.05, 1.5, 0.95
 COVERAGE = (0.85, 0.95)
-COLOURS = ("#0072b2", "#d55e00")
+COLOURS = ("#0072b2", "#d55e00", "#009e73")
 NAMES = {"prefill": "until the first token", "decode": "a further token"}
 NOTE = (
     "`python -m benchmarks.latency --output benchmarks/results/latency.json`\n\n"
-    "Whole random configurations of depth and width on torch, spread from 1x to 3x of the "
-    "workload, that neither profile nor fit have read. The interval is the one that a search "
-    "states: of its ten held-out configurations. Measuring twice is the mean difference of "
-    "measuring one of these configurations again."
+    "Whole random configurations of depth and width on torch, and with bits that it has kernels "
+    "for, spread from 1x to 3x of the workload, that neither profile nor fit have read. The "
+    "interval is the one that a search states: of its ten held-out configurations. Measuring "
+    "twice is the mean difference of measuring one of these configurations again."
 )
 
 
