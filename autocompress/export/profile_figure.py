@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from autocompress.evaluators.latency_model import Check, LatencyTable, LatencyTables
+from autocompress.evaluators.latency_model import Check, LatencyTables
 from autocompress.evaluators.latency_rows import Row, changed_group
 from autocompress.export.figures import ALARM, INK, OURS, QUIET, dress
 from autocompress.spaces.base import SearchSpace, SiteKind
@@ -22,26 +22,37 @@ _LONG: Final = 2**16
 def profile_figure(tables: LatencyTables, check: Check, space: SearchSpace) -> Figure:
     """Draw what a site costs by what is kept of it, and predicted against measured.
 
-    A row of axes for each workload; the prediction is that of all of them together.
+    Each workload has a row of axes for shapes, and one for settings that have kernels; the
+    prediction is that of all workloads together.
     """
-    n = len(tables.tables)
-    figure = Figure(figsize=(10.5, 3.6 * n), layout="constrained")
-    rows = figure.subplots(n, 3, squeeze=False)
-    for (decode, prefill, other), table in zip(rows, tables.tables, strict=True):
-        _costs(decode, prefill, table, space)
+    drawn = [
+        (table, series, of_settings)
+        for table in tables.tables
+        for of_settings in (False, True)
+        if (series := _series(table.profile.rows, space, of_settings=of_settings))
+    ]
+    figure = Figure(figsize=(10.5, 3.6 * len(drawn)), layout="constrained")
+    rows = figure.subplots(len(drawn), 3, squeeze=False)
+    for (decode, prefill, other), (table, series, of_settings) in zip(rows, drawn, strict=True):
+        _costs(decode, prefill, series, of_settings=of_settings)
+        decode.set_ylabel("ms of one site, each further token", color=INK)
+        prefill.set_ylabel(f"ms of one site, prompt of {table.workload}", color=INK)
         if other is not rows[0][2]:
             other.remove()
     _predictions(rows[0][2], check)
     return figure
 
 
-def _costs(decode: Axes, prefill: Axes, table: LatencyTable, space: SearchSpace) -> None:
-    series = _series(table.profile.rows, space)
-    has_settings = any(row.choice.weights for row in table.profile.rows)
+def _costs(
+    decode: Axes,
+    prefill: Axes,
+    series: Mapping[tuple[SiteKind, str], Sequence[Row]],
+    *,
+    of_settings: bool,
+) -> None:
     for number, ((kind, name), rows) in enumerate(series.items()):
-        mark = _MARKS[number % len(_MARKS)] if has_settings else "o"
-        shares = [_stored(row) if has_settings else _share(row) for row in rows]
-        form = mark if has_settings else f"{mark}-"
+        shares = [_stored(row) if of_settings else _share(row) for row in rows]
+        form = _MARKS[number % len(_MARKS)] if of_settings else "o-"
         for axes, costs in (
             (decode, [row.spent.decode for row in rows]),
             (prefill, [row.spent.prefill for row in rows]),
@@ -50,12 +61,10 @@ def _costs(decode: Axes, prefill: Axes, table: LatencyTable, space: SearchSpace)
         low = [max(row.interval[0], 0.0) for row in rows]
         high = [max(row.interval[1], 0.0) for row in rows]
         decode.vlines(shares, low, high, color=_COLOURS[kind], alpha=0.5, linewidth=2)
-    decode.set_ylabel("ms of one site, each further token", color=INK)
-    prefill.set_ylabel(f"ms of one site, prompt of {table.workload}", color=INK)
     for axes in (decode, prefill):
         dress(axes)
         axes.set_ylim(bottom=0)
-        if has_settings:
+        if of_settings:
             axes.set_xlabel("bits a weight of one linear group, as stored", color=INK)
         else:
             axes.set_xlabel("share of the site that is kept", color=INK)
@@ -64,7 +73,7 @@ def _costs(decode: Axes, prefill: Axes, table: LatencyTable, space: SearchSpace)
 
 
 def _series(
-    rows: Sequence[Row], space: SearchSpace
+    rows: Sequence[Row], space: SearchSpace, *, of_settings: bool
 ) -> Mapping[tuple[SiteKind, str], Sequence[Row]]:
     """Return what is drawn alike: a kind of site, or one of its linear groups, with the dense."""
     groups = {site.kind: [group.name for group in site.groups] for site in space.sites}
@@ -74,10 +83,10 @@ def _series(
         dense = [row for row in own if row.choice.is_dense]
         for row in own:
             group = changed_group(row.choice)
-            if group is not None:
-                found.setdefault((kind, f"{_NAMES[kind]}, {groups[kind][group]}"), []).append(row)
-            elif not row.choice.is_dense:
-                found.setdefault((kind, _NAMES[kind]), []).append(row)
+            if row.choice.is_dense or of_settings == (group is None):
+                continue
+            name = _NAMES[kind] if group is None else f"{_NAMES[kind]}, {groups[kind][group]}"
+            found.setdefault((kind, name), []).append(row)
         for key, several in found.items():
             if key[0] is kind:
                 several[:0] = dense
