@@ -17,6 +17,7 @@ from benchmarks import (
     memory_page,
     operators_page,
     optimum_page,
+    profile_page,
     roofline_page,
     scale_page,
     scaling_page,
@@ -155,6 +156,7 @@ def main() -> None:
         latency = read("latency.json")
         parts.append(latency_page.section(latency))
         latency_page.draw(latency, ROOT / "docs" / "latency.png")
+    parts += profile_page.sections(ROOT / "docs")
     if (RESULTS / "roofline.json").is_file():
         roofline = read("roofline.json")
         parts.append(roofline_page.section(roofline))
