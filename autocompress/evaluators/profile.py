@@ -5,6 +5,7 @@ dense model timed beside them, and the difference is shared out. Medians of rati
 neighbouring dense runs, so that a machine whose speed drifts does not move the rows.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from autocompress.evaluators.subprocess_call import Progress
 from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
 from autocompress.spaces.settings import DENSE
 from autocompress.trial import Genotype
+
+PRECISE = 0.02
+"""Half of the 95 % interval of a change's time, as a share of the dense model's."""
+MOST_TIMES = 3
 
 Key = tuple[SiteKind, Choice]
 
@@ -71,7 +76,7 @@ class _Saving:
 def measure_profile(
     stopwatch: Stopwatch, space: SearchSpace, rounds: int, seed: int, progress: Progress
 ) -> Profile:
-    """Measure every distinct change `rounds` times.
+    """Measure every distinct change `rounds` times, or more where they differ much.
 
     A setting without a kernel is decoded, and takes as long as dense: it is not timed.
     """
@@ -92,7 +97,7 @@ def measure_profile(
         key=lambda key: (key[0], key[1].kept, str(key[1])),
     )
     plans = [_replicate(space, *key) for key in keys]
-    found = stopwatch.ratios([plan for plan, _ in plans], rounds, seed, progress)
+    found = _precise(stopwatch, [plan for plan, _ in plans], rounds, seed, progress)
     savings = {
         key: _saving(found.dense, pairs, n_sites)
         for key, pairs, (_, n_sites) in zip(keys, found.pairs, plans, strict=True)
@@ -136,6 +141,40 @@ def measure_samples(
     return result
 
 
+def _precise(
+    stopwatch: Stopwatch,
+    plans: Sequence[Sequence[Choice]],
+    rounds: int,
+    seed: int,
+    progress: Progress,
+) -> Ratios:
+    """Time changes, again as often those whose ratio is not known well, at most three times."""
+    found = stopwatch.ratios(plans, rounds, seed, progress)
+    for again in range(1, MOST_TIMES):
+        vague = [
+            index
+            for index, pairs in enumerate(found.pairs)
+            if half_interval([pair.decode for pair in pairs]) > PRECISE
+        ]
+        if not vague:
+            break
+        more = stopwatch.ratios([plans[i] for i in vague], rounds, seed + again, progress)
+        for index, pairs in zip(vague, more.pairs, strict=True):
+            found.pairs[index] += pairs
+    return found
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half of the 95 % interval of the median of some measurements.
+
+    From their median absolute deviation, so that a run that was disturbed counts once; as for
+    normal ones, whose median has pi / 2 times the variance of their mean.
+    """
+    middle = statistics.median(values)
+    deviation = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    return 1.96 * math.sqrt(math.pi / 2 / len(values)) * deviation
+
+
 def _as_run(stopwatch: Stopwatch, site: Site, choice: Choice) -> Choice:
     """Return a choice with all that has no kernel dense, and every cache."""
     apart = {changed_group(change): change for change in choice.settings_apart}
@@ -150,7 +189,7 @@ def _as_run(stopwatch: Stopwatch, site: Site, choice: Choice) -> Choice:
 def _saving(dense: Spent, pairs: Sequence[Spent], n_sites: int) -> _Saving:
     decode = [dense.decode * (1 - pair.decode) / n_sites for pair in pairs]
     prefill = [dense.prefill * (1 - pair.prefill) / n_sites for pair in pairs]
-    half = 2.0 * statistics.stdev(decode) / len(decode) ** 0.5 if len(decode) > 1 else 0.0
+    half = half_interval(decode)
     middle = statistics.median(decode)
     return _Saving(Spent(statistics.median(prefill), middle), (middle - half, middle + half))
 

@@ -1,5 +1,6 @@
 """Decides what predicted speedup a search asks for, given what its winners were measured at."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -92,7 +93,9 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
 
     A winner whose interval does not clear the target is followed by a tighter search, one that
     is faster than it must be by a looser one: no aim is tried beyond one that failed or within
-    one that did. A looser search that ends with a winner known already ends it all.
+    one that did. Where a miss, badly measured, asks for more than what met the target by much, the
+    next aim lies between the two. A looser search that ends with a winner known already ends it
+    all.
     """
     target, last = timed.target, attempts[-1]
     if len(attempts) >= MOST_ATTEMPTS:
@@ -100,18 +103,20 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     if last.clears(target) and last.reached.median <= CLOSE * target:
         return None
     missed = [own.aim for own in attempts if not own.clears(target)]
-    met = [own.aim for own in attempts if own.clears(target)]
     least = STEP * max(missed, default=1.0)
     # What would have cleared the target by little, had the measurement been in proportion; by a
     # little more after every miss, or noise could lead from one to the next.
     little = STEP ** max(1, len(missed))
     wanted = max(last.aim * target / last.reached.interval[0] * little, least)
-    if not met:
+    if len(missed) == len(attempts):
         return None if last.aim >= timed.fastest else min(wanted, timed.fastest)
     known = [own.winner.genotype for own in attempts[:-1]]
-    if last.winner.genotype in known or wanted * WORTH > min(met):
+    if last.winner.genotype in known:
         return None
-    return wanted
+    nearest = min((own for own in attempts if own.clears(target)), key=lambda own: own.aim)
+    if missed and wanted * WORTH > nearest.aim and nearest.reached.median > CLOSE * target:
+        wanted = math.sqrt(max(missed) * nearest.aim)
+    return wanted if wanted * WORTH <= nearest.aim else None
 
 
 def best_attempt(target: float | None, attempts: Sequence[Attempt]) -> Attempt:

@@ -4,10 +4,17 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, fit
 from autocompress.evaluators.latency_rows import Spent, changed_group
-from autocompress.evaluators.profile import Ratios, measure_profile, measure_samples
+from autocompress.evaluators.profile import (
+    Ratios,
+    half_interval,
+    measure_profile,
+    measure_samples,
+)
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, Site, SiteKind
@@ -185,3 +192,45 @@ def test_json_gives_settings_back() -> None:
     tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(STORED, TYPES),))
 
     assert read_tables(tables.to_json(), STORED) == tables
+
+
+class Disturbed(Arithmetic):
+    """A clock that is right but for one kind of change, which it times differently each time."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space, ())
+        self.asked: list[int] = []
+        self._rng = np.random.default_rng(0)
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        found = super().ratios(plans, rounds, seed, progress)
+        self.asked.append(len(plans))
+        for plan, pairs in zip(plans, found.pairs, strict=True):
+            if any(choice.is_dropped for choice in plan):
+                pairs[:] = [
+                    Spent(p.prefill, p.decode * self._rng.uniform(0.8, 1.2)) for p in pairs
+                ]
+        return found
+
+
+def test_a_change_that_is_not_known_well_is_timed_again() -> None:
+    clock = Disturbed(SHAPES)
+
+    profile = measure_profile(clock, SHAPES, 6, 0, nobody)
+
+    shapes = {(row.kind, row.choice) for row in profile.rows if not row.choice.is_dense}
+    dropped = sum(choice.is_dropped for _, choice in shapes)
+    assert clock.asked == [len(shapes), dropped, dropped]
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=3, max_size=30), st.floats(5.0, 50.0))
+def test_one_disturbed_run_does_not_widen_an_interval_much(
+    values: list[float], disturbed: float
+) -> None:
+    ordinary = [1.0 + 0.01 * (i % 5) for i in range(21)]
+
+    assert half_interval([*ordinary, disturbed]) < 2 * half_interval(ordinary)
+    assert half_interval(values) >= 0.0
+    assert half_interval([values[0]] * 5) == 0.0

@@ -111,6 +111,15 @@ def test_no_aim_is_tried_again() -> None:
     assert next_aim(timed(2.0), [attempt(2.12, 1.99), met]) is None
 
 
+def test_a_badly_measured_miss_does_not_end_it_far_beyond_the_target() -> None:
+    far, near = attempt(2.04, 2.256), attempt(2.04, 2.08)
+    badly = attempt(1.84, 1.95, half=0.1)
+
+    assert next_aim(timed(2.0), [far, badly]) == pytest.approx((2.04 * 1.84) ** 0.5)
+    assert next_aim(timed(2.0), [near, badly]) is None
+    assert next_aim(timed(2.0), [far, badly, attempt(2.01, 1.98, half=0.1)]) is None
+
+
 def test_a_looser_search_that_finds_nothing_new_ends_it() -> None:
     first, looser = attempt(2.04, 2.3, name=1), attempt(1.8, 2.3, name=1)
 

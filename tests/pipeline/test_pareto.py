@@ -66,7 +66,7 @@ DENSE = DenseSize(parameters=100_000, bytes=400_000, number_bits=32, linear_weig
 @pytest.fixture
 def study(storage: str, tiny_table: Path, shape: ModelShape) -> Iterator[SqlStudyStore]:
     """Return a running study that has its latency table and no measurement."""
-    spec = SearchSpec("gone/model", 2.0, workload=Mix.parse("1x8+4"))
+    spec = SearchSpec("gone/model", 2.0, space=("depth", "width"), workload=Mix.parse("1x8+4"))
     store = create_study(storage, "mine", spec.to_json())
     store.save_document("shape", to_document(shape))
     store.save_document("dense", DENSE.to_document())
