@@ -7,7 +7,7 @@ neighbouring dense runs, so that a machine whose speed drifts does not move the 
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,8 @@ from autocompress.trial import Genotype
 
 PRECISE = 0.02
 """Half of the 95 % interval of a change's time, as a share of the dense model's."""
+APART = 0.1
+"""Of two times of one configuration, when both are measured again."""
 MOST_TIMES = 3
 
 Key = tuple[SiteKind, Choice]
@@ -97,7 +99,7 @@ def measure_profile(
         key=lambda key: (key[0], key[1].kept, str(key[1])),
     )
     plans = [_replicate(space, *key) for key in keys]
-    found = _precise(stopwatch, [plan for plan, _ in plans], rounds, seed, progress)
+    found = _settled(stopwatch, [plan for plan, _ in plans], rounds, seed, progress, _is_imprecise)
     savings = {
         key: _saving(found.dense, pairs, n_sites)
         for key, pairs, (_, n_sites) in zip(keys, found.pairs, plans, strict=True)
@@ -117,7 +119,7 @@ def measure_samples(
     seed: int,
     progress: Progress,
 ) -> list[Sample]:
-    """Measure whole configurations, each twice over.
+    """Measure whole configurations, each twice over; again those that then differ much.
 
     Args:
         dense: What the profile has the dense model take. Times are told as if it took that here:
@@ -130,38 +132,50 @@ def measure_samples(
         )
         for genotype in candidates
     ]
-    measured = stopwatch.ratios(plans, 2 * rounds, seed, progress)
+    measured = _settled(stopwatch, plans, 2 * rounds, seed, progress, _disagree)
     result = []
     for plan, pairs in zip(plans, measured.pairs, strict=True):
         once, again = (
             Spent(dense.prefill * ratio.prefill, dense.decode * ratio.decode)
-            for ratio in map(median_spent, (pairs[0::2], pairs[1::2]))
+            for ratio in _twice(pairs)
         )
         result.append(Sample(plan, once, again))
     return result
 
 
-def _precise(
+def _settled(
     stopwatch: Stopwatch,
     plans: Sequence[Sequence[Choice]],
     rounds: int,
     seed: int,
     progress: Progress,
+    is_vague: Callable[[Sequence[Spent]], bool],
 ) -> Ratios:
-    """Time changes, again as often those whose ratio is not known well, at most three times."""
+    """Time configurations, again as often those whose ratios are vague, at most three times."""
     found = stopwatch.ratios(plans, rounds, seed, progress)
     for again in range(1, MOST_TIMES):
-        vague = [
-            index
-            for index, pairs in enumerate(found.pairs)
-            if half_interval([pair.decode for pair in pairs]) > PRECISE
-        ]
+        vague = [index for index, pairs in enumerate(found.pairs) if is_vague(pairs)]
         if not vague:
             break
         more = stopwatch.ratios([plans[i] for i in vague], rounds, seed + again, progress)
         for index, pairs in zip(vague, more.pairs, strict=True):
             found.pairs[index] += pairs
     return found
+
+
+def _is_imprecise(pairs: Sequence[Spent]) -> bool:
+    return half_interval([pair.decode for pair in pairs]) > PRECISE
+
+
+def _disagree(pairs: Sequence[Spent]) -> bool:
+    """Whether a configuration that was timed twice took another time."""
+    once, again = _twice(pairs)
+    return max(abs(once.prefill / again.prefill - 1), abs(once.decode / again.decode - 1)) > APART
+
+
+def _twice(pairs: Sequence[Spent]) -> tuple[Spent, Spent]:
+    """Return what every other run says, and what the rest does."""
+    return median_spent(pairs[0::2]), median_spent(pairs[1::2])
 
 
 def half_interval(values: Sequence[float]) -> float:

@@ -225,6 +225,37 @@ def test_a_change_that_is_not_known_well_is_timed_again() -> None:
     assert clock.asked == [len(shapes), dropped, dropped]
 
 
+class Interrupted(Arithmetic):
+    """A clock that is right but for one run of the second configuration."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space, ())
+        self.asked: list[int] = []
+
+    def ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
+        found = super().ratios(plans, rounds, seed, progress)
+        if not self.asked:
+            first = found.pairs[1][0]
+            found.pairs[1][0] = Spent(2 * first.prefill, first.decode)
+        self.asked.append(len(plans))
+        return found
+
+
+def test_a_configuration_whose_two_times_differ_is_timed_again() -> None:
+    dense = Spent(100.0, 10.0)
+    drawn = [Genotype((level,) * len(SHAPES.genes)) for level in (0, 1, 1)]
+    clock = Interrupted(SHAPES)
+
+    _, disturbed, same = measure_samples(clock, SHAPES, drawn, dense, 1, 0, nobody)
+    quiet = measure_samples(Arithmetic(SHAPES, ()), SHAPES, drawn, dense, 1, 0, nobody)
+
+    # After a run more on each side the disturbed one is one of two, after two it is one of three.
+    assert clock.asked == [3, 1, 1]
+    assert disturbed == same == quiet[1]
+
+
 @given(st.lists(st.floats(0.5, 2.0), min_size=3, max_size=30), st.floats(5.0, 50.0))
 def test_one_disturbed_run_does_not_widen_an_interval_much(
     values: list[float], disturbed: float
