@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from autocompress.export.gguf_file import read_gguf
+from autocompress.models.loading import lacks_bfloat16
 from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
 from tests.gguf_files import need_llama_cpp
@@ -515,6 +517,50 @@ def test_a_target_in_memory_is_met_by_the_process_that_serves(
     assert memory["dense"] - memory["compressed"] == pytest.approx(lost, rel=0.1)
     assert "--target-memory 75" in report["command"]
     assert told.startswith("PREDICTED, nothing measured: KL")
+
+
+@pytest.mark.slow
+def test_bits_alone_meet_a_speedup_and_a_memory_on_kernels_that_read_codes(
+    calibration: Path, tmp_path: Path
+) -> None:
+    if lacks_bfloat16(torch.device("cpu")):
+        pytest.skip("this CPU has no bfloat16, which torch's kernels for codes need")
+    config = make_config()
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 2048, 3
+    write_model(tmp_path / "wide", config, torch.bfloat16)
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "wide"),
+            "--target-speedup=1.1x",
+            "--target-memory=80%",
+            "--space=bits",
+            "--quantizer=round-to-nearest",
+            "--workload=decode:1x8+8",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "codes")
+
+    report = report_of(own, "codes")
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["speedup"]["measured_interval"][0] >= 1.1
+    assert report["memory"]["compressed"] <= 0.8 * report["memory"]["dense"]
+    assert not any("has no kernel" in warning for warning in report["warnings"])
+    recipe = yaml.safe_load((tmp_path / "codes" / "recipe.yaml").read_text("utf-8"))
+    said = {
+        name
+        for layer in recipe["layers"].values()
+        for own in layer.values()
+        for name in own.split()
+    }
+    assert said - {"dense"}
+    assert said <= {"dense", "w8sym", "w4g128", "w3g128", "w2g128"}
 
 
 @pytest.mark.slow

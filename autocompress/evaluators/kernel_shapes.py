@@ -46,7 +46,8 @@ class KernelShapes:
     def runs(self, site: Site, change: Choice) -> bool:
         """Whether all linear layers of the one group that a change sets have a kernel."""
         space = SearchSpace((site,))
-        return not settings_without_kernel(space, [change], self.shaped.model.device)
+        model = self.shaped.model
+        return not settings_without_kernel(space, [change], model.device, model.dtype)
 
     def apply(self, choices: Sequence[Choice]) -> None:
         """Set every site: its shape, then the weights of groups whose setting has a kernel."""
@@ -66,7 +67,7 @@ class KernelShapes:
         parent = cast(nn.Module, layer).get_submodule(place)
         plain = cast(nn.Linear, getattr(parent, attribute))
         shape = plain.out_features, plain.in_features
-        if has_kernel(str(key.setting), shape, plain.weight.device):
+        if has_kernel(str(key.setting), shape, plain.weight.device, plain.weight.dtype):
             self._replaced.append((parent, attribute, plain))
             setattr(parent, attribute, self._made(key, plain))
 
@@ -89,7 +90,10 @@ class KernelShapes:
 
 
 def settings_without_kernel(
-    space: SearchSpace, choices: Sequence[Choice], device: torch.device
+    space: SearchSpace,
+    choices: Sequence[Choice],
+    device: torch.device,
+    number_format: torch.dtype,
 ) -> list[str]:
     """Return the settings of a configuration that torch has to decode somewhere, sorted."""
     found = set()
@@ -98,7 +102,9 @@ def settings_without_kernel(
             columns = group.shape(choice.kept, choice.total)[1]
             for rows in group.rows:
                 own = rows if group.narrows_columns else rows * choice.kept // choice.total
-                if not setting.is_dense and not has_kernel(str(setting), (own, columns), device):
+                if not setting.is_dense and not has_kernel(
+                    str(setting), (own, columns), device, number_format
+                ):
                     found.add(str(setting))
     return sorted(found)
 

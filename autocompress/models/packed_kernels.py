@@ -20,6 +20,8 @@ INT4_ROWS: Final = 16
 """The rows of a weight must be a multiple."""
 INT8_BITS: Final = 7
 """Differences of unsigned codes of so many bits fit a signed byte."""
+INT8_COLUMNS: Final = 32
+"""The columns of a weight must be a multiple: the kernel reads 16 at a time, past the end too."""
 
 # Torch has no public names for them.
 _INT4_PACKED = torch._convert_weight_to_int4pack_for_cpu  # noqa: SLF001
@@ -36,9 +38,16 @@ class Kernel(Protocol):
         """Return inputs, (tokens, columns), times the weight, (tokens, rows)."""
 
 
-def has_kernel(setting: str, shape: tuple[int, int], device: torch.device) -> bool:
-    """Whether a (rows, columns) weight in a setting is multiplied without being decoded."""
-    return _kernel(setting, shape, device) is not None
+def has_kernel(
+    setting: str, shape: tuple[int, int], device: torch.device, number_format: torch.dtype
+) -> bool:
+    """Whether a (rows, columns) weight in a setting is multiplied without being decoded.
+
+    Args:
+        number_format: Of inputs and outputs. For others than bfloat16 torch has plain loops alone,
+            which take several times as long as the decoded weight.
+    """
+    return _kernel(setting, shape, device, number_format) is not None
 
 
 def make_kernel(
@@ -53,7 +62,7 @@ def make_kernel(
         tensors: As they are stored.
         number_format: Of inputs and outputs.
     """
-    made = _kernel(setting, shape, next(iter(tensors.values())).device)
+    made = _kernel(setting, shape, next(iter(tensors.values())).device, number_format)
     if made is None:
         return None
     codes, scales = read_codes(setting, shape, tensors), tensors["scales"]
@@ -106,14 +115,14 @@ class Int8Kernel:
 
 
 def _kernel(
-    setting: str, shape: tuple[int, int], device: torch.device
+    setting: str, shape: tuple[int, int], device: torch.device, number_format: torch.dtype
 ) -> type[Int4Kernel] | type[Int8Kernel] | None:
     match = _INTEGER.fullmatch(setting)
-    if match is None or device.type != "cpu":
+    if match is None or device.type != "cpu" or number_format is not torch.bfloat16:
         return None
     bits, group = int(match[1]), int(match[2] or 0)
     if bits <= INT4_BITS and group in INT4_GROUPS and shape[0] % INT4_ROWS == 0:
         return Int4Kernel
-    if not group and (bits <= INT8_BITS or match[3]):
+    if not group and shape[1] % INT8_COLUMNS == 0 and (bits <= INT8_BITS or match[3]):
         return Int8Kernel
     return None

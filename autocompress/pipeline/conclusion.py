@@ -3,7 +3,7 @@
 import math
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ import transformers
 
 import autocompress
 from autocompress.errors import EvaluationError
-from autocompress.evaluators.kernel_shapes import settings_without_kernel
 from autocompress.evaluators.latency_model import Check, LatencyModel
 from autocompress.evaluators.roofline import Roofline
 from autocompress.export import report as words
@@ -188,7 +187,7 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, latency, found, profiled_at),
+        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at),
     )
 
 
@@ -316,7 +315,11 @@ def versions() -> dict[str, str]:
 
 
 def _warnings(
-    prepared: Prepared, latency: LatencyModel | None, found: Found, profiled_at: str | None
+    prepared: Prepared,
+    latency: LatencyModel | None,
+    found: Found,
+    decoded: Sequence[str],
+    profiled_at: str | None,
 ) -> tuple[str, ...]:
     warnings = []
     if profiled_at is not None:
@@ -352,11 +355,11 @@ def _warnings(
         )
     choices = prepared.space.choices(found.winner)
     is_packed = prepared.spec.engine != "llama.cpp" and any(choice.weights for choice in choices)
-    without = settings_without_kernel(prepared.space, choices, prepared.device)
-    if is_packed and without:
+    if decoded:
         warnings.append(
-            f"The torch engine has no kernel for {', '.join(without)}: it decodes such weights "
-            "when the model is loaded. They save bytes on disk, and neither time nor memory there."
+            f"The torch engine has no kernel here for {', '.join(decoded)}: it decodes such "
+            "weights when the model is loaded. They save bytes on disk, and neither time nor "
+            "memory there."
         )
     if prepared.spec.engine == "llama.cpp":
         warnings.append(

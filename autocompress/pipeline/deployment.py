@@ -31,12 +31,14 @@ class Verified:
         answers: Text after the sample prompt: the prompt, the dense model's, the winner's.
         perplexity: Of the artifact on the report text, as the engine reads it; None where losses
             are measured with the same engine.
+        decoded: Settings of the winner that the engine has no kernel for.
     """
 
     artifact: Artifact
     gate: GateReport
     answers: tuple[str, str, str]
     perplexity: float | None = None
+    decoded: tuple[str, ...] = ()
 
 
 class Deployment(Protocol):

@@ -93,16 +93,17 @@ def check_kernels(spec: SearchSpec) -> None:
         )
     if not any(_has_torch_kernel(name, spec) for name in spec.bits):
         raise SpecError(
-            "The torch engine has kernels, on a CPU, for codes of 4 bits or fewer in groups, and "
-            "for rows of codes of up to 6 bits or around 0: one of these must be in --bits for a "
-            f"speedup, such as {', '.join(TORCH_KERNELS)}, but got {', '.join(spec.bits)}; or add "
-            "depth or width to --space, or search bits with --engine llama.cpp."
+            "The torch engine has kernels, on a CPU in bfloat16, for codes of 4 bits or fewer in "
+            "groups, and for rows of codes of up to 6 bits or around 0: one of these must be in "
+            f"--bits for a speedup, such as {', '.join(TORCH_KERNELS)}, but got "
+            f"{', '.join(spec.bits)}; or add depth or width to --space, or search bits with "
+            "--engine llama.cpp."
         )
 
 
 def _has_torch_kernel(name: str, spec: SearchSpec) -> bool:
     """Whether torch has a kernel for one of a spec's `bits`, in layers of usual sizes."""
-    if spec.device.startswith("cuda"):
+    if spec.device.startswith("cuda") or spec.dtype == "float32":
         return False
     if name.isdigit():
         size = USUAL_COLUMNS if spec.group_size is None else spec.group_size or None

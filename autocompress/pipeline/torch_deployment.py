@@ -1,9 +1,11 @@
 """Candidates as Hugging Face checkpoints that torch runs."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
+from autocompress.evaluators.kernel_shapes import settings_without_kernel
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
@@ -100,4 +102,7 @@ class TorchDeployment:
         artifact = self.export(winner)
         reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
         report = gate.check(artifact, reference.file, str(self._prepared.device))
-        return passed(self._prepared, reference, artifact, report)
+        verified = passed(self._prepared, reference, artifact, report)
+        space, model = self._prepared.space, self.shaped.model
+        decoded = settings_without_kernel(space, space.choices(winner), model.device, model.dtype)
+        return dataclasses.replace(verified, decoded=tuple(decoded))

@@ -250,7 +250,7 @@ def torch_kernel_bits(setting: WeightSetting, rows: int, columns: int) -> int | 
         fits = setting.bits <= 4 and setting.group_size in KERNEL_GROUPS and rows % 16 == 0
         groups = columns // setting.group_size
         return rows * (4 * columns + 2 * SCALE_BITS * groups) if fits else None
-    fits = setting.bits < 8 or setting.symmetric
+    fits = columns % 32 == 0 and (setting.bits < 8 or setting.symmetric)
     return rows * (8 * columns + SCALE_BITS) if fits else None
 
 

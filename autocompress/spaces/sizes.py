@@ -16,7 +16,8 @@ def held_by_torch(setting: WeightSetting, rows: int, columns: int, dense_bits: i
     stored = setting.stored_bits(rows, columns, dense_bits)
     if setting.is_dense:
         return stored
-    read = torch_kernel_bits(setting, rows, columns)
+    # Numbers of 16 bits are bfloat16: torch has kernels for nothing else.
+    read = torch_kernel_bits(setting, rows, columns) if dense_bits == 16 else None
     return stored + (rows * columns * dense_bits if read is None else read)
 
 

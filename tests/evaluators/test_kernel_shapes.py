@@ -21,14 +21,14 @@ from tests.tiny_models import (
     token_ids,
 )
 
-CPU = torch.device("cpu")
+CPU, BF16 = torch.device("cpu"), torch.bfloat16
 ROWS, GROUPS, BYTES = (WeightSetting.parse(text) for text in ("w4", "w4g32", "w8sym"))
 WHOLE_ROWS = Weights(settings=(ROWS, BYTES, WeightSetting.parse("w8")))
 IDS = token_ids(2, 12, seed=4)
 
 
 def rig(tiny_models: TinyModels, space: SearchSpace, family: str = "llama") -> ShapedModel:
-    model = tiny_models.load(family, tied=False)
+    model = tiny_models.load(family, tied=False, dtype=torch.bfloat16)
     return ShapedModel(model, space, PlainSlices(model))
 
 
@@ -49,13 +49,15 @@ def test_kernels_compute_with_the_rounded_weights(
     found = logits_of(shaped.model, IDS)
 
     layers = packed_layers(shaped)
-    assert len(layers) == sum(len(g.linears) for s in space.sites for g in s.groups)
-    # The largest group that divides the columns, and whole rows where none does.
-    assert {layer.setting for layer in layers} >= {"w4g32", "w4"}
+    # No group divides the 48 columns of `down`, and the kernel for whole rows takes 32 at a time.
+    fit = [g for s in space.sites for g in s.groups if g.columns % 32 == 0]
+    assert len(layers) == sum(len(g.linears) for g in fit)
+    assert {layer.setting for layer in layers} <= {"w4g32", "w4g64"}
     monkeypatch.setattr(PackedLinear, "_made", lambda _: None)
-    torch.testing.assert_close(found, logits_of(shaped.model, IDS), rtol=0, atol=1e-4)
+    decoded = logits_of(shaped.model, IDS)
+    assert float((found - decoded).norm() / decoded.norm()) < 0.02
     # Rounding to 4 bits changes something, and not much.
-    assert 1e-3 < float((found - plain).norm() / plain.norm()) < 0.5
+    assert 0.02 < float((found - plain).norm() / plain.norm()) < 0.5
 
 
 JOINT = tiny_space(weights=WHOLE_ROWS)
@@ -98,11 +100,13 @@ def test_what_has_no_kernel_stays_dense(tiny_models: TinyModels) -> None:
 
 def test_settings_without_a_kernel_are_named_by_what_is_left_of_a_layer() -> None:
     site = JOINT.sites[0]
-    # A quarter of the keys' rows is no multiple of 16 any more.
+    # A quarter of the keys' rows is no multiple of 16, one of the output's columns none of 32.
     narrow, whole = (Choice(kept, site.units, (GROUPS, BYTES)) for kept in (1, site.units))
     space = SearchSpace((site,))
 
-    assert settings_without_kernel(space, [narrow], CPU) == ["w4g32"]
-    assert settings_without_kernel(space, [whole], CPU) == []
-    assert settings_without_kernel(space, [whole], torch.device("meta")) == ["w4g32", "w8sym"]
-    assert settings_without_kernel(space, [Choice(0, site.units)], CPU) == []
+    assert settings_without_kernel(space, [narrow], CPU, BF16) == ["w4g32", "w8sym"]
+    assert settings_without_kernel(space, [whole], CPU, BF16) == []
+    for device, dtype in ((torch.device("meta"), BF16), (CPU, torch.float32)):
+        found = settings_without_kernel(space, [whole], device, dtype)
+        assert found == ["w4g32", "w8sym"]
+    assert settings_without_kernel(space, [Choice(0, site.units)], CPU, BF16) == []

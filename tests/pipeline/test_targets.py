@@ -185,6 +185,7 @@ def test_a_time_out_of_reach_is_told_with_what_can_be_reached() -> None:
         ({"target_speedup": 2, "space": "bits", "bits": "8,6,5"}, True),
         ({"target_speedup": 2, "space": "bits", "bits": "4", "device": "cuda"}, True),
         ({"target_speedup": 2, "space": "bits", "bits": "4", "group_size": 16}, True),
+        ({"target_speedup": 2, "space": "bits", "dtype": "float32"}, True),
         ({"target_speedup": 2, "space": "bits", "bits": "6", "group_size": 0}, False),
         ({"target_speedup": 2, "space": "bits", "bits": "mxfp4,w8"}, True),
         ({"target_speedup": 2, "space": "bits", "bits": "w8sym"}, False),

@@ -94,6 +94,8 @@ def test_torch_reads_codes_in_groups_as_four_bits(text: str) -> None:
     held = held_by_torch(setting, 64, 64, 16) - setting.stored_bits(64, 64, 16)
 
     assert held == 64 * (64 * 4 + groups * 2 * 16)
+    stored = setting.stored_bits(64, 64, 32)
+    assert held_by_torch(setting, 64, 64, 32) == stored + 64 * 64 * 32
 
 
 def test_nominal_bits_are_a_mean_over_all_weights() -> None:
