@@ -14,7 +14,7 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.operators.grids import FULL_RANGE
 from autocompress.operators.packed import pack
 from autocompress.operators.round_to_nearest import fit_grid
-from autocompress.spaces.base import Choice, SearchSpace, Site
+from autocompress.spaces.base import Choice, Site
 from autocompress.spaces.settings import WeightSetting
 
 PACKED_BYTES = 2**32
@@ -45,9 +45,8 @@ class KernelShapes:
 
     def runs(self, site: Site, change: Choice) -> bool:
         """Whether all linear layers of the one group that a change sets have a kernel."""
-        space = SearchSpace((site,))
         model = self.shaped.model
-        return not settings_without_kernel(space, [change], model.device, model.dtype)
+        return not settings_without_kernel([site], [change], model.device, model.dtype)
 
     def apply(self, choices: Sequence[Choice]) -> None:
         """Set every site: its shape, then the weights of groups whose setting has a kernel."""
@@ -90,14 +89,14 @@ class KernelShapes:
 
 
 def settings_without_kernel(
-    space: SearchSpace,
+    sites: Sequence[Site],
     choices: Sequence[Choice],
     device: torch.device,
     number_format: torch.dtype,
 ) -> list[str]:
     """Return the settings of a configuration that torch has to decode somewhere, sorted."""
     found = set()
-    for site, choice in zip(space.sites, choices, strict=True):
+    for site, choice in zip(sites, choices, strict=True):
         for group, setting in zip(site.groups, choice.weights, strict=bool(choice.weights)):
             columns = group.shape(choice.kept, choice.total)[1]
             for rows in group.rows:

@@ -75,6 +75,9 @@ class _Saving:
     interval: tuple[float, float]
 
 
+_NOTHING = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
+
+
 def measure_profile(
     stopwatch: Stopwatch, space: SearchSpace, rounds: int, seed: int, progress: Progress
 ) -> Profile:
@@ -82,12 +85,13 @@ def measure_profile(
 
     A setting without a kernel is decoded, and takes as long as dense: it is not timed.
     """
-    kernels = {
-        (site.kind, change): stopwatch.runs(site, change)
+    changed = {
+        (site.kind, change): site
         for site, menu in zip(space.sites, space.menus, strict=True)
         for entry in menu
         for change in entry.choice.settings_apart
     }
+    kernels = {key: stopwatch.runs(site, key[1]) for key, site in changed.items()}
     shapes = {
         (site.kind, entry.choice.shape)
         for site, menu in zip(space.sites, space.menus, strict=True)
@@ -105,8 +109,7 @@ def measure_profile(
         for key, pairs, (_, n_sites) in zip(keys, found.pairs, plans, strict=True)
     }
     if any(kernels.values()):
-        nothing = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
-        savings |= {key: nothing for key, has_kernel in kernels.items() if not has_kernel}
+        savings |= {key: _NOTHING for key, has_kernel in kernels.items() if not has_kernel}
     return _profile(space, found.dense, savings)
 
 
@@ -238,18 +241,17 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
             continue
         smoothed = _smoothed({c: saving for c, saving in own.items() if not c.is_whole})
         settings = {c: saving for c, saving in own.items() if c.is_whole}
-        nothing = _Saving(Spent(0.0, 0.0), (0.0, 0.0))
         whole = Choice(sites[0].units, sites[0].units)
         coded = _all_groups(_by_group(settings))
         ends = [
             (saving.spent, shape.kept / shape.total)
-            for shape, saving in {whole: nothing, **smoothed}.items()
+            for shape, saving in {whole: _NOTHING, **smoothed}.items()
         ]
         most = Spent(
             max(s.prefill + share * coded.prefill for s, share in ends),
             max(s.decode + share * coded.decode for s, share in ends),
         )
-        for choice, saving in {whole: nothing, **smoothed, **settings}.items():
+        for choice, saving in {whole: _NOTHING, **smoothed, **settings}.items():
             low, high = saving.interval
             left = Spent(most.prefill - saving.spent.prefill, most.decode - saving.spent.decode)
             rows.append(Row(kind, choice, left, (most.decode - high, most.decode - low)))
@@ -270,9 +272,7 @@ def _by_group(settings: Mapping[Choice, _Saving]) -> list[list[_Saving]]:
     """Return the savings of each linear group's settings; leaving it dense saves nothing."""
     groups: dict[int | None, list[_Saving]] = {}
     for choice, saving in settings.items():
-        groups.setdefault(changed_group(choice), [_Saving(Spent(0.0, 0.0), (0.0, 0.0))]).append(
-            saving
-        )
+        groups.setdefault(changed_group(choice), [_NOTHING]).append(saving)
     return list(groups.values())
 
 

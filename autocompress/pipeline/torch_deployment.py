@@ -104,5 +104,6 @@ class TorchDeployment:
         report = gate.check(artifact, reference.file, str(self._prepared.device))
         verified = passed(self._prepared, reference, artifact, report)
         space, model = self._prepared.space, self.shaped.model
-        decoded = settings_without_kernel(space, space.choices(winner), model.device, model.dtype)
+        choices = space.choices(winner)
+        decoded = settings_without_kernel(space.sites, choices, model.device, model.dtype)
         return dataclasses.replace(verified, decoded=tuple(decoded))

@@ -102,11 +102,10 @@ def test_settings_without_a_kernel_are_named_by_what_is_left_of_a_layer() -> Non
     site = JOINT.sites[0]
     # A quarter of the keys' rows is no multiple of 16, one of the output's columns none of 32.
     narrow, whole = (Choice(kept, site.units, (GROUPS, BYTES)) for kept in (1, site.units))
-    space = SearchSpace((site,))
 
-    assert settings_without_kernel(space, [narrow], CPU, BF16) == ["w4g32", "w8sym"]
-    assert settings_without_kernel(space, [whole], CPU, BF16) == []
+    assert settings_without_kernel([site], [narrow], CPU, BF16) == ["w4g32", "w8sym"]
+    assert settings_without_kernel([site], [whole], CPU, BF16) == []
     for device, dtype in ((torch.device("meta"), BF16), (CPU, torch.float32)):
-        found = settings_without_kernel(space, [whole], device, dtype)
+        found = settings_without_kernel([site], [whole], device, dtype)
         assert found == ["w4g32", "w8sym"]
-    assert settings_without_kernel(space, [Choice(0, site.units)], CPU, BF16) == []
+    assert settings_without_kernel([site], [Choice(0, site.units)], CPU, BF16) == []
