@@ -85,10 +85,11 @@ class SearchSpec:
     with a group size of its own, `mxfp4` or `q4_k`, `0.5` or `2:4`; with a `sparsity_step`, levels
     lie so many weights apart in every layer, on both sides of the only one of `sparsities`.
     `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that engines fuse
-    share a setting unless `per_linear`. A `pruner` may be a formula of weights `W` and inputs `X`.
-    A layer is calibrated with those before it stored as `upstream` says: `dense`, or one of `bits`
-    or `sparsities`. Latency tables that the store holds of the same machine and workload are
-    measured again if `fresh_profile`.
+    share a setting unless `per_linear`. Depth drops sub-blocks, or with `whole_layers` nothing but
+    whole layers. A `pruner` may be a formula of weights `W` and inputs `X`. A layer is calibrated
+    with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
+    Latency tables that the store holds of the same machine and workload are measured again if
+    `fresh_profile`.
     """
 
     model: str
@@ -100,6 +101,7 @@ class SearchSpec:
     target_params: Amount | None = None
     counted_bits: str = "nominal"
     space: tuple[str, ...] = ("depth", "width", "bits")
+    whole_layers: bool = False
     bits: tuple[str, ...] = TORCH_KERNELS
     group_size: int | None = None
     symmetric: bool = False
@@ -210,7 +212,11 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             str(checked.get("engine", "torch")),
             is_timed=is_timed,
             device=str(checked.get("device", "auto")),
+            whole_layers=bool(checked.get("whole_layers")),
         )
+    problems += _whole_layer_problems(checked)
+    if _is_llama_cpp(checked) and "depth" in _names(checked, "space"):
+        checked["whole_layers"] = True
     if _is_llama_cpp(checked) or "bits" in _names(checked, "space"):
         usual = usual_bits(str(checked.get("engine", "torch")), is_timed, len(targets))
         checked.setdefault("bits", usual)
@@ -227,13 +233,15 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
 
 
-def usual_space(engine: str, *, is_timed: bool, device: str) -> tuple[str, ...]:
+def usual_space(
+    engine: str, *, is_timed: bool, device: str, whole_layers: bool = False
+) -> tuple[str, ...]:
     """Return what `auto` stands for: what the engine runs and needs no recovery."""
-    if engine == "llama.cpp" or not is_timed:
-        return ("bits",)
-    if engine == "torch" and not device.startswith("cuda"):
-        return ("depth", "width", "bits")
-    return ("depth", "width")
+    if not is_timed:
+        return ("depth", "bits") if whole_layers else ("bits",)
+    runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
+    shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
+    return (*shapes, "bits") if runs_bits else shapes
 
 
 def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
@@ -264,11 +272,11 @@ def _engine_problems(checked: Mapping[str, object]) -> list[str]:
         problems.append(
             f"bits: llama.cpp runs {', '.join(GGUF_TYPES)}, but got {', '.join(wrong)}."
         )
-    others = [name for name in spaces if name not in ("bits", "auto")]
+    others = [name for name in spaces if name not in ("depth", "bits", "auto")]
     if others:
         problems.append(
-            f"space: GGUF files hold `bits` alone, but got {', '.join(others)}: use the torch "
-            "engine for these."
+            f"space: GGUF files hold `depth` and `bits` alone, but got {', '.join(others)}: use "
+            "the torch engine for these."
         )
     if str(checked.get("device", "cpu")) not in ("cpu", "auto"):
         problems.append("device: llama.cpp runs on the `cpu` here.")
@@ -278,9 +286,21 @@ def _engine_problems(checked: Mapping[str, object]) -> list[str]:
         if checked.get(name, usual) != usual
     ]
     problems += own
-    if checked.get("target_params") is not None:
-        problems.append("target_params: bits leave all parameters; give bytes, bits or a speedup.")
+    if checked.get("target_params") is not None and "depth" not in spaces:
+        problems.append(
+            "target_params: bits leave all parameters; add depth to the space, or give bytes, "
+            "bits or a speedup."
+        )
     return problems
+
+
+def _whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
+    spaces = _names(checked, "space")
+    if not checked.get("whole_layers"):
+        return []
+    if "width" in spaces:
+        return ["whole_layers: what is left has its full width; leave `width` out of the space."]
+    return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
 
 
 def read_values(values: Mapping[str, object]) -> dict[str, object]:
@@ -411,6 +431,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "target_params": values_of.amount,
     "counted_bits": values_of.one_of(COUNTED_BITS),
     "space": _space,
+    "whole_layers": values_of.flag,
     "bits": _bits,
     "group_size": values_of.whole(0, 65_536),
     "symmetric": values_of.flag,

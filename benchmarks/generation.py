@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from autocompress.search.base import LEAST_SHARE
-from autocompress.spaces.base import SearchSpace
-from autocompress.spaces.cost import AdditiveCost, Constraint, drops_of_each_kind, under
+from autocompress.spaces.base import Choice, SearchSpace, Site
+from autocompress.spaces.cost import Constraint, drops_of_each_kind, sum_of_sites, under
 from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype
 
@@ -22,16 +22,11 @@ def drops(space: SearchSpace, n: int) -> Constraint:
 
 def half_the_time(space: SearchSpace) -> Constraint:
     """Halve a latency that no machine has: half of a site's time follows its width."""
-    sites = tuple(
-        tuple(
-            0.0
-            if entry.choice.is_dropped
-            else START_UP + (1 - START_UP) * entry.choice.kept / entry.choice.total
-            for entry in menu
-        )
-        for menu in space.menus
-    )
-    cost = AdditiveCost(FIXED * len(sites), sites)
+
+    def of(_site: Site, choice: Choice) -> float:
+        return START_UP + (1 - START_UP) * choice.kept / choice.total
+
+    cost = sum_of_sites(space, FIXED * len(space.sites), of)
     return under(space, cost, cost.dense / SPEEDUP)
 
 

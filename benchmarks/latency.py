@@ -127,7 +127,7 @@ def _errors(
 ) -> Row:
     """Return how far predictions of a phase are from what was measured."""
     cost, half = model.cost(space), model.check(space).half_width
-    predicted = [cost.of(entries_of(space, sample)) for sample in unseen]
+    predicted = [cost.of(entries) for entries in entries_of(space, unseen)]
     twice = [(s.spent.workload(of), s.again.workload(of)) for s in unseen]
     measured = [statistics.fmean(pair) for pair in twice]
     errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]

@@ -87,7 +87,7 @@ def narrowed_bytes(space: SearchSpace, architecture: Architecture) -> int:
         SiteKind.MLP: 3 * shape.ffn_columns,
     }
     total = 0
-    for site, menu in zip(space.sites, space.menus, strict=True):
-        kept = sum(entry.choice.kept for entry in menu if not entry.choice.is_dense)
-        total += columns[site.kind] * shape.hidden * ITEM * kept // site.units
+    for site, choice in space.site_choices():
+        if not choice.is_dense:
+            total += columns[site.kind] * shape.hidden * ITEM * choice.kept // site.units
     return total

@@ -39,10 +39,10 @@ class PartOfSpace:
         for number, menu in enumerate(self.space.menus):
             costs = []
             for entry in range(len(menu)):
-                entries = [0] * len(self.space.sites)
+                entries = [0] * len(self.space.menus)
                 entries[number] = entry
                 of_whole = self._whole.entries(self.whole(self.space.genotype(entries)))
-                costs.append(whole.sites[number][of_whole[number]])
+                costs.append(whole.menus[number][of_whole[number]])
             found.append(tuple(costs))
         return AdditiveCost(whole.fixed, tuple(found))
 

@@ -72,8 +72,8 @@ def widened(
     found = []
     for genotype in genotypes:
         entries = []
-        for site, menu, entry in zip(wide.sites, wide.menus, deep.entries(genotype), strict=True):
-            width = int(rng.integers(len(menu) - 1)) if site.layer in layers else 0
+        for own, menu, entry in zip(wide.bundles, wide.menus, deep.entries(genotype), strict=True):
+            width = int(rng.integers(len(menu) - 1)) if own.layer in layers else 0
             entries.append(len(menu) - 1 if entry else width)
         found.append(wide.genotype(entries))
     return found

@@ -11,13 +11,13 @@ from autocompress.evaluators import population
 from autocompress.models.stepping import Stepper
 from autocompress.models.streaming import Streamer
 from autocompress.models.surgery import ShapedModel
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, SearchSpace
 from autocompress.spaces.settings import DENSE_CACHE, CacheSetting
 from autocompress.store.study_store import SqlStudyStore
 
 SWAPS, HEAD, LOSSES, STREAMING = "weight swaps", "head", "losses", "streaming"
 STORE = "store"
-PARTS = (*(kind.value for kind in SiteKind), HEAD, LOSSES, SWAPS, STREAMING)
+PARTS = (*(kind.value for kind in SUB_BLOCKS), HEAD, LOSSES, SWAPS, STREAMING)
 Part = Callable[[tuple[object, ...]], str]
 
 

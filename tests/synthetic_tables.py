@@ -19,9 +19,11 @@ def make_table(space: SearchSpace, workload: Workload) -> LatencyTables:
     rows = []
     for site, menu in zip(space.sites[:2], space.menus[:2], strict=True):
         for entry in menu:
-            share = entry.choice.kept / entry.choice.total
-            decode = 0.0 if entry.choice.is_dropped else 0.1 + 0.1 * share
-            rows.append(Row(site.kind, entry.choice, Spent(3 * decode, decode), (decode, decode)))
+            share = entry.choices[0].kept / entry.choices[0].total
+            decode = 0.0 if entry.choices[0].is_dropped else 0.1 + 0.1 * share
+            rows.append(
+                Row(site.kind, entry.choices[0], Spent(3 * decode, decode), (decode, decode))
+            )
     fixed = Spent(0.3, 0.1)
     n_sites = len(space.sites)
     dense = Spent(fixed.prefill + 0.6 * n_sites, fixed.decode + 0.2 * n_sites)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from autocompress.export.gguf_file import read_gguf
 from autocompress.models.loading import lacks_bfloat16
@@ -561,6 +562,45 @@ def test_bits_alone_meet_a_speedup_and_a_memory_on_kernels_that_read_codes(
     }
     assert said - {"dense"}
     assert said <= {"dense", "w8sym", "w4g128", "w3g128", "w2g128"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
+def test_whole_layers_leave_a_model_that_is_only_shorter(
+    engine: str, calibration: Path, tmp_path: Path
+) -> None:
+    if engine == "llama.cpp":
+        need_llama_cpp()
+    write_model(tmp_path / "tiny", make_config())
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "tiny"),
+            f"--engine={engine}",
+            "--space=depth",
+            "--whole-layers",
+            "--target-params=75%",
+            "--workload=1x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "short")
+
+    report = json.loads((tmp_path / "short" / "report.json").read_text("utf-8"))
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["gate"]["engine"] == {"torch": "transformers"}.get(engine, engine)
+    recipe = yaml.safe_load((tmp_path / "short" / "recipe.yaml").read_text("utf-8"))
+    said = [tuple(layer.values()) for layer in recipe["layers"].values()]
+    assert set(said) == {("dense", "dense"), ("drop", "drop")}
+    if engine == "torch":
+        stock = AutoModelForCausalLM.from_pretrained(tmp_path / "short" / "model")
+        assert type(stock).__name__ == "LlamaForCausalLM"
+        assert len(stock.model.layers) == said.count(("dense", "dense"))
 
 
 @pytest.mark.slow

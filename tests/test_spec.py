@@ -250,7 +250,10 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width", "bits")
     assert from_mapping(LEAST | {"device": "cuda:1"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "roofline:h100"}).space == ("depth", "width")
-    assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("bits",)
+    assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("depth", "bits")
+    assert from_mapping({"model": "m", "target_bits": 3, "engine": "llama.cpp"}).space == ("bits",)
+    assert from_mapping(LEAST | {"whole_layers": True}).space == ("depth", "bits")
+    assert from_mapping(LEAST | {"whole_layers": True, "device": "cuda"}).space == ("depth",)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +285,8 @@ def test_bits_with_a_group_size_are_those_of_a_setting(text: str) -> None:
 def test_llama_cpp_searches_the_types_of_its_files() -> None:
     spec = from_mapping(LEAST | {"engine": "llama.cpp"})
 
-    assert spec.space == ("bits",)
+    assert spec.space == ("depth", "bits")
+    assert spec.whole_layers
     assert spec.bits == GGUF_TYPES
     assert from_mapping(spec.to_json()) == spec
 
@@ -294,9 +298,12 @@ def test_llama_cpp_searches_the_types_of_its_files() -> None:
             {"bits": "4,q4_k"},
             "bits: llama.cpp runs q8_0, q6_k, q5_k, q5_0, q4_k, q4_0, q3_k, q2_k",
         ),
-        ({"space": "depth,bits"}, "space: GGUF files hold `bits` alone, but got depth"),
+        (
+            {"space": "depth,width,bits"},
+            "space: GGUF files hold `depth` and `bits` alone, but got width",
+        ),
         ({"device": "cuda"}, "device: llama.cpp runs on the `cpu` here."),
-        ({"target_params": "50%"}, "target_params: bits leave all parameters"),
+        ({"target_params": "50%", "space": "bits"}, "target_params: bits leave all parameters"),
         ({"quantizer": "round-to-nearest"}, "quantizer: GGUF's types have blocks and a quantizer"),
         ({"group_size": 64}, "group_size: GGUF's types have blocks and a quantizer"),
         ({"symmetric": True}, "symmetric: GGUF's types have blocks and a quantizer"),
@@ -304,6 +311,17 @@ def test_llama_cpp_searches_the_types_of_its_files() -> None:
 )
 def test_what_llama_cpp_cannot_run_is_refused(values: dict[str, object], reason: str) -> None:
     assert reason in refusal(engine="llama.cpp", **values)
+
+
+@pytest.mark.parametrize(
+    ("space", "reason"),
+    [
+        ("depth,width", "whole_layers: what is left has its full width; leave `width` out"),
+        ("bits", "whole_layers: `depth` must be in the space."),
+    ],
+)
+def test_whole_layers_keep_their_width_and_are_dropped(space: str, reason: str) -> None:
+    assert reason in refusal(space=space, whole_layers=True)
 
 
 def test_the_types_of_gguf_need_their_engine() -> None:

@@ -130,6 +130,7 @@ def tiny_space(
     *,
     depth: bool = True,
     width: bool = True,
+    whole_layers: bool = False,
     weights: Weights | None = None,
 ) -> SearchSpace:
     """Return the space of a tiny model; without weights, that of every family."""
@@ -139,6 +140,7 @@ def tiny_space(
         FFN_COLUMNS,
         depth=depth,
         width=width,
+        whole_layers=whole_layers,
         ffn_step=8,
         ffn_levels=3,
         weights=weights,
@@ -198,7 +200,7 @@ def genotype_of(space: SearchSpace, choices: list[Choice]) -> Genotype:
     """Return the canonical genotype of some choices."""
     return space.genotype(
         [
-            next(i for i, entry in enumerate(menu) if entry.choice == choice)
+            next(i for i, entry in enumerate(menu) if entry.choices[0] == choice)
             for menu, choice in zip(space.menus, choices, strict=True)
         ]
     )

@@ -206,6 +206,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--kv-bits", metavar="8,4", help="that KV caches may take")
     parser.add_argument(
+        "--whole-layers",
+        action="store_true",
+        help="let depth drop whole layers alone: every engine loads what is left",
+    )
+    parser.add_argument(
         "--per-linear",
         action="store_true",
         help="a setting for every linear layer, also for those that engines fuse",
@@ -346,7 +351,13 @@ def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSp
         values |= read_yaml(path)
     flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
     flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
-    for switch in ("trust_remote_code", "symmetric", "per_linear", "fresh_profile"):
+    for switch in (
+        "trust_remote_code",
+        "symmetric",
+        "per_linear",
+        "whole_layers",
+        "fresh_profile",
+    ):
         if getattr(parsed, switch):
             flags[switch] = True
     return from_mapping(values | {name: v for name, v in flags.items() if v is not None})

@@ -16,9 +16,10 @@ from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_rows import Profile, Sample, Spent
-from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.evaluators.latency_rows import NO_LAYER, WHOLE_LAYER, Profile, Sample, Spent
+from autocompress.spaces.base import Bundle, Choice, MenuEntry, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, mixed
+from autocompress.spaces.settings import WeightSetting
 from autocompress.store.base import Json
 from autocompress.trial import Genotype
 from autocompress.workload import Mix, Workload
@@ -179,7 +180,7 @@ class LatencyTables:
         cost = self.cost(space)
         samples = list(zip(*(table.samples for table in self.tables), strict=True))
         held_out = samples[2::3]
-        predicted = [cost.of(entries_of(space, several[0])) for several in held_out]
+        predicted = [cost.of(own) for own in entries_of(space, [first for first, *_ in held_out])]
         measured = [self._time([(s.spent, s.again) for s in several]) for several in held_out]
         errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
         twice = [
@@ -271,76 +272,113 @@ def fit(
     whole = tuple(Choice(site.units, site.units) for site in space.sites)
     dense = Sample(whole, profile.dense, profile.dense)
     once = [(sample, 1.0) for sample in (*fitted, *finalists)]
-    for sample, weight in [*once, (dense, math.sqrt(len(fitted)))]:
+    weighted = [*once, (dense, math.sqrt(len(fitted)))]
+    of_samples = entries_of(space, [sample for sample, _ in weighted])
+    for (sample, weight), entries in zip(weighted, of_samples, strict=True):
         parts = [plain.fixed, 0.0, 0.0]
-        for site, costs, entry in zip(
-            space.sites, plain.sites, entries_of(space, sample), strict=True
-        ):
-            parts[1 if site.kind is SiteKind.ATTENTION else 2] += costs[entry]
+        for bundle, costs, entry in zip(space.bundles, plain.menus, entries, strict=True):
+            parts[_part(bundle)] += costs[entry]
         time = _mean(sample, workload)
         rows.append([weight * part / time for part in parts] + [weight])
     twice = [_again(sample, workload) for sample in fitted]
     noise = math.sqrt(statistics.fmean(error**2 for error in twice)) / 2
     rows += [[noise / SPREAD * (i == j) for j in (0, 1, 2, i)] for i in range(3)]
     matrix = np.asarray(rows)
-    scales, _ = nnls(matrix[:, :3], matrix[:, 3])
+    found, _ = nnls(matrix[:, :3], matrix[:, 3])
+    # Of a part that no configuration has, nothing is known.
+    scales = np.where(matrix[:, :3].any(axis=0), found, 1.0)
     return float(scales[0]), float(scales[1]), float(scales[2])
 
 
-def entries_of(space: SearchSpace, sample: Sample) -> tuple[int, ...]:
-    """Return the menu entries of a measured configuration.
+def entries_of(space: SearchSpace, samples: Sequence[Sample]) -> list[tuple[int, ...]]:
+    """Return the menu entries of measured configurations.
 
     Raises:
-        SpecError: If the space lacks one of its choices.
+        SpecError: If the space lacks one of their choices.
     """
-    entries = []
-    for site, menu, choice in zip(space.sites, space.menus, sample.choices, strict=True):
-        found = [
-            i
-            for i, entry in enumerate(menu)
-            if (entry.choice.shape, entry.choice.weights) == (choice.shape, choice.weights)
-        ]
-        if not found:
-            raise SpecError(
-                f"The latency table is of another space: layer {site.layer} {site.kind} cannot "
-                f"be {choice}, with {choice.kept} of {site.units} units."
-            )
-        entries.append(found[0])
-    return tuple(entries)
+    known: dict[int, dict[object, int]] = {}
+    for menu in space.menus:
+        if id(menu) not in known:
+            own = known[id(menu)] = {}
+            for index, several in enumerate(menu):
+                own.setdefault(_as_timed(several.choices), index)
+    found = []
+    for sample in samples:
+        left = list(sample.choices)
+        entries = []
+        for bundle, menu in zip(space.bundles, space.menus, strict=True):
+            choices, left = left[: len(bundle.sites)], left[len(bundle.sites) :]
+            entry = known[id(menu)].get(_as_timed(choices))
+            if entry is None:
+                told = " and ".join(map(choice_text, choices))
+                raise SpecError(
+                    f"The latency table is of another space: {bundle} cannot be {told}."
+                )
+            entries.append(entry)
+        found.append(tuple(entries))
+    return found
+
+
+def _as_timed(choices: Sequence[Choice]) -> tuple[tuple[Choice, tuple[WeightSetting, ...]], ...]:
+    """Return what an engine runs of some sites: shapes and how weights are stored, no caches."""
+    return tuple((choice.shape, choice.weights) for choice in choices)
 
 
 def _cost(
     profile: Profile, workload: Workload, space: SearchSpace, scales: tuple[float, float, float]
 ) -> AdditiveCost:
     known = {(row.kind, row.choice): row.spent.workload(workload) for row in profile.rows}
-    # Of an engine without kernels for settings only shapes were timed: what is stored otherwise
-    # takes as long there as dense.
-    has_kernels = profile.runs_settings
-
-    def parts(choice: Choice) -> tuple[Choice, ...]:
-        return (choice.shape, *choice.settings_apart) if has_kernels else (choice.shape,)
-
-    needed = {
-        (site.kind, part)
-        for site, menu in zip(space.sites, space.menus, strict=True)
-        for entry in menu
-        for part in parts(entry.choice)
-    }
-    missing = sorted(f"{kind} {choice}" for kind, choice in needed - known.keys())
+    missing = sorted(f"{kind} {choice}" for kind, choice in _needed(profile, space) - known.keys())
     if missing:
         raise SpecError(f"The latency table lacks {', '.join(missing)}.")
-    sites = []
-    for site, menu in zip(space.sites, space.menus, strict=True):
-        scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
-        whole = known[site.kind, Choice(site.units, site.units)]
-        costs = [
-            # What a kernel saves goes with the weights that are left.
-            known[site.kind, shape]
-            + shape.kept / shape.total * sum(known[site.kind, own] - whole for own in others)
-            for shape, *others in (parts(entry.choice) for entry in menu)
-        ]
-        sites.append(tuple(scale * cost for cost in costs))
-    return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(sites))
+
+    def changed(site: Site, choice: Choice) -> float:
+        """Return what a site's settings add; what a kernel saves goes with the weights left."""
+        if not profile.runs_settings:
+            return 0.0
+        whole = known[site.kind, Choice(site.units, site.units)] if choice.weights else 0.0
+        differences = (known[site.kind, own] - whole for own in choice.settings_apart)
+        return choice.kept / choice.total * sum(differences)
+
+    def of(bundle: Bundle, entry: MenuEntry) -> float:
+        (first, *_), pairs = entry.choices, zip(bundle.sites, entry.choices, strict=True)
+        shape = first.shape
+        if bundle.kind is SiteKind.LAYER:
+            shape = NO_LAYER if entry.is_dropped else WHOLE_LAYER
+        return known[bundle.kind, shape] + sum(changed(*pair) for pair in pairs)
+
+    made: dict[object, tuple[float, ...]] = {}
+    menus = []
+    for bundle, menu in zip(space.bundles, space.menus, strict=True):
+        key = bundle.kind, id(menu)
+        if key not in made:
+            scale = scales[_part(bundle)]
+            made[key] = tuple(scale * of(bundle, entry) for entry in menu)
+        menus.append(made[key])
+    return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(menus))
+
+
+def _needed(profile: Profile, space: SearchSpace) -> set[tuple[SiteKind, Choice]]:
+    """Return the rows that a space's costs are made of.
+
+    Of an engine without kernels for settings only shapes were timed: what is stored otherwise
+    takes as long there as dense.
+    """
+    needed = set()
+    for site, choice in space.site_choices():
+        if not space.whole_layers:
+            needed.add((site.kind, choice.shape))
+        if profile.runs_settings and choice.weights:
+            whole = Choice(site.units, site.units)
+            needed |= {(site.kind, own) for own in (whole, *choice.settings_apart)}
+    if space.whole_layers:
+        needed |= {(SiteKind.LAYER, WHOLE_LAYER), (SiteKind.LAYER, NO_LAYER)}
+    return needed
+
+
+def _part(bundle: Bundle) -> int:
+    """Return which scale is a bundle's: whole layers have the first, and none has the second."""
+    return 2 if bundle.kind is SiteKind.MLP else 1
 
 
 def _mean(sample: Sample, workload: Workload) -> float:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from autocompress.spaces.base import Choice, SiteKind
 from autocompress.workload import Workload
 
+WHOLE_LAYER = Choice(1, 1)
+NO_LAYER = Choice(0, 1)
+"""What is done to a layer that is dropped as a whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -37,9 +41,11 @@ def median_spent(runs: Sequence[Spent]) -> Spent:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one site costs at one choice, with the spread of its repeats.
+    """What one site, or one whole layer, costs at one choice, with the spread of its repeats.
 
     Args:
+        kind: Of a site; or a layer, where it is dropped as a whole: what its sites' settings save
+            is then told by their rows' differences alone.
         choice: A shape with all weights dense; or a whole site with one linear group in a setting,
             where the engine has kernels for settings.
         interval: 95 % interval of the decode milliseconds, from the repeats.

@@ -1,8 +1,8 @@
 """Turns times of whole configurations into what each choice of a site costs.
 
-A row is a distinct change of one kind of site: all sites of that kind take it at once, with the
-dense model timed beside them, and the difference is shared out. Medians of ratios to the
-neighbouring dense runs, so that a machine whose speed drifts does not move the rows.
+A row is a distinct change of one kind of site, or of whole layers: all of that kind take it at
+once, with the dense model timed beside them, and the difference is shared out. Medians of ratios
+to the neighbouring dense runs, so that a machine whose speed drifts does not move the rows.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Protocol
 from scipy.optimize import isotonic_regression
 
 from autocompress.evaluators.latency_rows import (
+    NO_LAYER,
     Profile,
     Row,
     Sample,
@@ -22,7 +23,7 @@ from autocompress.evaluators.latency_rows import (
     median_spent,
 )
 from autocompress.evaluators.subprocess_call import Progress
-from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
+from autocompress.spaces.base import Bundle, Choice, SearchSpace, Site, SiteKind
 from autocompress.spaces.settings import DENSE
 from autocompress.trial import Genotype
 
@@ -87,17 +88,17 @@ def measure_profile(
     """
     changed = {
         (site.kind, change): site
-        for site, menu in zip(space.sites, space.menus, strict=True)
-        for entry in menu
-        for change in entry.choice.settings_apart
+        for site, choice in space.site_choices()
+        for change in choice.settings_apart
     }
     kernels = {key: stopwatch.runs(site, key[1]) for key, site in changed.items()}
     shapes = {
-        (site.kind, entry.choice.shape)
-        for site, menu in zip(space.sites, space.menus, strict=True)
-        for entry in menu
-        if not entry.choice.shape.is_dense
+        (site.kind, choice.shape)
+        for site, choice in space.site_choices()
+        if not choice.shape.is_dense
     }
+    if space.whole_layers:
+        shapes = {(SiteKind.LAYER, NO_LAYER)}
     keys = sorted(
         shapes | {key for key, has_kernel in kernels.items() if has_kernel},
         key=lambda key: (key[0], key[1].kept, str(key[1])),
@@ -216,10 +217,14 @@ def _replicate(space: SearchSpace, kind: SiteKind, choice: Choice) -> tuple[list
 
     One attention always stays, since a model without a KV cache is another program.
     """
+    chosen = [Choice(site.units, site.units) for site in space.sites]
+    if kind is SiteKind.LAYER:
+        kept = len(space.bundles[0].sites)
+        chosen[kept:] = [Choice(0, site.units) for site in space.sites[kept:]]
+        return chosen, len(space.bundles) - 1
     sites = [i for i, site in enumerate(space.sites) if site.kind is kind]
     if kind is SiteKind.ATTENTION and choice.is_dropped:
         sites = sites[1:]
-    chosen = [Choice(site.units, site.units) for site in space.sites]
     for i in sites:
         chosen[i] = choice
     return chosen, len(sites)
@@ -230,23 +235,29 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
 
     Costs of shapes are made monotone by isotonic regression: fewer units never cost more. Where
     the space drops nothing, the most that a width, or each group's fastest setting, saves stands
-    for the drop: only differences matter to the search.
+    for the drop: only differences matter to the search. Where layers are dropped as a whole, the
+    rows of sites are there for their differences; what they take is in the layer's.
     """
     rows: list[Row] = []
     fixed_prefill, fixed_decode = dense.prefill, dense.decode
+    all_coded = Spent(0.0, 0.0)
     for kind in SiteKind:
         own = {choice: saving for (k, choice), saving in savings.items() if k is kind}
-        sites = [site for site in space.sites if site.kind is kind]
-        if not own or not sites:
+        alike: list[Site | Bundle] = [site for site in space.sites if site.kind is kind]
+        if kind is SiteKind.LAYER:
+            alike = [bundle for bundle in space.bundles if bundle.kind is kind]
+        if not own or not alike:
             continue
         smoothed = _smoothed({c: saving for c, saving in own.items() if not c.is_whole})
         settings = {c: saving for c, saving in own.items() if c.is_whole}
-        whole = Choice(sites[0].units, sites[0].units)
+        whole = Choice(alike[0].units, alike[0].units)
         coded = _all_groups(_by_group(settings))
         ends = [
             (saving.spent, shape.kept / shape.total)
             for shape, saving in {whole: _NOTHING, **smoothed}.items()
         ]
+        if kind is SiteKind.LAYER:
+            ends.append((all_coded, 0.0))
         most = Spent(
             max(s.prefill + share * coded.prefill for s, share in ends),
             max(s.decode + share * coded.decode for s, share in ends),
@@ -255,8 +266,11 @@ def _profile(space: SearchSpace, dense: Spent, savings: Mapping[Key, _Saving]) -
             low, high = saving.interval
             left = Spent(most.prefill - saving.spent.prefill, most.decode - saving.spent.decode)
             rows.append(Row(kind, choice, left, (most.decode - high, most.decode - low)))
-        fixed_prefill -= len(sites) * most.prefill
-        fixed_decode -= len(sites) * most.decode
+        if space.whole_layers and kind is not SiteKind.LAYER:
+            all_coded = Spent(all_coded.prefill + most.prefill, all_coded.decode + most.decode)
+            continue
+        fixed_prefill -= len(alike) * most.prefill
+        fixed_decode -= len(alike) * most.decode
     return Profile(dense, Spent(max(fixed_prefill, 0.0), max(fixed_decode, 0.0)), tuple(rows))
 
 

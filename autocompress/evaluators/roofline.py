@@ -18,7 +18,7 @@ from typing import Final
 from autocompress.errors import SpecError
 from autocompress.evaluators.latency_rows import Spent
 from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
-from autocompress.spaces.cost import AdditiveCost, mixed
+from autocompress.spaces.cost import AdditiveCost, mixed, sum_of_sites
 from autocompress.spaces.settings import DENSE, WeightSetting
 from autocompress.store.base import Json
 from autocompress.workload import Mix, Workload
@@ -165,16 +165,10 @@ class Roofline:
         return Spent(sum(own.prefill for own in spent), sum(own.decode for own in spent))
 
     def _cost(self, space: SearchSpace, workload: Workload) -> AdditiveCost:
-        made: dict[object, tuple[float, ...]] = {}
-        sites = []
-        for site, menu in zip(space.sites, space.menus, strict=True):
-            key = dataclasses.replace(site, layer=0)
-            if key not in made:
-                made[key] = tuple(
-                    self._site(site, entry.choice, workload).workload(workload) for entry in menu
-                )
-            sites.append(made[key])
-        return AdditiveCost(self._head(workload).workload(workload), tuple(sites))
+        def of(site: Site, choice: Choice) -> float:
+            return self._site(site, choice, workload).workload(workload)
+
+        return sum_of_sites(space, self._head(workload).workload(workload), of)
 
     def _head(self, workload: Workload) -> Spent:
         """Return the milliseconds of the head, which only ever reads a last token."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from autocompress.errors import EvaluationError
 from autocompress.models.surgery import LevelSource
-from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, Bundle, Choice, SearchSpace, Site, SiteKind
 
 SEQUENCES_AT_ONCE = 4
 
@@ -35,13 +35,14 @@ class Window:
 
 @torch.inference_mode()
 def block_influence(model: PreTrainedModel, space: SearchSpace, ids: Tensor) -> list[list[float]]:
-    """Return for each (site, menu entry) how far the site turns the residual stream.
+    """Return for each entry of each menu how far its bundle turns the residual stream.
 
     The block influence of ShortGPT (arXiv:2403.03853): the mean over tokens of 1 - cos of the
-    hidden states before and after. The paper takes it over whole layers and drops the lowest.
-    Two things are ours: it is taken over sub-blocks, that is the residual stream before and after
-    the attention, or before and after the MLP; and an entry that keeps the share s of a site's
-    units is charged (1 - s) times the score of dropping the site.
+    hidden states before and after. The paper takes it over whole layers and drops the lowest, as
+    here where layers are dropped as a whole. Two things are ours: else it is taken over
+    sub-blocks, that is the residual stream before and after the attention, or before and after
+    the MLP; and an entry that keeps the share s of a site's units is charged (1 - s) times the
+    score of dropping the site.
 
     Args:
         model: Dense.
@@ -50,25 +51,25 @@ def block_influence(model: PreTrainedModel, space: SearchSpace, ids: Tensor) -> 
     Raises:
         EvaluationError: If a score is not finite.
     """
-    sums = [0.0] * (2 * len(model.model.layers))
-    before = torch.empty(0)
+    spans = [(_point(own.sites[0]), _point(own.sites[-1]) + 1) for own in space.bundles]
+    sums = [0.0] * len(spans)
+    seen: dict[int, Tensor] = {}
 
     def add(point: int, stream: Tensor) -> None:
-        nonlocal before
         after = functional.normalize(stream.float(), dim=-1)  # (B, T, hidden)
-        if point > 0:
-            # |after - before|² / 2 is 1 - cos, and does not round small scores away.
-            sums[point - 1] += float((after - before).square().sum()) / 2
-        before = after
+        for index, (start, end) in enumerate(spans):
+            if end == point:
+                # |after - before|² / 2 is 1 - cos, and does not round small scores away.
+                sums[index] += float((after - seen[start]).square().sum()) / 2
+        seen[point] = after
+        seen.pop(point - 2, None)
 
     _read_stream(model, ids, add)
-    drops = [
-        sums[2 * site.layer + (site.kind is SiteKind.MLP)] / ids.numel() for site in space.sites
-    ]
-    check_finite((name_of(site), drop) for site, drop in zip(space.sites, drops, strict=True))
+    drops = [own / ids.numel() for own in sums]
+    check_finite((str(own), drop) for own, drop in zip(space.bundles, drops, strict=True))
     return [
-        [(1 - entry.choice.kept / entry.choice.total) * drop for entry in menu]
-        for menu, drop in zip(space.menus, drops, strict=True)
+        [(1 - _share(bundle, entry.choices)) * drop for entry in menu]
+        for bundle, menu, drop in zip(space.bundles, space.menus, drops, strict=True)
     ]
 
 
@@ -117,7 +118,7 @@ def window_cosine(model: PreTrainedModel, space: SearchSpace, ids: Tensor) -> li
 def weight_error(
     model: PreTrainedModel, space: SearchSpace, levels: LevelSource
 ) -> list[list[float]]:
-    """Return for each (site, menu entry) what it takes from the site's weights; reads no text.
+    """Return for each entry of each menu what it takes from its sites' weights; reads no text.
 
     The share of the squared Frobenius norm of the site's linear layers (biases left out) that
     lies in the units that go, times the share of the model's parameters that these layers hold.
@@ -139,14 +140,22 @@ def weight_error(
     norms = [_unit_norms(_linears(model, site), site.units) for site in space.sites]
     totals = [float(of_units.sum()) for of_units in norms]
     check_finite((name_of(site), total) for site, total in zip(space.sites, totals, strict=True))
-    scores = []
-    for site, menu, of_units, total in zip(space.sites, space.menus, norms, totals, strict=True):
+    by_site = dict(zip(space.sites, zip(norms, totals, strict=True), strict=True))
+
+    def score(site: Site, choice: Choice) -> float:
+        of_units, total = by_site[site]
         held = sum(linear.weight.numel() for linear in _linears(model, site)) / parameters
         # A site of zeros loses nothing, whatever goes.
         scale = held / total if total > 0 else 0.0
-        gone = [of_units[_is_gone(site, entry.choice, levels)].sum() for entry in menu]
-        scores.append([scale * float(norm) for norm in gone])
-    return scores
+        return scale * float(of_units[_is_gone(site, choice, levels)].sum())
+
+    return [
+        [
+            sum(score(*pair) for pair in zip(own.sites, entry.choices, strict=True))
+            for entry in menu
+        ]
+        for own, menu in zip(space.bundles, space.menus, strict=True)
+    ]
 
 
 def _read_stream(model: PreTrainedModel, ids: Tensor, see: Callable[[int, Tensor], None]) -> None:
@@ -196,11 +205,22 @@ def _droppable_layers(space: SearchSpace) -> set[int]:
     """Return the layers of which both sites can be dropped."""
     droppable = {
         (site.layer, site.kind)
-        for site, menu in zip(space.sites, space.menus, strict=True)
-        if menu[-1].choice.is_dropped
+        for bundle, menu in zip(space.bundles, space.menus, strict=True)
+        if menu[-1].is_dropped
+        for site in bundle.sites
     }
     layers = {layer for layer, _ in droppable}
-    return {layer for layer in layers if all((layer, kind) in droppable for kind in SiteKind)}
+    return {layer for layer in layers if all((layer, kind) in droppable for kind in SUB_BLOCKS)}
+
+
+def _point(site: Site) -> int:
+    """Return the point of the residual stream before a site."""
+    return 2 * site.layer + (site.kind is SiteKind.MLP)
+
+
+def _share(bundle: Bundle, choices: tuple[Choice, ...]) -> float:
+    """Return what share of a site's units stays, or whether a whole layer does."""
+    return choices[0].kept / bundle.sites[0].units
 
 
 def _linears(model: PreTrainedModel, site: Site) -> list[nn.Linear]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autocompress.evaluators.scorers import check_finite, name_of
+from autocompress.evaluators.scorers import check_finite
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.spaces.base import Choice, Gene, SearchSpace, Site
 from autocompress.spaces.settings import DENSE, WeightSetting
@@ -79,7 +79,7 @@ def fisher_error(shaped: ShapedModel, levels: LevelSource, ids: Tensor) -> GeneS
     scores = _zeros(space)
     shaped.apply_dense()
     sites = sorted(
-        {site for gene, site in zip(space.genes, space.gene_sites, strict=True) if gene.group}
+        {number for number, site in enumerate(space.sites) if any(g.group for g in site.genes)}
     )
     for batch in ids.split(SEQUENCES_AT_ONCE):
         seen = {site: _Watched(shaped.linears(site)) for site in sites}
@@ -164,11 +164,10 @@ class _Squares:
 def _changes(shaped: ShapedModel, levels: LevelSource) -> Iterator[_Changed]:
     """Yield every level of every gene that stores weights otherwise."""
     space = shaped.space
-    by_site = space.by_site(list(enumerate(space.genes)))
-    for index, (site, own) in enumerate(zip(space.sites, by_site, strict=True)):
+    for index, (site, own) in enumerate(zip(space.sites, space.site_genes, strict=True)):
         shaped.set(index, Choice(site.units, site.units))
-        dense = _dense_groups(shaped, index) if any(gene.group for _, gene in own) else []
-        for number, gene in own:
+        dense = _dense_groups(shaped, index) if any(gene.group for gene in site.genes) else []
+        for number, gene in zip(own, site.genes, strict=True):
             yield from _changes_of(number, gene, index, site, dense, levels)
 
 
@@ -258,8 +257,8 @@ def _zeros(space: SearchSpace) -> GeneScores:
 def _checked(scores: GeneScores, space: SearchSpace) -> GeneScores:
     """Return scores all of which are finite."""
     check_finite(
-        (f"{name_of(space.sites[site])} {gene.name}", score)
-        for row, gene, site in zip(scores, space.genes, space.gene_sites, strict=True)
+        (f"{space.bundles[bundle]} {gene.name}", score)
+        for row, gene, bundle in zip(scores, space.genes, space.gene_bundles, strict=True)
         for score in row
     )
     return scores

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def write_checkpoint(
         EvaluationError: If a level was never built, or is broken.
     """
     layers = layer_choices(shaped.space, shaped.choices)
-    left = [i for i, pair in layers.items() if not all(c.is_dropped for c in pair.values())]
+    left = layers_left(shaped.space, shaped.choices)
     if not left:
         raise ExportError("No layer is left of the model: nothing to export.")
     packed = packed_layers(shaped.space, shaped.choices, levels)
@@ -192,14 +192,23 @@ def _tensors(
             place = f"model.layers.{layer}.{name}"
             del state[f"{place}.weight"]
             state |= {f"{place}.{kind}": tensor for kind, tensor in weight.tensors.items()}
-    renamed = {}
-    for name, tensor in state.items():
-        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
-        if match is None:
-            renamed[name] = tensor.contiguous()
-        elif int(match[1]) in numbers:
-            renamed[f"model.layers.{numbers[int(match[1])]}.{match[2]}"] = tensor.contiguous()
-    return renamed
+    pairs = ((renumbered(name, numbers), tensor) for name, tensor in state.items())
+    return {name: tensor.contiguous() for name, tensor in pairs if name is not None}
+
+
+def renumbered(name: str, numbers: Mapping[int, int]) -> str | None:
+    """Return a tensor's name with the new number of its layer; None if that is gone."""
+    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    if match is None:
+        return name
+    new = numbers.get(int(match[1]))
+    return None if new is None else f"model.layers.{new}.{match[2]}"
+
+
+def layers_left(space: SearchSpace, choices: Sequence[Choice]) -> list[int]:
+    """Return the layers of which at least one site stays, ascending."""
+    pairs = zip(space.sites, choices, strict=True)
+    return sorted({site.layer for site, choice in pairs if not choice.is_dropped})
 
 
 def _config(

@@ -3,8 +3,9 @@
 Names, order of rows and metadata are what llama.cpp's `convert_hf_to_gguf.py` writes.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from autocompress.errors import ExportError, ModelError
+from autocompress.export.checkpoint import renumbered
 from autocompress.export.gguf_vocabulary import write_vocabulary
 from autocompress.models.architecture import Architecture, read_architecture
 from autocompress.models.loading import load_config
@@ -36,11 +38,17 @@ _FILE_TYPE_F16: Final = 1
 _LINEAR: Final = re.compile(r"blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight")
 
 
-def write_gguf(source: Path, file: Path, packed: Mapping[str, PackedWeight] | None = None) -> None:
+def write_gguf(
+    source: Path,
+    file: Path,
+    packed: Mapping[str, PackedWeight] | None = None,
+    left: Sequence[int] | None = None,
+) -> None:
     """Write a checkpoint whose layers are all alike.
 
     Args:
         source: Folder of config, tokenizer and safetensors.
+        left: The layers that stay, ascending; they are numbered anew. None keeps all.
         packed: What is stored instead of a tensor, in one of GGUF's types, by the tensors' Hugging
             Face names. Of the others matrices are kept in f16, vectors in float32.
 
@@ -52,21 +60,28 @@ def write_gguf(source: Path, file: Path, packed: Mapping[str, PackedWeight] | No
     gguf = gguf_package()
     config = load_config(source)
     architecture = read_architecture(config)
+    kept = range(architecture.n_layers) if left is None else left
+    if not kept:
+        raise ExportError("No layer is left of the model: nothing to export.")
+    numbers = {old: new for new, old in enumerate(kept)}
     name = ARCHITECTURES[architecture.family]
     partial = file.with_name(f".{file.name}.partial")
     writer = gguf.GGUFWriter(partial, name)
-    _write_metadata(writer, source, config, architecture)
+    _write_metadata(writer, source, config, dataclasses.replace(architecture, n_layers=len(kept)))
     write_vocabulary(writer, source, architecture.vocabulary)
     names = gguf.get_tensor_name_map(
         next(key for key, told in gguf.MODEL_ARCH_NAMES.items() if told == name),
-        architecture.n_layers,
+        len(kept),
     )
     factors = _rope_factors(config)
     if factors is not None:
         writer.add_tensor("rope_freqs.weight", factors)
     known = dict(packed or {})
     for key, tensor in _tensors(source):
-        told = names.get_name(key, try_suffixes=(".weight", ".bias"))
+        renamed = renumbered(key, numbers)
+        if renamed is None:
+            continue
+        told = names.get_name(renamed, try_suffixes=(".weight", ".bias"))
         if told is None:
             raise ExportError(f"GGUF has no name for tensor {key} of {source}.")
         order = _order(key, tensor, architecture, name)

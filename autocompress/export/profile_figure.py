@@ -12,8 +12,8 @@ from autocompress.evaluators.latency_rows import Row, changed_group
 from autocompress.export.figures import ALARM, INK, OURS, QUIET, dress
 from autocompress.spaces.base import SearchSpace, SiteKind
 
-_COLOURS: Final = {SiteKind.ATTENTION: OURS, SiteKind.MLP: ALARM}
-_NAMES: Final = {SiteKind.ATTENTION: "attention", SiteKind.MLP: "MLP"}
+_COLOURS: Final = {SiteKind.ATTENTION: OURS, SiteKind.MLP: ALARM, SiteKind.LAYER: INK}
+_NAMES: Final = {SiteKind.ATTENTION: "attention", SiteKind.MLP: "MLP", SiteKind.LAYER: "layer"}
 _MARKS: Final = "osD^vPX"
 _LONG: Final = 2**16
 """Columns of a row so long that its blocks are whole, whatever their size."""

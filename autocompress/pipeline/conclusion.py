@@ -25,7 +25,7 @@ from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, target
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
-from autocompress.spaces.base import SearchSpace, SiteKind
+from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec, usual_bits, usual_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -195,10 +195,12 @@ def _kept(
     space: SearchSpace, winner: Genotype, dense: DenseSize
 ) -> dict[int, tuple[float, float]]:
     """Return for each layer the shares of its attention's and its MLP's bytes that stay."""
-    cost = sizes.stored_bytes(space, dense.number_bits, 0)
-    shares: dict[tuple[int, SiteKind], float] = {}
-    for site, own, entry in zip(space.sites, cost.sites, space.entries(winner), strict=True):
-        shares[site.layer, site.kind] = own[entry] / own[0]
+    bits = dense.number_bits
+    shares = {
+        (site.layer, site.kind): sizes.site_bytes(site, choice, bits)
+        / sizes.site_bytes(site, Choice(site.units, site.units), bits)
+        for site, choice in zip(space.sites, space.choices(winner), strict=True)
+    }
     return {
         layer: (shares[layer, SiteKind.ATTENTION], shares[layer, SiteKind.MLP])
         for layer, _ in shares
@@ -259,7 +261,12 @@ def command(prepared: Prepared) -> str:
     bits = spec.bits
     if "bits" in spec.space:
         bits = usual_bits(spec.engine, spec.is_timed, len(spec.targets) - 1)
-    space = usual_space(spec.engine, is_timed=spec.is_timed, device=spec.device)
+    space = usual_space(
+        spec.engine,
+        is_timed=spec.is_timed,
+        device=spec.device,
+        whole_layers=spec.whole_layers,
+    )
     speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     latency = None if spec.target_latency is None else f"{spec.target_latency:g}ms"
     for flag, value, usual in (
@@ -299,7 +306,11 @@ def command(prepared: Prepared) -> str:
         if value is not None and value != usual:
             told = f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
             parts.append(f"--{flag} {told}")
-    for flag, is_set in (("symmetric", spec.symmetric), ("per-linear", spec.per_linear)):
+    for flag, is_set in (
+        ("whole-layers", spec.whole_layers and spec.engine != "llama.cpp"),
+        ("symmetric", spec.symmetric),
+        ("per-linear", spec.per_linear),
+    ):
         parts += [f"--{flag}"] if is_set else []
     return " ".join(parts)
 

@@ -15,7 +15,7 @@ from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.subprocess_call import nobody
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export import gguf_gate
-from autocompress.export.checkpoint import Artifact
+from autocompress.export.checkpoint import Artifact, layers_left
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.packing import packed_layers
 from autocompress.models.surgery import ShapedModel
@@ -147,4 +147,5 @@ class GgufDeployment:
                 for layer, linears in packed.items()
                 for name, weight in linears.items()
             },
+            layers_left(self._prepared.space, choices),
         )

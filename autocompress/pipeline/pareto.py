@@ -10,7 +10,7 @@ from autocompress.errors import SpecError
 from autocompress.export.pareto import Axis, Member, ParetoFront, Place, Timing
 from autocompress.pipeline.stored_study import latency_of, read_stored, too_early
 from autocompress.pipeline.targets import stored_cost
-from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, Choice, SearchSpace
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.pareto import pareto_front
 from autocompress.store.base import Record
@@ -183,13 +183,13 @@ def _summed(cost: AdditiveCost, entries: Sequence[int]) -> float:
 
     Such candidates are many, and a sum's last digit must not make one of them the faster.
     """
-    parts = (costs[entry] for costs, entry in zip(cost.sites, entries, strict=True))
+    parts = (costs[entry] for costs, entry in zip(cost.menus, entries, strict=True))
     return math.fsum([cost.fixed, *parts])
 
 
 def _count(space: SearchSpace, is_counted: Iterable[bool]) -> dict[str, int]:
     """Return how many sites of each kind are counted."""
-    counts = dict.fromkeys((kind.value for kind in SiteKind), 0)
+    counts = dict.fromkeys((kind.value for kind in SUB_BLOCKS), 0)
     for site, counted in zip(space.sites, is_counted, strict=True):
         counts[site.kind.value] += counted
     return counts

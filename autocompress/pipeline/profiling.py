@@ -128,10 +128,9 @@ def measured_before(store: StudyStore) -> str | None:
 
 def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
     """Return all that a profile depends on; where any of it changes, it is measured anew."""
+    by_layer = prepared.space.whole_layers
     shapes = {
-        f"{site.kind} {choice_text(entry.choice)}"
-        for site, menu in zip(prepared.space.sites, prepared.space.menus, strict=True)
-        for entry in menu
+        f"{site.kind} {choice_text(choice)}" for site, choice in prepared.space.site_choices()
     }
     return {
         "engine": prepared.spec.engine,
@@ -140,5 +139,5 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
         "dtype": str(deployment.shaped.model.dtype),
         "workload": str(prepared.spec.workload),
         "model": repr(prepared.architecture),
-        "choices": address(*sorted(shapes)),
+        "choices": address(*sorted(shapes), *(["whole layers"] if by_layer else [])),
     }

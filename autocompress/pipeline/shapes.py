@@ -37,6 +37,7 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
         shape.ffn_columns,
         depth="depth" in spec.space,
         width="width" in spec.space,
+        whole_layers=spec.whole_layers,
         weights=weights,
         groups=shape.groups,
         other_parameters=shape.other_parameters,

@@ -231,11 +231,12 @@ class EvoPressStrategy:
 def _trading(space: SearchSpace) -> list[list[int]]:
     """Return the genes between which levels are switched.
 
-    Those that drop or narrow sites of one kind; those that store as many weights.
+    Those that drop or narrow sites of one kind, or drop layers; those that store as many weights.
     """
     groups: dict[object, list[int]] = {}
-    for index, (gene, number) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
-        site = space.sites[number]
-        size = sum(group.weights for group in site.groups if group.name == gene.group)
-        groups.setdefault((gene.kind, size or site.kind), []).append(index)
+    for index, (gene, number) in enumerate(zip(space.genes, space.gene_bundles, strict=True)):
+        bundle = space.bundles[number]
+        linears = (group for site in bundle.sites for group in site.groups)
+        size = sum(group.weights for group in linears if group.name == gene.group)
+        groups.setdefault((gene.kind, size or bundle.kind), []).append(index)
     return list(groups.values())

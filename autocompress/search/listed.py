@@ -144,8 +144,8 @@ def by_windows(windows: Windows) -> List:
         for n_layers, start in windows:
             dropped = range(start, start + n_layers)
             entries = [
-                len(menu) - 1 if site.layer in dropped and menu[-1].choice.is_dropped else 0
-                for site, menu in zip(space.sites, space.menus, strict=True)
+                len(menu) - 1 if bundle.layer in dropped and menu[-1].is_dropped else 0
+                for bundle, menu in zip(space.bundles, space.menus, strict=True)
             ]
             if task.constraint.violation_of(entries) <= 0:
                 return [space.genotype(entries)]

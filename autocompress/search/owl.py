@@ -64,8 +64,8 @@ def _allocation(task: Task, shares: Sequence[float], spread: float) -> Genotype 
     for sparsity in np.linspace(0, 1, STEPS):
         wanted = owl_sparsities(shares, float(sparsity), spread)
         levels = [
-            _nearest(gene, wanted[space.sites[number].layer])
-            for gene, number in zip(space.genes, space.gene_sites, strict=True)
+            _nearest(gene, wanted[space.bundles[number].layer])
+            for gene, number in zip(space.genes, space.gene_bundles, strict=True)
         ]
         if task.constraint.violation(Genotype(tuple(levels))) <= 0:
             filled = Moves(task.constraint, task.allowed).fill(np.asarray([levels]), task.rng(0))

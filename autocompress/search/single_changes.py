@@ -63,35 +63,38 @@ def single_change(space: SearchSpace, gene: int, level: int) -> Genotype:
 def entry_losses(
     space: SearchSpace, losses: Sequence[Sequence[float] | np.ndarray]
 ) -> list[np.ndarray]:
-    """Return for each site the losses of its menu's entries: of its genes, summed.
+    """Return the losses of each menu's entries: of its genes, summed.
 
     What is stored otherwise loses in proportion to the units that a width leaves of it.
     """
     found = []
-    for site, menu, rows in zip(space.sites, space.menus, space.by_site(losses), strict=True):
+    for bundle, menu, rows in zip(
+        space.bundles, space.menus, space.by_bundle(losses), strict=True
+    ):
         own = [np.asarray(row, dtype=float) for row in rows]
         kept = np.ones(1)
         total = np.zeros(1)
-        if site.genes and site.genes[0].kind is GeneKind.WIDTH:
-            kept = np.asarray(site.genes[0].units) / site.units
+        genes = bundle.genes
+        if genes and genes[0].kind is GeneKind.WIDTH:
+            kept = np.asarray(genes[0].units) / bundle.units
             total = own.pop(0)
         rest = np.zeros(1)
         for row in own:
             rest = np.add.outer(rest, row).ravel()
-        with np.errstate(invalid="ignore"):  # what is not allowed, of a dropped site: left out
+        with np.errstate(invalid="ignore"):  # what is not allowed, of a dropped bundle: left out
             combined = total[:, None] + kept[:, None] * rest[None]
         found.append(combined.ravel()[: len(menu)])
     return found
 
 
 def gene_losses(space: SearchSpace, scores: Sequence[Sequence[float]]) -> Losses:
-    """Return the losses of single changes out of scores for each site's menu entries."""
+    """Return the losses of single changes out of scores for the entries of each menu."""
     return [
         [
-            scores[site][min(level * stride, len(scores[site]) - 1)]
+            scores[menu][min(level * stride, len(scores[menu]) - 1)]
             for level in range(len(gene.settings))
         ]
-        for gene, site, stride in zip(space.genes, space.gene_sites, space.strides, strict=True)
+        for gene, menu, stride in zip(space.genes, space.gene_bundles, space.strides, strict=True)
     ]
 
 
@@ -155,17 +158,16 @@ def random_candidates(task: Task, n: int) -> tuple[Genotype, ...]:
 
 
 def _allowed_entries(task: Task) -> list[Entries]:
-    """Return for each site the menu entries whose levels may all be taken."""
+    """Return for each menu the entries whose levels may all be taken."""
     found = []
-    for menu, own in zip(task.space.menus, task.space.by_site(task.allowed), strict=True):
+    for menu, own in zip(task.space.menus, task.space.by_bundle(task.allowed), strict=True):
         levels = set(itertools.product(*own))
         found.append(
             tuple(
                 index
                 for index, entry in enumerate(menu)
-                # Of a dropped site only the first level counts.
-                if entry.levels in levels
-                or (entry.choice.is_dropped and entry.levels[0] in own[0])
+                # Of a dropped bundle only the first level counts.
+                if entry.levels in levels or (entry.is_dropped and entry.levels[0] in own[0])
             )
         )
     return found

@@ -105,7 +105,7 @@ class Surrogate:
             1 - np.asarray(gene.units) / max(gene.units, default=1) for gene in space.genes
         ]
         self._is_stored = np.asarray([not gene.units for gene in space.genes])
-        self._pairs = _pairs(space.gene_sites)
+        self._pairs = _pairs(space.gene_bundles)
         self._offsets = np.cumsum([0, *(len(gene.settings) - 1 for gene in space.genes)])
         readings = {o.reading: None for o in observations}
         self._readings = {reading: index for index, reading in enumerate(readings)}
@@ -189,7 +189,7 @@ class Surrogate:
         """Return the features (n, weights of levels and pairs) and the prior means (n)."""
         n = len(candidates)
         entries = self._board.entries(candidates)
-        summed = np.sum([own[entries[:, site]] for site, own in enumerate(self._losses)], axis=0)
+        summed = np.sum([own[entries[:, menu]] for menu, own in enumerate(self._losses)], axis=0)
         summed = np.maximum(summed, 1e-12)
         parts = np.zeros(candidates.shape)  # how much of a level counts
         amounts = np.zeros(candidates.shape)  # how far a level compresses
@@ -248,12 +248,15 @@ def _sequence_variance(readings: Sequence[Sequence[Measurement]]) -> float:
     return max(squares / freedom, LEAST_VARIANCE) if freedom else USUAL_VARIANCE
 
 
-def _pairs(gene_sites: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(gene_bundles: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of genes that have a weight."""
-    n = len(gene_sites)
+    n = len(gene_bundles)
     reach = n if n <= ALL_PAIRS else REACH
     pairs = [
-        (i, j) for i in range(n) for j in range(i + 1, n) if gene_sites[j] - gene_sites[i] <= reach
+        (i, j)
+        for i in range(n)
+        for j in range(i + 1, n)
+        if gene_bundles[j] - gene_bundles[i] <= reach
     ]
     both = np.asarray(pairs, dtype=int).reshape(-1, 2)
     return both[:, 0], both[:, 1]

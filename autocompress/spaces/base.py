@@ -6,9 +6,9 @@ Knows neither weights nor measurements: everything here is integers and names.
 import enum
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from autocompress.spaces.settings import DENSE, DENSE_CACHE, CacheSetting, Weigh
 from autocompress.trial import Genotype
 
 MOST_ENTRIES = 20_000
-"""Of a site's menu: every combination of its genes' levels is written out."""
+"""Of a menu: every combination of its genes' levels is written out."""
 
 T = TypeVar("T")
 Setting = int | WeightSetting | CacheSetting
@@ -27,14 +27,19 @@ Levels = tuple[int, ...]
 """One level a gene, in the order of the space."""
 
 Entries = tuple[int, ...]
-"""One entry of its menu a site."""
+"""One entry of each menu."""
 
 
 class SiteKind(enum.StrEnum):
-    """The sub-block of a layer that a site stands for."""
+    """The sub-block of a layer that a site stands for, or both of them as one bundle."""
 
     ATTENTION = "attention"
     MLP = "mlp"
+    LAYER = "layer"
+
+
+SUB_BLOCKS: Final = (SiteKind.ATTENTION, SiteKind.MLP)
+"""The kinds that a site itself has, in the order in which a layer runs them."""
 
 
 class GeneKind(enum.StrEnum):
@@ -218,42 +223,121 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Bundle:
+    """The sites that one drop takes: a site by itself, or all of a layer.
+
+    Args:
+        drop: The gene that drops several sites at once, before those of each; None of a site by
+            itself, whose own width may drop it.
+    """
+
+    sites: tuple[Site, ...]
+    drop: Gene | None = None
+
+    @property
+    def layer(self) -> int:
+        """The layer of all of its sites."""
+        return self.sites[0].layer
+
+    @property
+    def kind(self) -> SiteKind:
+        """The kind of its only site, or that of a whole layer."""
+        return self.sites[0].kind if self.drop is None else SiteKind.LAYER
+
+    @property
+    def units(self) -> int:
+        """Units of its first gene where that is a width: of the site, or the layer as one."""
+        return self.sites[0].units if self.drop is None else self.drop.units[0]
+
+    @property
+    def genes(self) -> tuple[Gene, ...]:
+        """All genes, a width or the drop first."""
+        own = tuple(gene for site in self.sites for gene in site.genes)
+        return own if self.drop is None else (self.drop, *own)
+
+    def choices(self, levels: Sequence[int]) -> tuple[Choice, ...]:
+        """Return what levels of its genes do to each of its sites."""
+        left = list(levels)
+        if self.drop is not None and not self.drop.settings[left.pop(0)]:
+            return tuple(Choice(0, site.units) for site in self.sites)
+        found = []
+        for site in self.sites:
+            own, left = left[: len(site.genes)], left[len(site.genes) :]
+            found.append(site.choice(own))
+        return tuple(found)
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}" if self.drop else f"layer {self.layer} {self.kind}"
+
+
+@dataclass(frozen=True, slots=True)
 class MenuEntry:
-    """One canonical combination of a site's levels, and what it amounts to."""
+    """One canonical combination of a bundle's levels, and what it does to each of its sites."""
 
     levels: Levels
-    choice: Choice
+    choices: tuple[Choice, ...]
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether nothing of the bundle stays."""
+        return all(choice.is_dropped for choice in self.choices)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
     """All sites of a model with their menus; a genotype is one level per gene in this order.
 
-    A menu lists all combinations of a site's levels, the last gene's level changing fastest; it
-    begins with dense and ends, where a site can be dropped, with the drop.
+    Each bundle has a menu. It lists all combinations of the bundle's levels, the last gene's
+    level changing fastest; it begins with dense and ends, where the bundle can be dropped, with
+    the drop.
+
+    Args:
+        sites: Layer by layer.
+        whole_layers: Let every layer be dropped as a whole, by a gene of its own.
     """
 
     sites: tuple[Site, ...]
+    whole_layers: bool = False
+    bundles: tuple[Bundle, ...] = field(init=False)
     menus: tuple[tuple[MenuEntry, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        bundles = tuple(Bundle((site,)) for site in self.sites)
+        if self.whole_layers:
+            drop = Gene(GeneKind.WIDTH, (1, 0))
+            layers = itertools.groupby(self.sites, key=lambda site: site.layer)
+            bundles = tuple(Bundle(tuple(sites), drop) for _, sites in layers)
         made: dict[object, tuple[MenuEntry, ...]] = {}
-        for site in self.sites:
-            key = (site.units, site.genes, site.groups)
+        menus = []
+        for bundle in bundles:
+            key = tuple((site.units, site.genes, site.groups) for site in bundle.sites)
             if key not in made:
-                made[key] = _menu(site)
-        menus = tuple(made[site.units, site.genes, site.groups] for site in self.sites)
-        object.__setattr__(self, "menus", menus)
+                made[key] = _menu(bundle)
+            menus.append(made[key])
+        object.__setattr__(self, "bundles", bundles)
+        object.__setattr__(self, "menus", tuple(menus))
 
     @property
     def genes(self) -> tuple[Gene, ...]:
-        """All genes, site by site."""
-        return tuple(gene for site in self.sites for gene in site.genes)
+        """All genes, bundle by bundle."""
+        return tuple(gene for bundle in self.bundles for gene in bundle.genes)
 
     @property
-    def gene_sites(self) -> tuple[int, ...]:
-        """For each gene the index of its site."""
-        return tuple(index for index, site in enumerate(self.sites) for _ in site.genes)
+    def gene_bundles(self) -> tuple[int, ...]:
+        """For each gene the index of its bundle."""
+        return tuple(index for index, own in enumerate(self.bundles) for _ in own.genes)
+
+    @property
+    def site_genes(self) -> tuple[tuple[int, ...], ...]:
+        """For each site the indices of its own genes, the drop of a whole layer left out."""
+        found: list[tuple[int, ...]] = []
+        first = 0
+        for bundle in self.bundles:
+            first += bundle.drop is not None
+            for site in bundle.sites:
+                found.append(tuple(range(first, first + len(site.genes))))
+                first += len(site.genes)
+        return tuple(found)
 
     @property
     def dense(self) -> Genotype:
@@ -264,37 +348,48 @@ class SearchSpace:
     def strides(self) -> tuple[int, ...]:
         """For each gene by how many menu entries its next level is further on."""
         found = []
-        for site in self.sites:
-            sizes = [len(gene.settings) for gene in site.genes]
+        for bundle in self.bundles:
+            sizes = [len(gene.settings) for gene in bundle.genes]
             found += [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
         return tuple(found)
 
     def genotype(self, entries: Sequence[int]) -> Genotype:
-        """Return the genotype that takes entry `entries[i]` of site i's menu."""
+        """Return the genotype that takes entry `entries[i]` of menu i."""
         chosen = (menu[entry] for menu, entry in zip(self.menus, entries, strict=True))
         return Genotype(tuple(itertools.chain.from_iterable(entry.levels for entry in chosen)))
 
     def entries(self, genotype: Genotype) -> Entries:
-        """Return the menu entry of each site; levels without effect are read as canonical ones."""
+        """Return each menu's entry; levels without effect are read as canonical ones."""
         found = []
-        by_site = self.by_site(genotype.levels)
-        for site, menu, levels in zip(self.sites, self.menus, by_site, strict=True):
+        by_bundle = self.by_bundle(genotype.levels)
+        for bundle, menu, levels in zip(self.bundles, self.menus, by_bundle, strict=True):
             entry = 0
-            for gene, level in zip(site.genes, levels, strict=True):
+            for gene, level in zip(bundle.genes, levels, strict=True):
                 entry = entry * len(gene.settings) + level
             # Everything from the drop on is the drop: it ends the menu.
             found.append(min(entry, len(menu) - 1))
         return tuple(found)
 
-    def by_site(self, of_genes: Sequence[T]) -> list[Sequence[T]]:
-        """Return what there is of each gene, cut into what there is of each site's genes."""
-        ends = list(itertools.accumulate(len(site.genes) for site in self.sites))
+    def by_bundle(self, of_genes: Sequence[T]) -> list[Sequence[T]]:
+        """Return what there is of each gene, cut into what there is of each bundle's genes."""
+        ends = list(itertools.accumulate(len(own.genes) for own in self.bundles))
         return [of_genes[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def choices(self, genotype: Genotype) -> tuple[Choice, ...]:
         """Return what is done to each site."""
         pairs = zip(self.menus, self.entries(genotype), strict=True)
-        return tuple(menu[entry].choice for menu, entry in pairs)
+        return tuple(choice for menu, entry in pairs for choice in menu[entry].choices)
+
+    def site_choices(self) -> Iterator[tuple[Site, Choice]]:
+        """Yield each site with all that its menu may do to it, each choice once a site."""
+        known: dict[int, list[tuple[Choice, ...]]] = {}
+        for bundle, menu in zip(self.bundles, self.menus, strict=True):
+            if id(menu) not in known:
+                by_site = zip(*(entry.choices for entry in menu), strict=True)
+                known[id(menu)] = [tuple(dict.fromkeys(own)) for own in by_site]
+            for site, choices in zip(bundle.sites, known[id(menu)], strict=True):
+                for choice in choices:
+                    yield site, choice
 
     def canonical(self, genotype: Genotype) -> Genotype:
         """Return the one genotype that stands for all that build the same model."""
@@ -306,31 +401,31 @@ class Board:
 
     def __init__(self, space: SearchSpace) -> None:
         genes = len(space.genes)
-        self.sites = np.asarray(space.gene_sites, dtype=int)
+        self.bundles = np.asarray(space.gene_bundles, dtype=int)
         self.strides = np.asarray(space.strides, dtype=int)
         self.last = np.asarray([len(menu) - 1 for menu in space.menus])
         # Float products are exact here, and many times as fast as integer ones.
-        self._spread = np.zeros((genes, len(space.sites)))
-        self._spread[np.arange(genes), self.sites] = self.strides
+        self._spread = np.zeros((genes, len(space.bundles)))
+        self._spread[np.arange(genes), self.bundles] = self.strides
 
     def entries(self, levels: np.ndarray) -> np.ndarray:
-        """Return the menu entries, (candidates, sites), of (candidates, genes) levels."""
+        """Return the menu entries, (candidates, menus), of (candidates, genes) levels."""
         found = np.rint(levels @ self._spread).astype(int)
         return np.asarray(np.minimum(found, self.last))
 
 
-def _menu(site: Site) -> tuple[MenuEntry, ...]:
-    """List a site's distinct choices, dense first."""
-    size = math.prod(len(gene.settings) for gene in site.genes)
+def _menu(bundle: Bundle) -> tuple[MenuEntry, ...]:
+    """List a bundle's distinct choices, dense first."""
+    size = math.prod(len(gene.settings) for gene in bundle.genes)
     if size > MOST_ENTRIES:
         raise SpecError(
-            f"`combinations of a site's levels <= {MOST_ENTRIES:,}` must hold, but layer "
-            f"{site.layer} {site.kind} has {size:,}. Search fewer bits, or fused groups."
+            f"`combinations of levels <= {MOST_ENTRIES:,}` must hold, but {bundle} has {size:,}. "
+            "Search fewer bits, or fused groups."
         )
     entries: list[MenuEntry] = []
-    for levels in itertools.product(*(range(len(gene.settings)) for gene in site.genes)):
-        choice = site.choice(levels)
-        entries.append(MenuEntry(levels, choice))
-        if choice.is_dropped:
+    for levels in itertools.product(*(range(len(gene.settings)) for gene in bundle.genes)):
+        entry = MenuEntry(levels, bundle.choices(levels))
+        entries.append(entry)
+        if entry.is_dropped:
             break
     return tuple(entries)

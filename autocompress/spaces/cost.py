@@ -1,9 +1,10 @@
 """What a candidate costs: additive over sites, never over genes."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autocompress.spaces.base import Levels, SearchSpace, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, Choice, Levels, SearchSpace, Site, SiteKind
 from autocompress.trial import Genotype
 
 ROUNDING = 1e-9
@@ -12,37 +13,59 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class AdditiveCost:
-    """A fixed part and one number for every entry of every site's menu, in one unit.
+    """A fixed part and one number for every entry of every menu, in one unit.
 
     Args:
         fixed: What the dense model costs beside its sites (embedding, head, overhead).
-        sites: `sites[i][entry]`, as in `SearchSpace.menus`.
+        menus: `menus[i][entry]`, as in `SearchSpace.menus`.
     """
 
     fixed: float
-    sites: tuple[tuple[float, ...], ...]
+    menus: tuple[tuple[float, ...], ...]
 
     def of(self, entries: Sequence[int]) -> float:
         """Return the cost of a candidate given as menu entries."""
         return self.fixed + sum(
-            costs[entry] for costs, entry in zip(self.sites, entries, strict=True)
+            costs[entry] for costs, entry in zip(self.menus, entries, strict=True)
         )
 
     @property
     def dense(self) -> float:
         """The cost of the dense model."""
-        return self.of((0,) * len(self.sites))
+        return self.of((0,) * len(self.menus))
 
     @property
     def least(self) -> float:
         """The lowest cost of any candidate."""
-        return self.fixed + sum(min(costs) for costs in self.sites)
+        return self.fixed + sum(min(costs) for costs in self.menus)
+
+
+def sum_of_sites(
+    space: SearchSpace, fixed: float, of: Callable[[Site, Choice], float]
+) -> AdditiveCost:
+    """Return the cost that adds up what choices cost at sites; a dropped site costs nothing."""
+    made: dict[object, tuple[float, ...]] = {}
+    menus = []
+    for bundle, menu in zip(space.bundles, space.menus, strict=True):
+        # Layers are alike: what is known of one need not be reckoned for the others.
+        sites = tuple(dataclasses.replace(site, layer=0) for site in bundle.sites)
+        if sites not in made:
+            by_site = []
+            for index, site in enumerate(sites):
+                choices = dict.fromkeys(entry.choices[index] for entry in menu)
+                by_site.append({c: 0.0 if c.is_dropped else of(site, c) for c in choices})
+            made[sites] = tuple(
+                sum(own[choice] for own, choice in zip(by_site, entry.choices, strict=True))
+                for entry in menu
+            )
+        menus.append(made[sites])
+    return AdditiveCost(float(fixed), tuple(menus))
 
 
 def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
     """Return the weighted sum of costs of one space; each comes with its weight."""
     weights = [weight for weight, _ in parts]
-    sites = zip(*(cost.sites for _, cost in parts), strict=True)
+    menus = zip(*(cost.menus for _, cost in parts), strict=True)
     return AdditiveCost(
         sum(weight * cost.fixed for weight, cost in parts),
         tuple(
@@ -50,7 +73,7 @@ def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
                 sum(w * value for w, value in zip(weights, values, strict=True))
                 for values in zip(*own, strict=True)
             )
-            for own in sites
+            for own in menus
         ),
     )
 
@@ -86,22 +109,22 @@ class Constraint:
     def useful_levels(self, least_share: float = 0.0) -> tuple[Levels, ...]:
         """Return for each gene the levels that save something under some limit.
 
-        A gene is looked at with the others of its site dense. The last level stays whatever it
+        A gene is looked at with the others of its bundle dense. The last level stays whatever it
         saves, if it saves anything: what is reachable must not depend on this sieve.
 
         Args:
             least_share: What a level must save over the one before it, as a share of the most
-                expensive dense site.
+                expensive dense bundle.
         """
         space = self.space
         useful = []
-        for gene, site, stride in zip(space.genes, space.gene_sites, space.strides, strict=True):
+        for gene, menu, stride in zip(space.genes, space.gene_bundles, space.strides, strict=True):
             picked: set[int] = set()
             for limit in self.limits:
-                whole = limit.cost.sites[site]
+                whole = limit.cost.menus[menu]
                 steps = range(len(gene.settings))
                 costs = [whole[min(level * stride, len(whole) - 1)] for level in steps]
-                dearest = max(own[0] for own in limit.cost.sites)
+                dearest = max(own[0] for own in limit.cost.menus)
                 picked.update(useful_levels(costs, least_share * dearest))
             useful.append(tuple(sorted(picked)))
         return tuple(useful)
@@ -115,13 +138,13 @@ def under(space: SearchSpace, cost: AdditiveCost, most: float) -> Constraint:
 def drops_of_each_kind(space: SearchSpace, n: int) -> Constraint:
     """Ask that n sites of every kind are dropped: EvoPress's own constraint in depth."""
     limits = []
-    for kind in SiteKind:
-        sites = tuple(
-            tuple(float(site.kind is kind and not entry.choice.is_dropped) for entry in menu)
-            for site, menu in zip(space.sites, space.menus, strict=True)
-        )
+    for kind in SUB_BLOCKS:
+
+        def is_there(site: Site, _choice: Choice, counted: SiteKind = kind) -> float:
+            return float(site.kind is counted)
+
         # The fixed part keeps a limit from being 0, of which nothing is a share.
-        cost = AdditiveCost(1.0, sites)
+        cost = sum_of_sites(space, 1.0, is_there)
         limits.append(Limit(cost, cost.dense - n))
     return Constraint(space, tuple(limits))
 
@@ -144,5 +167,5 @@ def useful_levels(costs: Sequence[float], least_saving: float = 0.0) -> Levels:
 
 def least_left(cost: AdditiveCost) -> float:
     """Return the lowest cost of a candidate that still has a site: nothing is no model."""
-    more = (c - min(costs) for costs in cost.sites for c in costs if c > min(costs))
+    more = (c - min(costs) for costs in cost.menus for c in costs if c > min(costs))
     return cost.least + min(more, default=0.0)

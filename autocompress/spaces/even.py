@@ -28,24 +28,26 @@ def even_candidates(constraint: Constraint, rng: np.random.Generator) -> list[Le
 
 
 def evenly_spaced(constraint: Constraint) -> Levels | None:
-    """Drop the fewest sites, attention and MLP alike and evenly spaced over depth, that suffice.
+    """Drop the fewest bundles, of each kind as many and evenly spaced over depth, that suffice.
 
     Returns None if dropping all does not suffice.
     """
     space = constraint.space
-    by_kind: dict[SiteKind, list[int]] = {kind: [] for kind in SiteKind}
-    for index, (gene, site) in enumerate(zip(space.genes, space.gene_sites, strict=True)):
+    by_kind: dict[SiteKind, list[int]] = {}
+    for index, (gene, bundle) in enumerate(zip(space.genes, space.gene_bundles, strict=True)):
         if gene.kind is GeneKind.WIDTH and gene.settings[-1] == 0:
-            by_kind[space.sites[site].kind].append(index)
+            by_kind.setdefault(space.bundles[bundle].kind, []).append(index)
+    if not by_kind:
+        return None
     counts = sorted(
         itertools.product(*(range(len(genes) + 1) for genes in by_kind.values())),
-        key=lambda pair: (sum(pair), abs(pair[0] - pair[1]), pair),
+        key=lambda counts: (sum(counts), max(counts) - min(counts), counts),
     )
-    for pair in counts:
-        if abs(pair[0] - pair[1]) > 1:
+    for several in counts:
+        if max(several) - min(several) > 1:
             continue
         levels = [0] * len(space.genes)
-        for n, genes in zip(pair, by_kind.values(), strict=True):
+        for n, genes in zip(several, by_kind.values(), strict=True):
             for i in spread(n, len(genes)):
                 levels[genes[i]] = len(space.genes[genes[i]].settings) - 1
         if constraint.violation(Genotype(tuple(levels))) <= 0:

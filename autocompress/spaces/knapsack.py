@@ -1,4 +1,4 @@
-"""The additive solution: one entry a site, least summed loss under cost limits."""
+"""The additive solution: one entry of each menu, least summed loss under cost limits."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def solve_under(
     """
     limits = constraint.limits
     counted = [
-        {i for i, costs in enumerate(limit.cost.sites) if len(set(costs)) > 1} for limit in limits
+        {i for i, costs in enumerate(limit.cost.menus) if len(set(costs)) > 1} for limit in limits
     ]
     if sum(map(len, counted)) == len(set().union(*counted)):
         solution = [0] * len(losses)
@@ -65,7 +65,7 @@ def solve(
     that fits by less than a bucket a site.
 
     Args:
-        losses: `losses[site][entry]`, as in `cost.sites`.
+        losses: `losses[site][entry]`, as in `cost.menus`.
         allowed: The entries that may be taken, by default all.
     """
     room = limit - cost.fixed
@@ -81,7 +81,7 @@ def solve(
 
     best = np.zeros(BUCKETS + 1)
     taken: list[np.ndarray] = []
-    for site, costs in enumerate(cost.sites):
+    for site, costs in enumerate(cost.menus):
         entries = range(len(costs)) if allowed is None else allowed[site]
         following = np.full(BUCKETS + 1, np.inf)
         choice = np.full(BUCKETS + 1, -1, dtype=np.int32)
@@ -100,7 +100,7 @@ def solve(
     if not np.isfinite(best[bucket]):
         return None
     picked: list[int] = []
-    for costs, choice in zip(reversed(cost.sites), reversed(taken), strict=True):
+    for costs, choice in zip(reversed(cost.menus), reversed(taken), strict=True):
         entry = int(choice[bucket])
         picked.append(entry)
         bucket -= buckets(costs[entry])
@@ -137,6 +137,6 @@ def _mixed(constraint: Constraint, weights: Sequence[float]) -> AdditiveCost:
     sites = [np.zeros(len(menu)) for menu in constraint.space.menus]
     for limit, weight in zip(constraint.limits, weights, strict=True):
         fixed += weight * limit.cost.fixed / limit.most
-        for total, costs in zip(sites, limit.cost.sites, strict=True):
+        for total, costs in zip(sites, limit.cost.menus, strict=True):
             total += weight * np.asarray(costs) / limit.most
     return AdditiveCost(fixed, tuple(tuple(map(float, own)) for own in sites))

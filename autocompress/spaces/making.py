@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autocompress.errors import SpecError
 from autocompress.spaces.base import (
+    SUB_BLOCKS,
     Gene,
     GeneKind,
     LinearGroup,
@@ -79,6 +80,7 @@ def make_space(
     *,
     depth: bool,
     width: bool,
+    whole_layers: bool = False,
     ffn_step: int = 64,
     ffn_levels: int = 6,
     weights: Weights | None = None,
@@ -90,6 +92,7 @@ def make_space(
     Args:
         depth: Let every site be dropped.
         width: Let attention lose KV groups, and MLP columns.
+        whole_layers: Let depth drop both sites of a layer at once, and none alone.
         ffn_step: Columns go in multiples of this.
         ffn_levels: At most so many widths beside dense, evenly spaced.
         groups: What weights may be stored otherwise; needed for costs of what is stored.
@@ -97,6 +100,7 @@ def make_space(
     Raises:
         SpecError: If the group size asked for does not divide what a group may keep.
     """
+    by_layer, by_site = depth and whole_layers, depth and not whole_layers
     weights, groups = weights or Weights(), groups or {}
     attention, columns = [kv_groups], [ffn_columns]
     if width:
@@ -109,7 +113,7 @@ def make_space(
     _check_gguf_types(n_layers, widths, weights, groups)
     sites = {}
     for kind, kept in widths.items():
-        settings = (*kept, 0) if depth else tuple(kept)
+        settings = (*kept, 0) if by_site else tuple(kept)
         genes = [Gene(GeneKind.WIDTH, settings)] if len(settings) > 1 else []
         for group in groups.get(kind, ()):
             genes += _weight_genes(group, _columns(group, kept), weights)
@@ -122,8 +126,9 @@ def make_space(
         tuple(
             dataclasses.replace(sites[kind], layer=layer)
             for layer in range(n_layers)
-            for kind in SiteKind
-        )
+            for kind in SUB_BLOCKS
+        ),
+        whole_layers=by_layer,
     )
 
 

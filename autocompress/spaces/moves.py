@@ -24,7 +24,7 @@ class Moves:
     def __init__(self, constraint: Constraint, allowed: Sequence[Sequence[int]]) -> None:
         space = constraint.space
         self._board = Board(space)
-        self._sites = self._board.sites
+        self._bundles = self._board.bundles
         self._strides = self._board.strides
         # From here on a gene's level is told by its rank among those allowed.
         most = max(map(len, allowed), default=1)
@@ -34,8 +34,8 @@ class Moves:
         self._genes = np.arange(len(allowed))
         self._drop, self._width = _drops(space, allowed)
         self._classes = _classes(space, allowed)
-        self._first = np.searchsorted(self._sites, np.arange(len(space.sites)))
-        self._counts = np.bincount(self._sites, minlength=len(space.sites))
+        self._first = np.searchsorted(self._bundles, np.arange(len(space.bundles)))
+        self._counts = np.bincount(self._bundles, minlength=len(space.bundles))
         self._costs, self._fixed, self._most = _tables(constraint)
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -60,7 +60,7 @@ class Moves:
     def mutate(self, levels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Move compression from some genes to others, `min(U1, U2)` times, U uniform on 1..3.
 
-        Half of the moves exchange the levels of two genes that decide the same of two sites: a
+        Half of the moves exchange the levels of two genes that decide the same of two bundles: a
         drop goes to another layer, the cost stays. The others give a gene back some levels, and
         random genes of any kind pay one level at a time. EvoPress (arXiv:2410.14649) switches
         between equal shares of a parameter count; here the shares differ, so it is repaired.
@@ -78,13 +78,13 @@ class Moves:
         return self._filled(ranks, ~given, rng)
 
     def cross(self, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Take each site from one of two candidates at random, and repair.
+        """Take each bundle from one of two candidates at random, and repair.
 
         Args:
             first: (candidates, genes); `second` alike.
         """
         from_first = rng.random((len(first), len(self._counts))) < 0.5
-        return self.repair(np.where(from_first[:, self._sites], first, second), rng)
+        return self.repair(np.where(from_first[:, self._bundles], first, second), rng)
 
     def _ranks(self, levels: np.ndarray) -> np.ndarray:
         """Return the rank of the first allowed level that compresses as much, at most the last."""
@@ -92,23 +92,23 @@ class Moves:
         return np.asarray(np.minimum(less.sum(axis=2), self._last))
 
     def _is_alive(self, ranks: np.ndarray) -> np.ndarray:
-        """Return which genes mean something: all but those of dropped sites, (candidates, genes).
+        """Return which genes mean something, (candidates, genes): none of a dropped bundle.
 
-        What drops a site is alive itself.
+        What drops a bundle is alive itself.
         """
         dropped = (ranks == self._drop) & (self._drop >= 0)
         gone = np.zeros((len(ranks), len(self._counts)), dtype=bool)
         rows, genes = np.nonzero(dropped)
-        gone[rows, self._sites[genes]] = True
-        return np.asarray(~gone[:, self._sites] | self._width)
+        gone[rows, self._bundles[genes]] = True
+        return np.asarray(~gone[:, self._bundles] | self._width)
 
     def _entries(self, ranks: np.ndarray) -> np.ndarray:
         return self._board.entries(self._levels[self._genes, ranks])
 
     def _slack(self, entries: np.ndarray) -> np.ndarray:
         """Return what is left of each limit, (limits, candidates)."""
-        sites = np.arange(entries.shape[1])
-        spent = self._costs[:, sites, entries].sum(axis=2) + self._fixed[:, None]
+        menus = np.arange(entries.shape[1])
+        spent = self._costs[:, menus, entries].sum(axis=2) + self._fixed[:, None]
         return np.asarray(self._most[:, None] - spent)
 
     def _give_back(
@@ -138,7 +138,7 @@ class Moves:
                     self._copy_rest(ranks[row], donor, gene)
                 ranks[row, gene] = rank
             elif self._width[gene]:
-                mine, theirs = self._of_site(gene), self._of_site(other)
+                mine, theirs = self._of_bundle(gene), self._of_bundle(other)
                 ranks[row, mine], ranks[row, theirs] = (
                     ranks[row, theirs].copy(),
                     ranks[row, mine].copy(),
@@ -148,24 +148,24 @@ class Moves:
             given[row, gene] = True
 
     def _donors(self, ranks: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """Return which widths belong to sites that are there, of the kind of each row's gene."""
+        """Return which widths belong to bundles that are there, alike to each row's gene."""
         alike = self._classes[None] == self._classes[genes][:, None]
         return np.asarray(alike & self._width & (ranks != self._drop))
 
     def _copy_rest(self, ranks: np.ndarray, donor: int, gene: int) -> None:
-        """Give a site that comes back what a site of its kind has in its genes after the width.
+        """Give a bundle that comes back what one of its kind has in its genes after the width.
 
         Dense, it would cost many times what was freed.
         """
         if self._classes[donor] == self._classes[gene]:
-            ranks[gene + 1 : self._of_site(gene).stop] = ranks[
-                donor + 1 : self._of_site(donor).stop
+            ranks[gene + 1 : self._of_bundle(gene).stop] = ranks[
+                donor + 1 : self._of_bundle(donor).stop
             ]
 
-    def _of_site(self, gene: int) -> slice:
-        """Return the genes of a gene's site."""
-        first = int(self._first[self._sites[gene]])
-        return slice(first, first + int(self._counts[self._sites[gene]]))
+    def _of_bundle(self, gene: int) -> slice:
+        """Return the genes of a gene's bundle."""
+        first = int(self._first[self._bundles[gene]])
+        return slice(first, first + int(self._counts[self._bundles[gene]]))
 
     def _pay(
         self, ranks: np.ndarray, spared: np.ndarray, rng: np.random.Generator, *, by_one: bool
@@ -198,7 +198,7 @@ class Moves:
             ranks[rows, payers] += step
             for row, gene in zip(rows, payers, strict=True):
                 if self._width[gene] and ranks[row, gene] == self._drop[gene]:
-                    ranks[row, gene + 1 : self._of_site(gene).stop] = 0
+                    ranks[row, gene + 1 : self._of_bundle(gene).stop] = 0
 
     def _saves(self, ranks: np.ndarray, entries: np.ndarray, violated: np.ndarray) -> np.ndarray:
         """Return which genes save under a violated limit where they go deeper, one or all levels.
@@ -207,17 +207,17 @@ class Moves:
             violated: (limits, candidates).
         """
         able = (ranks < self._last) & self._is_alive(ranks)
-        now = entries[:, self._sites]  # (candidates, genes)
+        now = entries[:, self._bundles]  # (candidates, genes)
         level = self._levels[self._genes, ranks]
-        before = self._costs[:, self._sites, now]  # (limits, candidates, genes)
+        before = self._costs[:, self._bundles, now]  # (limits, candidates, genes)
         saves = np.zeros(able.shape, dtype=bool)
         for deeper in (
             np.minimum(ranks + 1, self._last),
             np.broadcast_to(self._last, ranks.shape),
         ):
             then = now + (self._levels[self._genes, deeper] - level) * self._strides
-            then = np.minimum(then, self._board.last[self._sites])
-            saved = (before - self._costs[:, self._sites, then]) > 0
+            then = np.minimum(then, self._board.last[self._bundles])
+            saved = (before - self._costs[:, self._bundles, then]) > 0
             saves |= (saved & violated[:, :, None]).any(axis=0)
         return np.asarray(able & saves)
 
@@ -235,9 +235,9 @@ class Moves:
         rows = np.arange(n)
         steps = np.arange(self._levels.shape[1])
         for genes in order.T:
-            sites = self._sites[genes]
+            menus = self._bundles[genes]
             own = ranks[rows, genes]
-            now = entries[rows, sites]
+            now = entries[rows, menus]
             level = self._levels[genes, own]
             # (candidates, ranks): where each lighter level would lead, and whether it fits.
             lead = (
@@ -245,17 +245,17 @@ class Moves:
             )
             lighter = steps[None] < own[:, None]
             lead = np.where(lighter, lead, now[:, None])
-            before = self._costs[:, sites, now]  # (limits, candidates)
-            more = self._costs[:, sites[:, None], lead] - before[:, :, None]
+            before = self._costs[:, menus, now]  # (limits, candidates)
+            more = self._costs[:, menus[:, None], lead] - before[:, :, None]
             fits = lighter & (more <= slack[:, :, None]).all(axis=0)
             taken = np.flatnonzero(fits.any(axis=1))
             if not len(taken):
                 continue
             best = fits[taken].argmax(axis=1)
             ranks[taken, genes[taken]] = best
-            entries[taken, sites[taken]] = lead[taken, best]
+            entries[taken, menus[taken]] = lead[taken, best]
             slack[:, taken] -= more[:, taken, best]
-        # Genes of a dropped site are 0, whatever may be taken: candidates are canonical.
+        # Genes of a dropped bundle are 0, whatever may be taken: candidates are canonical.
         return np.where(self._is_alive(ranks), self._levels[self._genes, ranks], 0)
 
 
@@ -265,7 +265,7 @@ def _any_of(able: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _drops(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each gene the rank that drops its site, or -1, and whether it is a width."""
+    """Return for each gene the rank that drops its bundle, or -1, and whether it is a width."""
     drops, widths = [], []
     for gene, levels in zip(space.genes, allowed, strict=True):
         is_width = gene.kind is GeneKind.WIDTH
@@ -277,25 +277,25 @@ def _drops(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> tuple[np.nda
 def _classes(space: SearchSpace, allowed: Sequence[Sequence[int]]) -> np.ndarray:
     """Return a number for each gene, equal for those that may exchange their levels.
 
-    Genes of one site never are alike, and sites whose genes are alike are so one by one.
+    Genes of one bundle never are alike, and bundles whose genes are alike are so one by one.
     """
     numbers: dict[object, int] = {}
     found = []
-    for site, levels_of in zip(space.sites, space.by_site(allowed), strict=True):
+    for bundle, levels_of in zip(space.bundles, space.by_bundle(allowed), strict=True):
         own = tuple(map(tuple, levels_of))
-        for position in range(len(site.genes)):
-            key = (site.kind, site.genes, own, position)
+        for position in range(len(bundle.genes)):
+            key = (bundle.kind, bundle.genes, own, position)
             found.append(numbers.setdefault(key, len(numbers)))
     return np.asarray(found, dtype=int)
 
 
 def _tables(constraint: Constraint) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return costs (limits, sites, entries), and each limit's fixed part and most, (limits)."""
+    """Return costs (limits, menus, entries), and each limit's fixed part and most, (limits)."""
     menus = constraint.space.menus
     costs = np.zeros((len(constraint.limits), len(menus), max(map(len, menus), default=1)))
     for index, limit in enumerate(constraint.limits):
-        for site, own in enumerate(limit.cost.sites):
-            costs[index, site, : len(own)] = own
+        for menu, own in enumerate(limit.cost.menus):
+            costs[index, menu, : len(own)] = own
     fixed = np.asarray([limit.cost.fixed for limit in constraint.limits])
     most = np.asarray([limit.most for limit in constraint.limits])
     return costs, fixed, most

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from autocompress.spaces.base import Choice, SearchSpace, Site
-from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.cost import AdditiveCost, sum_of_sites
 from autocompress.spaces.settings import DENSE, WeightSetting, torch_kernel_bits
 
 Held = Callable[[WeightSetting, int, int, int], int]
@@ -28,11 +28,16 @@ def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> Addit
         dense_bits: Of a number in the model's own format.
         other_bytes: Of what no site holds: embedding, head and last norm.
     """
+    return sum_of_sites(
+        space, other_bytes, lambda site, choice: site_bytes(site, choice, dense_bits)
+    )
 
-    def of(site: Site, choice: Choice) -> float:
-        return dense_bits * _uncompressed(site, choice) / 8 + _linear(site, choice, dense_bits)
 
-    return _cost(space, other_bytes, of)
+def site_bytes(site: Site, choice: Choice, dense_bits: int) -> float:
+    """Return the bytes of one site: its share of `stored_bytes`."""
+    if choice.is_dropped:
+        return 0.0
+    return dense_bits * _uncompressed(site, choice) / 8 + _linear(site, choice, dense_bits)
 
 
 def served_bytes(
@@ -53,12 +58,12 @@ def served_bytes(
         linear = sum(held(s, *shape, dense_bits) for s, shape in _matrices(site, choice))
         return (cache + dense_bits * _uncompressed(site, choice) + linear) / 8
 
-    return _cost(space, other_bytes, of)
+    return sum_of_sites(space, other_bytes, of)
 
 
 def linear_bytes(space: SearchSpace, dense_bits: int) -> AdditiveCost:
     """Return the bytes of the searched linear layers alone, biases left out."""
-    return _cost(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits))
+    return sum_of_sites(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits))
 
 
 def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
@@ -72,7 +77,7 @@ def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
         stored = (s.stored_weights(*shape) for s, shape in _matrices(site, choice))
         return _uncompressed(site, choice) + sum(stored)
 
-    return _cost(space, other_parameters, of)
+    return sum_of_sites(space, other_parameters, of)
 
 
 def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
@@ -87,7 +92,7 @@ def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
         matrices = _matrices(site, choice)
         return sum(s.nominal_bits(dense_bits) * math.prod(shape) for s, shape in matrices) / total
 
-    return _cost(space, 0.0, of)
+    return sum_of_sites(space, 0.0, of)
 
 
 def _linear(site: Site, choice: Choice, dense_bits: int) -> float:
@@ -108,16 +113,3 @@ def _uncompressed(site: Site, choice: Choice) -> int:
         group.shape(choice.kept, choice.total)[0] for group in site.groups if group.has_bias
     )
     return site.other_parameters + biases
-
-
-def _cost(space: SearchSpace, fixed: float, of: Callable[[Site, Choice], float]) -> AdditiveCost:
-    made: dict[object, tuple[float, ...]] = {}
-    sites = []
-    for site, menu in zip(space.sites, space.menus, strict=True):
-        key = (site.kind, site.units, site.genes, site.groups, site.other_parameters)
-        if key not in made:
-            made[key] = tuple(
-                0.0 if entry.choice.is_dropped else of(site, entry.choice) for entry in menu
-            )
-        sites.append(made[key])
-    return AdditiveCost(float(fixed), tuple(sites))

@@ -46,7 +46,7 @@ def total(space: SearchSpace, entries: tuple[int, ...], scales: tuple[float, ...
     parts = [(FIXED, scales[0])]
     for site, menu, entry in zip(space.sites, space.menus, entries, strict=True):
         scale = scales[1 if site.kind is SiteKind.ATTENTION else 2]
-        parts.append((spent(site.kind, menu[entry].choice.kept), scale))
+        parts.append((spent(site.kind, menu[entry].choices[0].kept), scale))
     return Spent(
         sum(scale * part.prefill for part, scale in parts),
         sum(scale * part.decode for part, scale in parts),
@@ -55,11 +55,11 @@ def total(space: SearchSpace, entries: tuple[int, ...], scales: tuple[float, ...
 
 def profile_of(space: SearchSpace, scales: tuple[float, ...]) -> Profile:
     rows = {
-        (site.kind, entry.choice): Row(
+        (site.kind, entry.choices[0]): Row(
             site.kind,
-            entry.choice,
-            spent(site.kind, entry.choice.kept),
-            (0.0, spent(site.kind, entry.choice.kept).decode),
+            entry.choices[0],
+            spent(site.kind, entry.choices[0].kept),
+            (0.0, spent(site.kind, entry.choices[0].kept).decode),
         )
         for site, menu in zip(space.sites, space.menus, strict=True)
         for entry in menu
@@ -73,7 +73,7 @@ def samples_of(space: SearchSpace, scales: tuple[float, ...], n: int = 24) -> li
     for _ in range(n):
         entries = tuple(int(rng.integers(len(menu))) for menu in space.menus)
         took = total(space, entries, scales)
-        choices = tuple(menu[e].choice for menu, e in zip(space.menus, entries, strict=True))
+        choices = tuple(menu[e].choices[0] for menu, e in zip(space.menus, entries, strict=True))
         found.append(Sample(choices, took, took))
     return found
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTable, LatencyTables, fit
 from autocompress.evaluators.latency_rows import Spent, changed_group
 from autocompress.evaluators.profile import (
@@ -53,6 +54,16 @@ JOINT_WIDTHS = make_space(
     width=True,
     ffn_step=128,
     weights=Weights(blocks=("q4_0",)),
+    groups=GROUPS,
+)
+LAYERS = make_space(
+    4,
+    2,
+    256,
+    depth=True,
+    width=False,
+    whole_layers=True,
+    weights=Weights(blocks=("q8_0", "q4_0", "q2_k")),
     groups=GROUPS,
 )
 WORKLOAD = Workload(1, 64, 33)
@@ -137,6 +148,9 @@ def table_on(space: SearchSpace, kernels: Collection[str], drift: float = 1.0) -
         (JOINT, ("q4_0",)),
         (JOINT, ()),
         (JOINT_WIDTHS, TYPES),
+        (LAYERS, TYPES),
+        (LAYERS, ()),
+        (make_space(4, 2, 256, depth=True, width=False, whole_layers=True), ()),
     ],
 )
 def test_an_additive_machine_is_predicted_exactly(
@@ -150,11 +164,11 @@ def test_an_additive_machine_is_predicted_exactly(
     assert table.scales == pytest.approx((1.0, 1.0, 1.0))
     assert check.mape == pytest.approx(0.0, abs=1e-9)
     clock = Arithmetic(space, kernels)
-    for site, menu in enumerate(space.menus):
+    for number, menu in enumerate(space.menus):
         for entry, own in enumerate(menu):
-            entries = [0] * len(space.sites)
-            entries[site] = entry
-            plan = [menu[e].choice for menu, e in zip(space.menus, entries, strict=True)]
+            entries = [0] * len(space.menus)
+            entries[number] = entry
+            plan = space.choices(space.genotype(entries))
             ((ratio,),) = clock.ratios([plan], 1, 0, nobody).pairs
             time = Spent(
                 ratio.prefill * table.profile.dense.prefill,
@@ -176,6 +190,20 @@ def test_a_row_is_one_change_of_one_kind() -> None:
     }
 
 
+def test_whole_layers_are_timed_as_such_and_their_settings_by_site() -> None:
+    rows = table_on(LAYERS, TYPES).profile.rows
+
+    changed = [(row.kind, changed_group(row.choice)) for row in rows]
+    assert {pair: changed.count(pair) for pair in changed} == {
+        (SiteKind.ATTENTION, None): 1,
+        (SiteKind.ATTENTION, 0): 2,
+        (SiteKind.ATTENTION, 1): 2,
+        (SiteKind.MLP, None): 1,
+        (SiteKind.MLP, 0): 3,
+        (SiteKind.LAYER, None): 2,
+    }
+
+
 def test_without_kernels_settings_are_not_timed() -> None:
     space = make_space(
         4, 2, 256, depth=True, width=False, weights=Weights(bits=(4, 2)), groups=GROUPS
@@ -188,10 +216,18 @@ def test_without_kernels_settings_are_not_timed() -> None:
     assert all(not row.choice.weights for row in rows)
 
 
-def test_json_gives_settings_back() -> None:
-    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(STORED, TYPES),))
+@pytest.mark.parametrize("space", [STORED, LAYERS])
+def test_json_gives_settings_back(space: SearchSpace) -> None:
+    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(space, TYPES),))
 
-    assert read_tables(tables.to_json(), STORED) == tables
+    assert read_tables(tables.to_json(), space) == tables
+
+
+def test_a_table_of_sub_blocks_says_nothing_of_whole_layers() -> None:
+    tables = LatencyTables(Mix(((1.0, WORKLOAD),)), (table_on(JOINT, TYPES),))
+
+    with pytest.raises(SpecError, match="lacks layer dense, layer drop"):
+        tables.cost(LAYERS)
 
 
 class Disturbed(Arithmetic):

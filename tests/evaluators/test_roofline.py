@@ -118,8 +118,10 @@ def test_compressing_further_never_takes_longer(genotype: Genotype, data: st.Dat
 def test_zeros_save_nothing_and_bits_do() -> None:
     cost = roofline(SMALL, "decode").cost(CODED)
 
-    for own, menu in zip(cost.sites, CODED.menus, strict=True):
-        whole = [(e.choice, c) for e, c in zip(menu, own, strict=True) if e.choice.is_whole]
+    for own, menu in zip(cost.menus, CODED.menus, strict=True):
+        whole = [
+            (e.choices[0], c) for e, c in zip(menu, own, strict=True) if e.choices[0].is_whole
+        ]
         zeros = [c for choice, c in whole if choice.weights and not _has_codes(choice)]
         codes = [c for choice, c in whole if _has_codes(choice)]
         assert zeros

@@ -207,13 +207,41 @@ def test_influence_of_a_turn_by_45_degrees(tiny_models: TinyModels, layer: int) 
     assert set(found.values()) == {0.0}
 
 
+def test_whole_layers_are_scored_by_the_stream_before_and_after_them(
+    tiny_models: TinyModels,
+) -> None:
+    """As ShortGPT has it."""
+    model = tiny_models.load()
+    space = tiny_space(width=False, whole_layers=True)
+    streams = model.model(IDS, use_cache=False, output_hidden_states=True).hidden_states
+
+    scores = block_influence(model, space, IDS)
+
+    for layer, (before, after) in enumerate(itertools.pairwise(streams[:LAYERS])):
+        similar = torch.cosine_similarity(before.double(), after.double(), dim=-1).mean()
+        assert scores[layer] == pytest.approx([0.0, 1 - float(similar)], rel=1e-4)
+
+
+def test_a_whole_layer_takes_the_weights_of_its_sites(tiny_models: TinyModels) -> None:
+    model = tiny_models.load()
+    levels = PlainSlices(model)
+
+    by_site = weight_error(model, tiny_space(width=False), levels)
+    by_layer = weight_error(model, tiny_space(width=False, whole_layers=True), levels)
+
+    drops = [scores[-1] for scores in by_site]
+    assert [scores[-1] for scores in by_layer] == pytest.approx(
+        [attention + mlp for attention, mlp in zip(drops[::2], drops[1::2], strict=True)]
+    )
+
+
 def test_a_width_is_charged_its_share_of_the_drop(tiny_models: TinyModels) -> None:
     scores = block_influence(tiny_models.load(), SPACE, IDS)
 
     for menu, of_menu in zip(SPACE.menus, scores, strict=True):
         shares = [score / of_menu[-1] for score in of_menu]
         assert shares == pytest.approx(
-            [1 - entry.choice.kept / menu[0].choice.kept for entry in menu]
+            [1 - entry.choices[0].kept / menu[0].choices[0].kept for entry in menu]
         )
 
 
@@ -366,7 +394,7 @@ def test_weight_error_equals_a_direct_sum(tiny_models: TinyModels, family: str) 
         units = weights_of_units(model, site)
         total = float(units.square().sum())
         for entry, score in zip(menu, of_menu, strict=True):
-            kept = float(units[kept_units(entry.choice).long()].square().sum())
+            kept = float(units[kept_units(entry.choices[0]).long()].square().sum())
             direct = (1 - kept / total) * units.numel() / parameters
             assert score == pytest.approx(direct, rel=ROUNDING, abs=1e-9)
 
@@ -402,7 +430,7 @@ def test_weight_error_does_not_depend_on_the_scale_of_a_site(tiny_models: TinyMo
 def test_units_that_are_zero_go_for_nothing(tiny_models: TinyModels) -> None:
     model = tiny_models.load()
     mlp = model.model.layers[0].mlp
-    narrow = next(entry.choice for entry in SPACE.menus[1] if entry.choice.kept == 16)
+    narrow = next(entry.choices[0] for entry in SPACE.menus[1] if entry.choices[0].kept == 16)
     gone = torch.ones(FFN_COLUMNS, dtype=torch.bool)
     gone[kept_units(narrow)] = False
     with torch.no_grad():
@@ -413,7 +441,7 @@ def test_units_that_are_zero_go_for_nothing(tiny_models: TinyModels) -> None:
     scores = weight_error(model, SPACE, PlainSlices(model))[1]
 
     for entry, score in zip(SPACE.menus[1], scores, strict=True):
-        assert (score == 0.0) == (entry.choice.kept >= 16)
+        assert (score == 0.0) == (entry.choices[0].kept >= 16)
 
 
 def test_a_site_of_zeros_goes_for_nothing(tiny_models: TinyModels) -> None:

@@ -18,7 +18,7 @@ from autocompress.operators.ggml_blocks import quantize
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.settings import WeightSetting
 from tests.gguf_files import need_llama_cpp
-from tests.tiny_models import VOCABULARY, TinyModels, logits_of, token_ids
+from tests.tiny_models import LAYERS, VOCABULARY, TinyModels, logits_of, token_ids
 
 need_llama_cpp()
 
@@ -97,6 +97,34 @@ def test_tensors_take_the_types_that_are_given(
     saved = weight.numel() * 2 - packed.bytes
     assert read_gguf(dense).bytes - read_gguf(mixed).bytes == saved
     assert read_gguf(dense).linear_bytes - read_gguf(mixed).linear_bytes == saved
+
+
+def test_layers_that_are_gone_leave_a_shorter_model(
+    tiny_models: TinyModels, tmp_path: Path, family: str
+) -> None:
+    model = tiny_models.load(family)
+    name = "model.layers.2.self_attn.v_proj.weight"
+    weight = model.get_parameter(name)
+    packed = in_type(weight, "q8_0")
+    with torch.no_grad():
+        weight.copy_(packed.decode(weight.dtype))
+    del model.model.layers[1]
+    model.config.num_hidden_layers -= 1
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = index
+
+    left = [0, *range(2, LAYERS)]
+    write_gguf(tiny_models.folder(family), tmp_path / "model.gguf", {name: packed}, left)
+
+    assert largest_difference(tmp_path / "model.gguf", logits_of(model, IDS)) < 3 * CLOSE
+    assert read_gguf(tmp_path / "model.gguf").numbers == model.num_parameters()
+
+
+def test_no_model_is_left_without_layers(tiny_models: TinyModels, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="No layer is left"):
+        write_gguf(tiny_models.folder(), tmp_path / "model.gguf", left=[])
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_says_what_it_holds(tiny_models: TinyModels, tmp_path: Path) -> None:

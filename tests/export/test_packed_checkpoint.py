@@ -26,7 +26,7 @@ from autocompress.models.loading import load_model
 from autocompress.models.packed_weights import STORED
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.round_to_nearest import RoundToNearest
-from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, Choice, SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import DENSE, CacheSetting, WeightSetting
 from autocompress.spaces.sizes import parameters, stored_bytes
@@ -119,7 +119,7 @@ def export(tiny_models: TinyModels, level_folder: Path, tmp_path: Path) -> Expor
         space = space_of(family)
         levels = open_levels(level_folder / f"{family}-{dtype}")
         shaped = ShapedModel(tiny_models.load(family, dtype=dtype), space, levels)
-        build_levels(shaped, levels, tuple(SiteKind))
+        build_levels(shaped, levels, SUB_BLOCKS)
         shaped.apply(choices_of(space, changes))
         source = tiny_models.folder(family, dtype=dtype)
         return write_checkpoint(shaped, source, tmp_path / "out", levels, shard_size), shaped

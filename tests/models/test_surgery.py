@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from autocompress.models.surgery import ShapedModel
-from autocompress.spaces.base import Choice, Site, SiteKind
+from autocompress.spaces.base import SUB_BLOCKS, Choice, Site, SiteKind
 from autocompress.spaces.making import Weights
 from autocompress.spaces.settings import DENSE, WeightSetting
 from tests.tiny_models import (
@@ -83,7 +83,7 @@ def test_dense_after_any_choice_is_bit_identical_to_the_untouched_model(
     shaped = shape(tiny_models.load(family, dtype=dtype))
 
     for n_left in (0, 1, 2, 3):
-        shaped.apply([menu[-1 - n_left].choice for menu in SPACE.menus])
+        shaped.apply([menu[-1 - n_left].choices[0] for menu in SPACE.menus])
         shaped.apply_dense()
 
     restored = shaped.model.state_dict()
@@ -109,7 +109,7 @@ def test_a_choice_does_not_depend_on_what_was_applied_before(
 
 
 @both_dtypes
-@pytest.mark.parametrize("kind", SiteKind)
+@pytest.mark.parametrize("kind", SUB_BLOCKS)
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_a_dropped_site_adds_nothing(
     tiny_models: TinyModels, family: str, layer: int, kind: SiteKind, dtype: torch.dtype
@@ -293,7 +293,7 @@ def test_dense_after_any_stored_weights_is_the_untouched_model(
     shaped = ShapedModel(model, space, PlainSlices(model))
 
     for entry in (1, 5, 9):
-        shaped.apply([menu[entry].choice for menu in space.menus])
+        shaped.apply([menu[entry].choices[0] for menu in space.menus])
         shaped.apply_dense()
 
     restored = shaped.model.state_dict()

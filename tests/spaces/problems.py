@@ -76,13 +76,23 @@ def spaces(
     draw: st.DrawFn, most_layers: int = 6, stored: tuple[Weights, ...] = WEIGHTS
 ) -> SearchSpace:
     """Return a space with something to choose."""
-    depth, width = draw(st.sampled_from([(True, False), (False, True), (True, True)]))
+    depth, width, whole_layers = draw(
+        st.sampled_from(
+            [
+                (True, False, False),
+                (False, True, False),
+                (True, True, False),
+                (True, False, True),
+            ]
+        )
+    )
     return make_space(
         draw(st.integers(1, most_layers)),
         draw(st.integers(1, 4)),
         draw(st.sampled_from([96, 128, 256])),
         depth=depth,
         width=width,
+        whole_layers=whole_layers,
         ffn_step=32,
         ffn_levels=draw(st.integers(1, 4)),
         weights=draw(st.sampled_from(stored)),
@@ -94,17 +104,17 @@ def spaces(
 def costs_of(draw: st.DrawFn, space: SearchSpace) -> AdditiveCost:
     """Return costs that fall with each gene's level, sometimes not at all, to 0 or to more."""
     steps = st.floats(0.0, 5.0).map(lambda step: round(step, 2))
-    sites = []
-    for site, menu in zip(space.sites, space.menus, strict=True):
+    menus = []
+    for bundle, menu in zip(space.bundles, space.menus, strict=True):
         total = np.zeros(1)
-        for gene in site.genes:
+        for gene in bundle.genes:
             n = len(gene.settings)
             falls = draw(st.lists(steps, min_size=n, max_size=n))
             own = list(itertools.accumulate(falls))[::-1]
             total = np.add.outer(total, own).ravel()
         whole = total[: len(menu)].tolist()
-        sites.append((*whole[:-1], min(total.tolist())))
-    return AdditiveCost(draw(st.floats(0.5, 10.0)), tuple(sites))
+        menus.append((*whole[:-1], min(total.tolist())))
+    return AdditiveCost(draw(st.floats(0.5, 10.0)), tuple(menus))
 
 
 @st.composite
@@ -140,7 +150,7 @@ def genotypes(draw: st.DrawFn, space: SearchSpace) -> Genotype:
 
 
 def menus_of(space: SearchSpace) -> list[range]:
-    """Return all entries of each site."""
+    """Return all entries of each menu."""
     return [range(len(menu)) for menu in space.menus]
 
 

@@ -41,19 +41,23 @@ def test_entries_and_genotypes_are_one_to_one(space: SearchSpace) -> None:
 
 @given(spaces())
 def test_menus_go_from_dense_to_the_fewest_units(space: SearchSpace) -> None:
-    for site, menu in zip(space.sites, space.menus, strict=True):
-        kept = [entry.choice.kept for entry in menu]
+    for bundle, menu in zip(space.bundles, space.menus, strict=True):
+        assert len(menu[0].choices) == len(bundle.sites)
+        for site, choices in zip(
+            bundle.sites, zip(*(entry.choices for entry in menu), strict=True), strict=True
+        ):
+            kept = [choice.kept for choice in choices]
 
-        assert menu[0].choice.is_dense
-        assert kept == sorted(kept, reverse=True)
-        assert all(entry.choice.total == site.units for entry in menu)
+            assert choices[0].is_dense
+            assert kept == sorted(kept, reverse=True)
+            assert all(choice.total == site.units for choice in choices)
 
 
 @given(spaces())
 def test_the_dense_genotype_leaves_everything(space: SearchSpace) -> None:
     assert all(choice.is_dense for choice in space.choices(space.dense))
     assert space.canonical(space.dense) == space.dense
-    assert space.entries(space.dense) == (0,) * len(space.sites)
+    assert space.entries(space.dense) == (0,) * len(space.menus)
 
 
 @given(SPACES_AND_GENOTYPES)
@@ -66,7 +70,7 @@ def test_bytes_give_the_genotype_back(pair: tuple[SearchSpace, Genotype]) -> Non
 def test_depth_alone_only_drops() -> None:
     space = make_space(2, 4, 256, depth=True, width=False)
 
-    assert [[str(entry.choice) for entry in menu] for menu in space.menus] == [
+    assert [[str(entry.choices[0]) for entry in menu] for menu in space.menus] == [
         ["dense", "drop"]
     ] * 4
 
@@ -75,14 +79,14 @@ def test_width_alone_keeps_a_unit() -> None:
     space = make_space(1, 3, 256, depth=False, width=True, ffn_step=64, ffn_levels=6)
 
     attention, mlp = space.menus
-    assert [str(entry.choice) for entry in attention] == ["dense", "width 2/3", "width 1/3"]
-    assert [entry.choice.kept for entry in mlp] == [256, 192, 128, 64]
+    assert [str(entry.choices[0]) for entry in attention] == ["dense", "width 2/3", "width 1/3"]
+    assert [entry.choices[0].kept for entry in mlp] == [256, 192, 128, 64]
 
 
 def test_widths_are_at_most_as_many_as_asked_and_evenly_spaced() -> None:
     space = make_space(1, 1, 1024, depth=False, width=True, ffn_step=64, ffn_levels=3)
 
-    assert [entry.choice.kept for entry in space.menus[1]] == [1024, 704, 384, 64]
+    assert [entry.choices[0].kept for entry in space.menus[1]] == [1024, 704, 384, 64]
 
 
 def test_a_drop_makes_the_other_genes_of_a_site_of_no_account() -> None:
@@ -96,6 +100,44 @@ def test_a_drop_makes_the_other_genes_of_a_site_of_no_account() -> None:
     assert space.choices(dropped)[0] == Choice(0, 2)
 
 
+def test_a_layer_goes_as_a_whole_and_what_stays_is_stored_site_by_site() -> None:
+    space = make_space(
+        3,
+        2,
+        128,
+        depth=True,
+        width=False,
+        whole_layers=True,
+        weights=Weights(bits=(4,)),
+        groups=GROUPS,
+    )
+
+    assert [gene.name for gene in space.genes[:4]] == [
+        "width", "bits qkv", "bits gate_up", "bits down",
+    ]  # fmt: skip
+    assert space.gene_bundles == (0,) * 4 + (1,) * 4 + (2,) * 4
+    assert space.site_genes == ((1,), (2, 3), (5,), (6, 7), (9,), (10, 11))
+    assert list(map(len, space.menus)) == [2**3 + 1] * 3
+    genotype = Genotype((0, 1, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1))
+    assert space.canonical(genotype).levels == (0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1)
+    assert list(map(str, space.choices(genotype))) == [
+        "w4g64", "dense", "drop", "drop", "dense", "dense w4g32",
+    ]  # fmt: skip
+
+
+@given(spaces())
+def test_sites_are_told_with_all_that_their_menus_do(space: SearchSpace) -> None:
+    told = list(space.site_choices())
+
+    assert len(set(told)) == len(told)
+    assert set(told) == {
+        pair
+        for bundle, menu in zip(space.bundles, space.menus, strict=True)
+        for entry in menu
+        for pair in zip(bundle.sites, entry.choices, strict=True)
+    }
+
+
 @pytest.mark.parametrize(
     ("choice", "name"),
     [(Choice(4, 4), "dense"), (Choice(0, 4), "drop"), (Choice(3, 4), "width 3/4")],
@@ -107,7 +149,7 @@ def test_a_choice_is_named(choice: Choice, name: str) -> None:
 def test_a_site_without_genes_has_one_entry() -> None:
     site = Site(0, SiteKind.ATTENTION, 1, ())
 
-    assert [entry.choice for entry in SearchSpace((site,)).menus[0]] == [Choice(1, 1)]
+    assert [entry.choices[0] for entry in SearchSpace((site,)).menus[0]] == [Choice(1, 1)]
 
 
 def test_the_genes_of_a_site_are_put_together() -> None:

@@ -107,7 +107,7 @@ def test_the_least_of_what_is_left_has_one_site() -> None:
     left = [entries for entries in everything([range(2)] * 4) if entries != (1, 1, 1, 1)]
 
     assert least_left(cost) == min(cost.of(entries) for entries in left) == 5.0
-    assert len(space.sites) == len(cost.sites)
+    assert len(space.sites) == len(cost.menus)
 
 
 def test_drops_of_each_kind_are_counted_apart() -> None:

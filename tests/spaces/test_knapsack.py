@@ -20,7 +20,7 @@ ROUNDING = 1e-6
 def losses_for(draw: st.DrawFn, problem: Problem) -> list[list[float]]:
     """Return a loss for every entry; dense loses nothing."""
     amounts = st.floats(0.0, 10.0)
-    return [[0.0, *(draw(amounts) for _ in costs[1:])] for costs in problem.cost.sites]
+    return [[0.0, *(draw(amounts) for _ in costs[1:])] for costs in problem.cost.menus]
 
 
 WIDTHS_ALONE = problems(most_layers=2, stored=(Weights(),))
@@ -142,7 +142,7 @@ def test_two_limits_on_the_same_sites_are_both_met(
     case: tuple[Problem, list[list[float]]], share: float, order: random.Random
 ) -> None:
     problem, losses = case
-    turned = tuple(tuple(order.sample(own, len(own))) for own in problem.cost.sites)
+    turned = tuple(tuple(order.sample(own, len(own))) for own in problem.cost.menus)
     second = AdditiveCost(1.0, turned)
     most = second.least + share * (second.dense - second.least)
     both = Constraint(

@@ -72,7 +72,7 @@ def test_a_step_in_weights_is_equal_in_all_groups() -> None:
     weights = Weights(sparsities=(WeightSetting.parse("s0.5"),), sparsity_step=1024)
     space = make_space(1, 2, 96, depth=False, width=False, weights=weights, groups=GROUPS)
 
-    for gene, site in zip(space.genes, space.gene_sites, strict=True):
+    for gene, site in zip(space.genes, space.gene_bundles, strict=True):
         group = next(g for g in space.sites[site].groups if g.name == gene.group)
         shares = [s.sparsity for s in gene.settings[1:] if isinstance(s, WeightSetting)]
         assert 0.5 in shares

@@ -62,7 +62,7 @@ def test_mutate_takes_any_candidate(case: tuple[Problem, list[Levels]], seed: in
 
 @given(problems(), SEEDS)
 def test_fill_only_gives_back_and_leaves_nothing_to_give(problem: Problem, seed: int) -> None:
-    cheapest = [int(np.argmin(costs)) for costs in problem.cost.sites]
+    cheapest = [int(np.argmin(costs)) for costs in problem.cost.menus]
     least = problem.space.genotype(cheapest).levels
 
     filled = moves_of(problem).fill(np.asarray([least]), np.random.default_rng(seed))[0].tolist()
