@@ -12,12 +12,24 @@ import yaml
 
 from autocompress import spec_values as values_of
 from autocompress.errors import SpecError
+from autocompress.spec_rules import (
+    BITS,
+    BLOCK_FORMATS,
+    ENGINES,
+    GGUF_TYPES,
+    INTEGER,
+    TORCH_KERNELS,
+    engine_problems,
+    is_llama_cpp,
+    names,
+    usual_bits,
+    usual_space,
+    whole_layer_problems,
+)
 from autocompress.spec_values import Amount
 from autocompress.workload import USUAL_MIX, Mix
 
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
-ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
-ENGINES: Final = ("torch", "llama.cpp", *(f"roofline:{name}" for name in ROOFLINES))
 STRATEGIES: Final = (
     "evolve",
     "evopress",
@@ -42,13 +54,6 @@ DTYPES: Final = ("auto", "bfloat16", "float32")
 QUANTIZERS: Final = ("gptq", "round-to-nearest")
 PRUNERS: Final = ("sparsegpt", "wanda", "magnitude")
 COUNTED_BITS: Final = ("nominal", "stored", "whole")
-BITS: Final = ("8", "6", "5", "4", "3", "2")
-BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
-INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
-"""Bits with a group size, or with none for whole rows, and whether codes lie around 0."""
-GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
-TORCH_KERNELS: Final = ("w8sym", "4")
-"""Of `bits`, those that torch multiplies fastest with on a CPU."""
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
 TARGETS: Final = (
@@ -188,17 +193,17 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         )
     if {"target_speedup", "target_latency"} <= {*targets}:
         problems.append("target_latency: give a speedup or a latency, not both.")
-    problems += _engine_problems(checked)
+    problems += engine_problems(checked)
     engine = str(checked.get("engine", ""))
     if engine.startswith("roofline:") and checked.get("target_memory") is not None:
         problems.append(f"target_memory: nothing runs by {engine} whose memory could be measured.")
-    formats = [name for name in _names(checked, "bits") if name in BLOCK_FORMATS]
-    if formats and {"bits", "sparsity"} <= set(_names(checked, "space")):
+    formats = [name for name in names(checked, "bits") if name in BLOCK_FORMATS]
+    if formats and {"bits", "sparsity"} <= set(names(checked, "space")):
         problems.append(
             f"bits: integers alone can be joined with sparsity, but got {', '.join(formats)}; "
             "leave them out, or sparsity."
         )
-    middles = _names(checked, "sparsities") or SPARSITIES
+    middles = names(checked, "sparsities") or SPARSITIES
     if "sparsity_step" in checked and (len(middles) > 1 or ":" in middles[0]):
         problems.append(
             "sparsity_step: one share such as `sparsities: 0.5`, the middle of the levels, must "
@@ -214,15 +219,15 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             device=str(checked.get("device", "auto")),
             whole_layers=bool(checked.get("whole_layers")),
         )
-    problems += _whole_layer_problems(checked)
-    if _is_llama_cpp(checked) and "depth" in _names(checked, "space"):
+    problems += whole_layer_problems(checked)
+    if is_llama_cpp(checked) and "depth" in names(checked, "space"):
         checked["whole_layers"] = True
-    if _is_llama_cpp(checked) or "bits" in _names(checked, "space"):
+    if is_llama_cpp(checked) or "bits" in names(checked, "space"):
         usual = usual_bits(str(checked.get("engine", "torch")), is_timed, len(targets))
         checked.setdefault("bits", usual)
     upstream = ["dense"]
-    upstream += _names(checked, "bits") or BITS if "bits" in _names(checked, "space") else ()
-    upstream += middles if "sparsity" in _names(checked, "space") else ()
+    upstream += names(checked, "bits") or BITS if "bits" in names(checked, "space") else ()
+    upstream += middles if "sparsity" in names(checked, "space") else ()
     if checked.get("upstream", "dense") not in upstream:
         problems.append(
             f"upstream: unknown {checked['upstream']!r}. Known in this space: "
@@ -231,76 +236,6 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if problems:
         raise SpecError(" ".join(problems))
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
-
-
-def usual_space(
-    engine: str, *, is_timed: bool, device: str, whole_layers: bool = False
-) -> tuple[str, ...]:
-    """Return what `auto` stands for: what the engine runs and needs no recovery."""
-    if not is_timed:
-        return ("depth", "bits") if whole_layers else ("bits",)
-    runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
-    shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
-    return (*shapes, "bits") if runs_bits else shapes
-
-
-def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
-    """Return what weights may take where nobody says it: what the engine runs."""
-    if engine == "llama.cpp":
-        return GGUF_TYPES
-    if engine == "torch" and is_timed:
-        # Fewer bits run no faster, but a second target may want them.
-        return TORCH_KERNELS if n_targets == 1 else (*TORCH_KERNELS, "3", "2")
-    return BITS
-
-
-def _is_llama_cpp(checked: Mapping[str, object]) -> bool:
-    return checked.get("engine") == "llama.cpp"
-
-
-def _engine_problems(checked: Mapping[str, object]) -> list[str]:
-    """Return what is asked for that the engine cannot run, or only another one can."""
-    bits, spaces = _names(checked, "bits"), _names(checked, "space")
-    if not _is_llama_cpp(checked):
-        gguf = [name for name in bits if name in GGUF_TYPES]
-        if not gguf:
-            return []
-        return [f"bits: `engine: llama.cpp` must hold for {', '.join(gguf)}, types of GGUF files."]
-    problems = []
-    wrong = [name for name in bits if name not in GGUF_TYPES]
-    if wrong:
-        problems.append(
-            f"bits: llama.cpp runs {', '.join(GGUF_TYPES)}, but got {', '.join(wrong)}."
-        )
-    others = [name for name in spaces if name not in ("depth", "bits", "auto")]
-    if others:
-        problems.append(
-            f"space: GGUF files hold `depth` and `bits` alone, but got {', '.join(others)}: use "
-            "the torch engine for these."
-        )
-    if str(checked.get("device", "cpu")) not in ("cpu", "auto"):
-        problems.append("device: llama.cpp runs on the `cpu` here.")
-    own = [
-        f"{name}: GGUF's types have blocks and a quantizer of their own; leave it out."
-        for name, usual in (("group_size", None), ("symmetric", False), ("quantizer", "gptq"))
-        if checked.get(name, usual) != usual
-    ]
-    problems += own
-    if checked.get("target_params") is not None and "depth" not in spaces:
-        problems.append(
-            "target_params: bits leave all parameters; add depth to the space, or give bytes, "
-            "bits or a speedup."
-        )
-    return problems
-
-
-def _whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
-    spaces = _names(checked, "space")
-    if not checked.get("whole_layers"):
-        return []
-    if "width" in spaces:
-        return ["whole_layers: what is left has its full width; leave `width` out of the space."]
-    return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
 
 
 def read_values(values: Mapping[str, object]) -> dict[str, object]:
@@ -328,11 +263,6 @@ def _checked(given: Mapping[str, object]) -> tuple[dict[str, object], list[str]]
         except ValueError as error:
             problems.append(f"{key}: {error}.")
     return checked, problems
-
-
-def _names(checked: Mapping[str, object], key: str) -> tuple[str, ...]:
-    value = checked.get(key, ())
-    return value if isinstance(value, tuple) else ()
 
 
 def read_yaml(path: Path) -> dict[str, object]:

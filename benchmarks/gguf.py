@@ -34,7 +34,8 @@ from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.study import start
 from autocompress.spaces import sizes
-from autocompress.spec import GGUF_TYPES, from_mapping
+from autocompress.spec import from_mapping
+from autocompress.spec_rules import GGUF_TYPES
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workload import Workload
 from benchmarks.contest import write_whole

@@ -20,7 +20,8 @@ from autocompress.search.base import Batch, Strategy, Task
 from autocompress.search.driver import SearchDriver
 from autocompress.search.strategies import RuleScores
 from autocompress.spaces.cost import Constraint
-from autocompress.spec import BITS, from_mapping
+from autocompress.spec import from_mapping
+from autocompress.spec_rules import BITS
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workers.base import BuildJob, WorkerPool

@@ -28,7 +28,8 @@ from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.pipeline.prepared import prepare
 from autocompress.spaces.settings import INTEGER_BITS, WeightSetting, fitting_group_size
-from autocompress.spec import BITS, from_mapping
+from autocompress.spec import from_mapping
+from autocompress.spec_rules import BITS
 from autocompress.workers.base import BuildJob
 from autocompress.workers.session import ModelSession
 

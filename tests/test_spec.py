@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 from autocompress.errors import SpecError
 from autocompress.spaces import settings
 from autocompress.spec import (
-    BITS,
-    BLOCK_FORMATS,
     COUNTED_BITS,
-    ENGINES,
-    GGUF_TYPES,
     SPACES,
     SPARSITIES,
     STRATEGIES,
@@ -23,6 +19,7 @@ from autocompress.spec import (
     from_mapping,
     read_yaml,
 )
+from autocompress.spec_rules import BITS, BLOCK_FORMATS, ENGINES, GGUF_TYPES
 from autocompress.spec_values import Amount
 from autocompress.workload import Mix, Workload
 

@@ -8,8 +8,6 @@ from typing import NoReturn
 import autocompress
 from autocompress.errors import SpecError
 from autocompress.spec import (
-    ENGINES,
-    GGUF_TYPES,
     PRUNERS,
     QUANTIZERS,
     SPACES,
@@ -21,6 +19,7 @@ from autocompress.spec import (
     read_values,
     read_yaml,
 )
+from autocompress.spec_rules import ENGINES, GGUF_TYPES
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"

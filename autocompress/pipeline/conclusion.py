@@ -27,7 +27,8 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec, usual_bits, usual_space
+from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec
+from autocompress.spec_rules import usual_bits, usual_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"

@@ -16,7 +16,8 @@ from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
 from autocompress.spaces.settings import GROUP_SIZES, WeightSetting, torch_kernel_bits
-from autocompress.spec import TORCH_KERNELS, SearchSpec, usual_space
+from autocompress.spec import SearchSpec
+from autocompress.spec_rules import TORCH_KERNELS, usual_space
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01

@@ -15,7 +15,7 @@ from autocompress.models.architecture import Architecture, shape_of
 from autocompress.spaces.base import Choice, SearchSpace
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import WeightSetting
-from autocompress.spec import ROOFLINES
+from autocompress.spec_rules import ROOFLINES
 from autocompress.trial import Genotype
 from autocompress.workload import Mix
 

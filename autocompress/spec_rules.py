@@ -1,0 +1,93 @@
+"""What an engine runs and a checkpoint's format holds: rules of a spec that need no model."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
+ENGINES: Final = ("torch", "llama.cpp", *(f"roofline:{name}" for name in ROOFLINES))
+BITS: Final = ("8", "6", "5", "4", "3", "2")
+BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
+INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
+"""Bits with a group size, or with none for whole rows, and whether codes lie around 0."""
+GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
+TORCH_KERNELS: Final = ("w8sym", "4")
+"""Of `bits`, those that torch multiplies fastest with on a CPU."""
+
+
+def usual_space(
+    engine: str, *, is_timed: bool, device: str, whole_layers: bool = False
+) -> tuple[str, ...]:
+    """Return what `auto` stands for: what the engine runs and needs no recovery."""
+    if not is_timed:
+        return ("depth", "bits") if whole_layers else ("bits",)
+    runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
+    shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
+    return (*shapes, "bits") if runs_bits else shapes
+
+
+def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
+    """Return what weights may take where nobody says it: what the engine runs."""
+    if engine == "llama.cpp":
+        return GGUF_TYPES
+    if engine == "torch" and is_timed:
+        # Fewer bits run no faster, but a second target may want them.
+        return TORCH_KERNELS if n_targets == 1 else (*TORCH_KERNELS, "3", "2")
+    return BITS
+
+
+def is_llama_cpp(checked: Mapping[str, object]) -> bool:
+    """Whether candidates become GGUF files."""
+    return checked.get("engine") == "llama.cpp"
+
+
+def engine_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what is asked for that the engine cannot run, or only another one can."""
+    bits, spaces = names(checked, "bits"), names(checked, "space")
+    if not is_llama_cpp(checked):
+        gguf = [name for name in bits if name in GGUF_TYPES]
+        if not gguf:
+            return []
+        return [f"bits: `engine: llama.cpp` must hold for {', '.join(gguf)}, types of GGUF files."]
+    problems = []
+    wrong = [name for name in bits if name not in GGUF_TYPES]
+    if wrong:
+        problems.append(
+            f"bits: llama.cpp runs {', '.join(GGUF_TYPES)}, but got {', '.join(wrong)}."
+        )
+    others = [name for name in spaces if name not in ("depth", "bits", "auto")]
+    if others:
+        problems.append(
+            f"space: GGUF files hold `depth` and `bits` alone, but got {', '.join(others)}: use "
+            "the torch engine for these."
+        )
+    if str(checked.get("device", "cpu")) not in ("cpu", "auto"):
+        problems.append("device: llama.cpp runs on the `cpu` here.")
+    own = [
+        f"{name}: GGUF's types have blocks and a quantizer of their own; leave it out."
+        for name, usual in (("group_size", None), ("symmetric", False), ("quantizer", "gptq"))
+        if checked.get(name, usual) != usual
+    ]
+    problems += own
+    if checked.get("target_params") is not None and "depth" not in spaces:
+        problems.append(
+            "target_params: bits leave all parameters; add depth to the space, or give bytes, "
+            "bits or a speedup."
+        )
+    return problems
+
+
+def whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what cannot be asked for together with drops of whole layers alone."""
+    spaces = names(checked, "space")
+    if not checked.get("whole_layers"):
+        return []
+    if "width" in spaces:
+        return ["whole_layers: what is left has its full width; leave `width` out of the space."]
+    return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
+
+
+def names(checked: Mapping[str, object], key: str) -> tuple[str, ...]:
+    """Return the names that a checked value lists; none if it is not given."""
+    value = checked.get(key, ())
+    return value if isinstance(value, tuple) else ()
