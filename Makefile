@@ -11,11 +11,11 @@ PINS := pyproject.toml constraints.txt scripts/install_torch.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help search install install-dev llama-cpp test test-slow check format wheel constraints clean
+.PHONY: help search install install-dev compressed-tensors llama-cpp test test-slow check format wheel constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+		| awk -F '\t' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 
 search: install  ## search the shipped reference model (TARGET="--target-speedup 2x")
 	$(BIN)/autocompress search $(TARGET)
@@ -26,6 +26,9 @@ install-dev: $(VENV)/.installed-dev  ## make .venv with what the tests and check
 
 llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GGUF files and their tests
 	$(PIP) install -c constraints.txt -e '.[llama-cpp]'
+
+compressed-tensors: $(VENV)/.installed  ## install what writes and reads checkpoints in compressed-tensors
+	$(PIP) install -c constraints.txt -e '.[compressed-tensors]'
 
 test: install-dev  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
@@ -53,7 +56,7 @@ constraints:  ## resolve the dependencies anew (torch stays as pinned) and write
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python scripts/install_torch.py
 	grep '^torch==' constraints.txt > build/constraints/torch.txt
-	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,llama-cpp,postgres]'
+	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,compressed-tensors,llama-cpp,postgres]'
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all \
 		--exclude autocompress --exclude pip \
 		| sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[^+]*)\+.*/\1/'; } > build/constraints/new.txt
@@ -76,5 +79,5 @@ $(VENV)/.installed: $(PINS) | $(VENV)/.created
 
 $(VENV)/.installed-dev: $(PINS) | $(VENV)/.created
 	$(BIN)/python scripts/install_torch.py
-	$(PIP) install -c constraints.txt -e '.[dev,postgres]'
+	$(PIP) install -c constraints.txt -e '.[dev,compressed-tensors,postgres]'
 	touch $(VENV)/.installed $@

@@ -16,13 +16,16 @@ from autocompress.spec_rules import (
     BITS,
     BLOCK_FORMATS,
     ENGINES,
+    FORMATS,
     GGUF_TYPES,
     INTEGER,
     TORCH_KERNELS,
     engine_problems,
+    format_problems,
     is_llama_cpp,
     names,
     usual_bits,
+    usual_format,
     usual_space,
     whole_layer_problems,
 )
@@ -93,8 +96,9 @@ class SearchSpec:
     share a setting unless `per_linear`. Depth drops sub-blocks, or with `whole_layers` nothing but
     whole layers. A `pruner` may be a formula of weights `W` and inputs `X`. A layer is calibrated
     with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
-    Latency tables that the store holds of the same machine and workload are measured again if
-    `fresh_profile`.
+    The winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers
+    and bits, as engines read them, `gguf` the same for llama.cpp. Latency tables that the store
+    holds of the same machine and workload are measured again if `fresh_profile`.
     """
 
     model: str
@@ -118,6 +122,7 @@ class SearchSpec:
     pruner: str = "sparsegpt"
     upstream: str = "dense"
     engine: str = "torch"
+    format: str = "hf"
     workload: Mix = USUAL_MIX
     device: str = "auto"
     dtype: str = "auto"
@@ -193,7 +198,8 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         )
     if {"target_speedup", "target_latency"} <= {*targets}:
         problems.append("target_latency: give a speedup or a latency, not both.")
-    problems += engine_problems(checked)
+    form = str(checked.setdefault("format", usual_format(str(checked.get("engine")))))
+    problems += engine_problems(checked) + format_problems(checked)
     engine = str(checked.get("engine", ""))
     if engine.startswith("roofline:") and checked.get("target_memory") is not None:
         problems.append(f"target_memory: nothing runs by {engine} whose memory could be measured.")
@@ -215,15 +221,18 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if checked.get("space", ("auto",)) == ("auto",):
         checked["space"] = usual_space(
             str(checked.get("engine", "torch")),
+            form,
             is_timed=is_timed,
             device=str(checked.get("device", "auto")),
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked)
-    if is_llama_cpp(checked) and "depth" in names(checked, "space"):
+    if form != "hf" and "depth" in names(checked, "space"):
         checked["whole_layers"] = True
+    if form == "compressed-tensors":
+        checked["symmetric"] = True
     if is_llama_cpp(checked) or "bits" in names(checked, "space"):
-        usual = usual_bits(str(checked.get("engine", "torch")), is_timed, len(targets))
+        usual = usual_bits(str(checked.get("engine", "torch")), form, is_timed, len(targets))
         checked.setdefault("bits", usual)
     upstream = ["dense"]
     upstream += names(checked, "bits") or BITS if "bits" in names(checked, "space") else ()
@@ -373,6 +382,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "pruner": _pruner,
     "upstream": _upstream,
     "engine": values_of.one_of(ENGINES),
+    "format": values_of.one_of(FORMATS),
     "workload": _workload,
     "device": _device,
     "dtype": values_of.one_of(DTYPES),

@@ -6,6 +6,7 @@ from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
 ENGINES: Final = ("torch", "llama.cpp", *(f"roofline:{name}" for name in ROOFLINES))
+FORMATS: Final = ("hf", "compressed-tensors", "gguf")
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
@@ -13,23 +14,34 @@ INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
 GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
 TORCH_KERNELS: Final = ("w8sym", "4")
 """Of `bits`, those that torch multiplies fastest with on a CPU."""
+SERVED_BITS: Final = ("8", "4")
+"""Of `bits`, those of compressed-tensors that vLLM and SGLang have had kernels for longest."""
+
+
+def usual_format(engine: str) -> str:
+    """Return what a checkpoint is written in where nobody says it."""
+    return "gguf" if engine == "llama.cpp" else "hf"
 
 
 def usual_space(
-    engine: str, *, is_timed: bool, device: str, whole_layers: bool = False
+    engine: str, form: str, *, is_timed: bool, device: str, whole_layers: bool = False
 ) -> tuple[str, ...]:
-    """Return what `auto` stands for: what the engine runs and needs no recovery."""
+    """Return what `auto` stands for: what the engine runs of a format and needs no recovery."""
     if not is_timed:
         return ("depth", "bits") if whole_layers else ("bits",)
+    if form == "compressed-tensors":
+        return ("depth",)
     runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
     shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
     return (*shapes, "bits") if runs_bits else shapes
 
 
-def usual_bits(engine: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
+def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[str, ...]:
     """Return what weights may take where nobody says it: what the engine runs."""
     if engine == "llama.cpp":
         return GGUF_TYPES
+    if form == "compressed-tensors":
+        return SERVED_BITS
     if engine == "torch" and is_timed:
         # Fewer bits run no faster, but a second target may want them.
         return TORCH_KERNELS if n_targets == 1 else (*TORCH_KERNELS, "3", "2")
@@ -73,6 +85,37 @@ def engine_problems(checked: Mapping[str, object]) -> list[str]:
         problems.append(
             "target_params: bits leave all parameters; add depth to the space, or give bytes, "
             "bits or a speedup."
+        )
+    return problems
+
+
+def format_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what is asked for that the checkpoint's format does not hold."""
+    form = checked.get("format", "hf")
+    if (form == "gguf") != is_llama_cpp(checked):
+        engine = checked.get("engine", "torch")
+        return [f"format: llama.cpp alone runs `gguf`, but got {form} for the engine {engine}."]
+    if form != "compressed-tensors":
+        return []
+    problems = []
+    bits = names(checked, "bits")
+    others = [n for n in names(checked, "space") if n not in ("depth", "bits", "auto")]
+    if others:
+        problems.append(
+            "format: compressed-tensors holds whole layers and bits alone, but got "
+            f"{', '.join(others)} in the space: the format `hf` holds these."
+        )
+    if checked.get("per_linear"):
+        problems.append(
+            "format: engines want one setting of compressed-tensors for q, k and v, and one for "
+            "gate and up: leave `per_linear` out, or take the format `hf`."
+        )
+    uneven = [name for name in bits if INTEGER.fullmatch(name) and not name.endswith("sym")]
+    uneven += ["symmetric: false"] if checked.get("symmetric") is False else []
+    if uneven:
+        problems.append(
+            "format: transformers does not load zero points of compressed-tensors, so codes must "
+            f"lie around 0, such as `w4g128sym`, but got {', '.join(uneven)}."
         )
     return problems
 

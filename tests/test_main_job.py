@@ -565,6 +565,41 @@ def test_bits_alone_meet_a_speedup_and_a_memory_on_kernels_that_read_codes(
 
 
 @pytest.mark.slow
+def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
+    calibration: Path, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "tiny", make_config())
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "tiny"),
+            "--format=compressed-tensors",
+            "--space=depth,bits",
+            "--target-bytes=60%",
+            "--bits=8,4,3",
+            "--group-size=16",
+            "--workload=1x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "served")
+
+    report = json.loads((tmp_path / "served" / "report.json").read_text("utf-8"))
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["needs_remote_code"] is False
+    assert report["bytes"]["compressed"] <= 0.6 * report["bytes"]["dense"]
+    assert "--format compressed-tensors" in report["command"]
+    assert "--symmetric" not in report["command"]
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
+    assert type(stock).__name__ == "LlamaForCausalLM"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "llama.cpp"])
 def test_whole_layers_leave_a_model_that_is_only_shorter(
     engine: str, calibration: Path, tmp_path: Path

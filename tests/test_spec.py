@@ -321,6 +321,36 @@ def test_whole_layers_keep_their_width_and_are_dropped(space: str, reason: str) 
     assert reason in refusal(space=space, whole_layers=True)
 
 
+def test_compressed_tensors_hold_whole_layers_and_codes_around_0() -> None:
+    spec = from_mapping({"model": "m", "target_bits": 5, "format": "compressed-tensors"})
+
+    assert spec.space == ("bits",)
+    assert spec.bits == ("8", "4")
+    assert spec.symmetric
+    assert from_mapping(spec.to_json()) == spec
+    deep = from_mapping(LEAST | {"format": "compressed-tensors"})
+    assert deep.space == ("depth",)
+    assert deep.whole_layers
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"space": "depth,width,bits,kv"},
+            "format: compressed-tensors holds whole layers and bits alone, but got width, kv in",
+        ),
+        ({"per_linear": True}, "format: engines want one setting of compressed-tensors for q, k"),
+        ({"bits": "4,w4g32,w8sym"}, "around 0, such as `w4g128sym`, but got w4g32."),
+        ({"symmetric": False}, "around 0, such as `w4g128sym`, but got symmetric: false."),
+        ({"engine": "llama.cpp"}, "format: llama.cpp alone runs `gguf`, but got compressed-ten"),
+        ({"format": "gguf"}, "format: llama.cpp alone runs `gguf`, but got gguf for the engine"),
+    ],
+)
+def test_what_a_format_does_not_hold_is_refused(values: dict[str, object], reason: str) -> None:
+    assert reason in refusal(**({"format": "compressed-tensors"} | values))
+
+
 def test_the_types_of_gguf_need_their_engine() -> None:
     assert refusal(space="bits", bits="4,q4_k,q2_k") == (
         "bits: `engine: llama.cpp` must hold for q4_k, q2_k, types of GGUF files."

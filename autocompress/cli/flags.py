@@ -19,7 +19,7 @@ from autocompress.spec import (
     read_values,
     read_yaml,
 )
-from autocompress.spec_rules import ENGINES, GGUF_TYPES
+from autocompress.spec_rules import ENGINES, FORMATS, GGUF_TYPES
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
@@ -52,6 +52,7 @@ SPEC_FLAGS = (
     "pruner",
     "upstream",
     "engine",
+    "format",
     "latency_table",
     "quality_floor",
     "strategy",
@@ -227,6 +228,10 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--bits or --sparsities",
     )
     parser.add_argument("--engine", help=f"what runs the model: {', '.join(ENGINES)}")
+    parser.add_argument(
+        "--format",
+        help=f"what the checkpoint is written in: {', '.join(FORMATS)}; llama.cpp takes the last",
+    )
     parser.add_argument("--latency-table", metavar="PATH", help="what `profile --output` wrote")
     parser.add_argument(
         "--fresh-profile",

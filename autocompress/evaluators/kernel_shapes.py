@@ -33,11 +33,19 @@ class KernelShapes:
     Weights are rounded to the nearest codes: no kernel's time depends on their values.
 
     Args:
+        reads_codes: Whether what is deployed is multiplied as codes; or else decoded when loaded.
         packed_bytes: Of packed weights kept; the least recently used go.
     """
 
-    def __init__(self, shaped: ShapedModel, packed_bytes: int = PACKED_BYTES) -> None:
+    def __init__(
+        self,
+        shaped: ShapedModel,
+        *,
+        reads_codes: bool = True,
+        packed_bytes: int = PACKED_BYTES,
+    ) -> None:
         self.shaped = shaped
+        self._reads_codes = reads_codes
         self._limit = packed_bytes
         self._held = 0
         self._packed: OrderedDict[_Key, PackedLinear] = OrderedDict()
@@ -46,7 +54,9 @@ class KernelShapes:
     def runs(self, site: Site, change: Choice) -> bool:
         """Whether all linear layers of the one group that a change sets have a kernel."""
         model = self.shaped.model
-        return not settings_without_kernel([site], [change], model.device, model.dtype)
+        return self._reads_codes and not settings_without_kernel(
+            [site], [change], model.device, model.dtype
+        )
 
     def apply(self, choices: Sequence[Choice]) -> None:
         """Set every site: its shape, then the weights of groups whose setting has a kernel."""

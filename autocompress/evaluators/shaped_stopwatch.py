@@ -17,13 +17,19 @@ DECODE_STEPS = 16
 
 
 class ShapedStopwatch:
-    """A model that takes one configuration after another, on the kernels that torch has."""
+    """A model that takes one configuration after another, on the kernels that torch has.
+
+    Args:
+        reads_codes: Whether checkpoints are multiplied as codes where torch has a kernel.
+    """
 
     rounds = 7
 
-    def __init__(self, shaped: ShapedModel, workload: Workload) -> None:
+    def __init__(
+        self, shaped: ShapedModel, workload: Workload, *, reads_codes: bool = True
+    ) -> None:
         self._shaped = shaped
-        self._kernels = KernelShapes(shaped)
+        self._kernels = KernelShapes(shaped, reads_codes=reads_codes)
         self._dense = [Choice(site.units, site.units) for site in shaped.space.sites]
         self._prompt = make_prompt(shaped.model, workload)
         # Decoding is timed half-way through the generated tokens: a cached token costs its share.

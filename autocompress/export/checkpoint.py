@@ -102,26 +102,56 @@ def write_checkpoint(
         raise ExportError("No layer is left of the model: nothing to export.")
     packed = packed_layers(shaped.space, shaped.choices, levels)
     config = _config(shaped.model.config, shaped.architecture, layers, packed, left)
-    tensors = _tensors(shaped, packed, {old: new for new, old in enumerate(left)})
+    stored = {
+        f"model.layers.{layer}.{name}": weight.tensors
+        for layer, linears in packed.items()
+        for name, weight in linears.items()
+    }
+    code = MODELING_FILES if config.is_heterogeneous else ()
+    tensors = write_files(shaped, source, folder, config, stored, left, code, shard_size)
+    return Artifact(
+        folder,
+        kept_parameters(tensors, packed, stored),
+        sum(t.numel() * t.element_size() for t in tensors.values()),
+        stored_linear_bytes(folder),
+        config.is_heterogeneous,
+    )
+
+
+def write_files(
+    shaped: ShapedModel,
+    source: Path,
+    folder: Path,
+    config: PreTrainedConfig,
+    stored: Mapping[str, Mapping[str, Tensor]],
+    left: Sequence[int],
+    code: Sequence[Path] = (),
+    shard_size: str = SHARD_SIZE,
+) -> dict[str, Tensor]:
+    """Write a checkpoint's files into a new folder; return its tensors by their new names.
+
+    Args:
+        stored: What is stored instead of a linear layer's weight, by the layer's name in the
+            dense model.
+        left: The layers that stay.
+        code: Files to lie beside the weights.
+
+    Raises:
+        ExportError: If the folder cannot be written.
+    """
+    tensors = _tensors(shaped, stored, {old: new for new, old in enumerate(left)})
     try:
         folder.mkdir(parents=True)
         for pattern in BESIDE:
             for file in sorted(source.glob(pattern)):
                 shutil.copyfile(file, folder / file.name)
-        if config.is_heterogeneous:
-            for code in MODELING_FILES:
-                shutil.copyfile(code, folder / code.name)
+        for file in code:
+            shutil.copyfile(file, folder / file.name)
         config.save_pretrained(folder)
         save_torch_state_dict(tensors, folder, max_shard_size=shard_size)
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror}.") from error
-    return Artifact(
-        folder,
-        _parameters(tensors, packed),
-        sum(t.numel() * t.element_size() for t in tensors.values()),
-        stored_linear_bytes(folder),
-        config.is_heterogeneous,
-    )
+    return tensors
 
 
 def layer_choices(
@@ -170,28 +200,31 @@ def _stored(folder: Path) -> Iterator[tuple[str, int, int]]:
                 yield name, math.prod(entry["shape"]), end - start
 
 
-def _parameters(tensors: Mapping[str, Tensor], packed: PackedLayers) -> int:
-    weights = [weight for linears in packed.values() for weight in linears.values()]
-    stored = sum(weight.stored - _elements(weight) for weight in weights)
-    return stored + sum(tensor.numel() for tensor in tensors.values())
+def kept_parameters(
+    tensors: Mapping[str, Tensor],
+    packed: PackedLayers,
+    stored: Mapping[str, Mapping[str, Tensor]],
+) -> int:
+    """Return how many numbers a checkpoint stands for, those masked in a packed weight left out.
 
-
-def _elements(weight: PackedWeight) -> int:
-    return sum(tensor.numel() for tensor in weight.tensors.values())
+    Args:
+        stored: What its `tensors` hold of the packed weights.
+    """
+    weights = sum(weight.stored for linears in packed.values() for weight in linears.values())
+    holding = sum(tensor.numel() for own in stored.values() for tensor in own.values())
+    return weights - holding + sum(tensor.numel() for tensor in tensors.values())
 
 
 def _tensors(
-    shaped: ShapedModel, packed: PackedLayers, numbers: Mapping[int, int]
+    shaped: ShapedModel, stored: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[int, int]
 ) -> dict[str, Tensor]:
     """Return the tensors to store under their new names; tied embeddings once."""
     state = shaped.model.state_dict()
     if shaped.model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    for layer, linears in packed.items():
-        for name, weight in linears.items():
-            place = f"model.layers.{layer}.{name}"
-            del state[f"{place}.weight"]
-            state |= {f"{place}.{kind}": tensor for kind, tensor in weight.tensors.items()}
+    for place, tensors in stored.items():
+        del state[f"{place}.weight"]
+        state |= {f"{place}.{kind}": tensor for kind, tensor in tensors.items()}
     pairs = ((renumbered(name, numbers), tensor) for name, tensor in state.items())
     return {name: tensor.contiguous() for name, tensor in pairs if name is not None}
 
@@ -218,10 +251,7 @@ def _config(
     packed: PackedLayers,
     left: list[int],
 ) -> PreTrainedConfig:
-    config = copy.deepcopy(dense)
-    config.num_hidden_layers = len(left)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in left]
+    config = shorter_config(dense, left)
     own: dict[int | str, Overrides] = {
         new: overrides
         for new, old in enumerate(left)
@@ -238,6 +268,15 @@ def _config(
         config.per_layer_config = own
         # Llama's own check of its config reads the number of heads when it is saved and loaded.
         config.allow_global_per_layer_attribute_access = True
+    return config
+
+
+def shorter_config(dense: PreTrainedConfig, left: Sequence[int]) -> PreTrainedConfig:
+    """Return the config of a model of which only some layers stay."""
+    config = copy.deepcopy(dense)
+    config.num_hidden_layers = len(left)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in left]
     return config
 
 

@@ -28,7 +28,7 @@ from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec
-from autocompress.spec_rules import usual_bits, usual_space
+from autocompress.spec_rules import SERVED_BITS, usual_bits, usual_format, usual_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
@@ -261,9 +261,10 @@ def command(prepared: Prepared) -> str:
     parts = ["autocompress search", spec.model]
     bits = spec.bits
     if "bits" in spec.space:
-        bits = usual_bits(spec.engine, spec.is_timed, len(spec.targets) - 1)
+        bits = usual_bits(spec.engine, spec.format, spec.is_timed, len(spec.targets) - 1)
     space = usual_space(
         spec.engine,
+        spec.format,
         is_timed=spec.is_timed,
         device=spec.device,
         whole_layers=spec.whole_layers,
@@ -279,6 +280,7 @@ def command(prepared: Prepared) -> str:
         ("target-params", spec.target_params, None),
         ("counted-bits", spec.counted_bits, "nominal"),
         ("engine", spec.engine, "torch"),
+        ("format", spec.format, usual_format(spec.engine)),
         ("space", ",".join(spec.space), ",".join(space)),
         ("bits", ",".join(spec.bits), ",".join(bits)),
         ("group-size", spec.group_size, None),
@@ -308,8 +310,8 @@ def command(prepared: Prepared) -> str:
             told = f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
             parts.append(f"--{flag} {told}")
     for flag, is_set in (
-        ("whole-layers", spec.whole_layers and spec.engine != "llama.cpp"),
-        ("symmetric", spec.symmetric),
+        ("whole-layers", spec.whole_layers and spec.format == "hf"),
+        ("symmetric", spec.symmetric and spec.format == "hf"),
         ("per-linear", spec.per_linear),
     ):
         parts += [f"--{flag}"] if is_set else []
@@ -366,12 +368,23 @@ def _warnings(
             "a target counts as met when all of it does."
         )
     choices = prepared.space.choices(found.winner)
-    is_packed = prepared.spec.engine != "llama.cpp" and any(choice.weights for choice in choices)
+    is_packed = prepared.spec.format == "hf" and any(choice.weights for choice in choices)
     if decoded:
         warnings.append(
             f"The torch engine has no kernel here for {', '.join(decoded)}: it decodes such "
             "weights when the model is loaded. They save bytes on disk, and neither time nor "
             "memory there."
+        )
+    rare = _rarely_served(prepared.spec, choices)
+    if rare:
+        warnings.append(
+            f"vLLM and SGLang run {', '.join(rare)} of compressed-tensors only in versions that "
+            f"have kernels for such codes; {' and '.join(SERVED_BITS)} bits, all do."
+        )
+    if prepared.spec.format == "compressed-tensors":
+        warnings.append(
+            "Loaded and measured with transformers, which decodes every weight: not load-tested "
+            "in vLLM or SGLang."
         )
     if prepared.spec.engine == "llama.cpp":
         warnings.append(
@@ -389,6 +402,14 @@ def _warnings(
             "own: vLLM, SGLang and TensorRT-LLM do not load that."
         )
     return tuple(warnings)
+
+
+def _rarely_served(spec: SearchSpec, choices: Sequence[Choice]) -> list[str]:
+    """Return the integer settings of compressed-tensors that not every engine runs, sorted."""
+    if spec.format != "compressed-tensors":
+        return []
+    settings = {setting for choice in choices for setting in choice.weights if setting.bits}
+    return sorted(str(setting) for setting in settings if str(setting.bits) not in SERVED_BITS)
 
 
 def _undecided(spec: SearchSpec, speedup: MeasuredSpeedup | None) -> str:

@@ -74,7 +74,7 @@ def read_front(
         mape = None if check is None else check.mape
         timing = Timing(latency.engine, latency.hardware, str(latency.mix), mape)
     else:
-        cost = stored_cost(axis.value, spec.counted_bits, space, known.dense)
+        cost = stored_cost(axis.value, spec.counted_bits, space, known.dense, spec.format)
     readings = read_all(known.records)
     if not readings:
         raise too_early(known.row, "a measured candidate")

@@ -14,6 +14,7 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.evaluators.stored_latency import read_tables
+from autocompress.export.compressed_checkpoint import compressed_tensors_package
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
@@ -109,6 +110,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     load_weight_operator(spec.pruner)
     if spec.engine == "llama.cpp":
         check_packages()
+    if spec.format == "compressed-tensors":
+        compressed_tensors_package()
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)

@@ -134,6 +134,7 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
     }
     return {
         "engine": prepared.spec.engine,
+        "format": prepared.spec.format,
         "engine_version": deployment.engine_version,
         "hardware": hardware(prepared.device, os.cpu_count() or 1),
         "dtype": str(deployment.shaped.model.dtype),

@@ -128,7 +128,7 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
     entries = space.entries(found.genotype)
 
     def stored(kind: str, counted_bits: str = "nominal") -> float:
-        return stored_cost(kind, counted_bits, space, dense).of(entries)
+        return stored_cost(kind, counted_bits, space, dense, spec.format).of(entries)
 
     speedup = None
     if latency is not None and cost is not None:

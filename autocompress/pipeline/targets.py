@@ -15,7 +15,13 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.spaces import sizes
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, Limit, least_left, mixed
-from autocompress.spaces.settings import GROUP_SIZES, WeightSetting, torch_kernel_bits
+from autocompress.spaces.settings import (
+    GROUP_SIZES,
+    WeightSetting,
+    as_compressed_tensors,
+    as_packed,
+    torch_kernel_bits,
+)
 from autocompress.spec import SearchSpec
 from autocompress.spec_rules import TORCH_KERNELS, usual_space
 from autocompress.store.base import Json
@@ -104,7 +110,7 @@ def check_kernels(spec: SearchSpec) -> None:
 
 def _has_torch_kernel(name: str, spec: SearchSpec) -> bool:
     """Whether torch has a kernel for one of a spec's `bits`, in layers of usual sizes."""
-    if spec.device.startswith("cuda") or spec.dtype == "float32":
+    if spec.format != "hf" or spec.device.startswith("cuda") or spec.dtype == "float32":
         return False
     if name.isdigit():
         size = USUAL_COLUMNS if spec.group_size is None else spec.group_size or None
@@ -139,7 +145,7 @@ def time_limit(
         UnreachableTarget: If no candidate of the space is that fast.
     """
     if target_speedup > fastest:
-        known = usual_space(spec.engine, is_timed=True, device=spec.device)
+        known = usual_space(spec.engine, spec.format, is_timed=True, device=spec.device)
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
         if spec.target_latency is None:
@@ -195,9 +201,11 @@ def _most_memory(spec: SearchSpec, dense: DenseSize) -> float | None:
 
 def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> AdditiveCost:
     if kind != "memory":
-        return stored_cost(kind, spec.counted_bits, space, dense)
+        return stored_cost(kind, spec.counted_bits, space, dense, spec.format)
     tokens = max(w.batch * (w.prompt + w.generated) for w in spec.workload.workloads)
-    held = sizes.held_by_torch if spec.engine == "torch" else WeightSetting.stored_bits
+    held: sizes.Held = WeightSetting.stored_bits
+    if spec.engine == "torch":
+        held = sizes.held_by_torch if spec.format == "hf" else sizes.held_decoded
 
     def served(other: float) -> AdditiveCost:
         return sizes.served_bytes(space, dense.number_bits, tokens, other, held)
@@ -207,24 +215,26 @@ def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> 
 
 
 def stored_cost(
-    kind: str, counted_bits: str, space: SearchSpace, dense: DenseSize
+    kind: str, counted_bits: str, space: SearchSpace, dense: DenseSize, form: str
 ) -> AdditiveCost:
     """Return what candidates cost of what is stored.
 
     Args:
         kind: `bytes` or `params` of the whole model, or `bits` a weight.
         counted_bits: Which bits, as a spec says it.
+        form: The format of the files.
     """
     bits = dense.number_bits
+    stored = as_compressed_tensors if form == "compressed-tensors" else as_packed
     if kind == "params":
         in_sites = sizes.parameters(space, 0).dense
         return sizes.parameters(space, dense.parameters - round(in_sites))
     if kind == "bits" and counted_bits == "nominal":
         return sizes.nominal_bits(space, bits)
     if kind == "bits" and counted_bits == "stored":
-        return mixed([(8 / dense.linear_weights, sizes.linear_bytes(space, bits))])
-    in_sites = sizes.stored_bytes(space, bits, 0).dense
-    whole = sizes.stored_bytes(space, bits, dense.bytes - round(in_sites))
+        return mixed([(8 / dense.linear_weights, sizes.linear_bytes(space, bits, stored))])
+    in_sites = sizes.stored_bytes(space, bits, 0, stored).dense
+    whole = sizes.stored_bytes(space, bits, dense.bytes - round(in_sites), stored)
     return mixed([(8 / dense.parameters, whole)]) if kind == "bits" else whole
 
 

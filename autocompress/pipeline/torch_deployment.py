@@ -1,4 +1,4 @@
-"""Candidates as Hugging Face checkpoints that torch runs."""
+"""Candidates as checkpoints that torch runs: our own, or in compressed-tensors."""
 
 import dataclasses
 from pathlib import Path
@@ -11,6 +11,7 @@ from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.export import gate
 from autocompress.export.checkpoint import Artifact, write_checkpoint
+from autocompress.export.compressed_checkpoint import check_settings, write_compressed_checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
 from autocompress.pipeline.dense import measure_dense
@@ -28,12 +29,18 @@ class TorchDeployment:
     Args:
         levels: What it is shaped from.
         scratch: Folder for what is written.
+
+    Raises:
+        ExportError: If the format cannot hold what is searched, or its package lacks.
     """
 
     def __init__(
         self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
     ) -> None:
         self.shaped = shaped
+        self._is_compressed = prepared.spec.format == "compressed-tensors"
+        if self._is_compressed:
+            check_settings(prepared.space, shaped.model.dtype)
         self._prepared = prepared
         self._levels = levels
         self._scratch = scratch
@@ -72,7 +79,10 @@ class TorchDeployment:
         engine = self.engine(None)
         torch.set_num_threads(engine.threads)
         return measure_tables(
-            [ShapedStopwatch(self.shaped, workload) for workload in spec.workload.workloads],
+            [
+                ShapedStopwatch(self.shaped, workload, reads_codes=not self._is_compressed)
+                for workload in spec.workload.workloads
+            ],
             engine,
             hardware(device, engine.threads),
             self._prepared.space,
@@ -88,7 +98,8 @@ class TorchDeployment:
         """Write a candidate as a checkpoint."""
         if genotype not in self._written:
             self.shaped.apply(self._prepared.space.choices(genotype))
-            self._written[genotype] = write_checkpoint(
+            write = write_compressed_checkpoint if self._is_compressed else write_checkpoint
+            self._written[genotype] = write(
                 self.shaped, self._prepared.folder, self._scratch / genotype.key, self._levels
             )
         return self._written[genotype]
@@ -106,4 +117,7 @@ class TorchDeployment:
         space, model = self._prepared.space, self.shaped.model
         choices = space.choices(winner)
         decoded = settings_without_kernel(space.sites, choices, model.device, model.dtype)
+        if self._is_compressed:
+            stored = {setting for choice in choices for setting in choice.weights}
+            decoded = sorted(str(setting) for setting in stored if not setting.is_dense)
         return dataclasses.replace(verified, decoded=tuple(decoded))

@@ -76,11 +76,15 @@ class LinearGroup:
         return sum(self.rows) * self.columns
 
     def shape(self, kept: int, total: int) -> tuple[int, int]:
-        """Return the (rows, columns) that a width leaves."""
-        rows = sum(self.rows)
+        """Return the (rows, columns) that a width leaves of all together."""
+        rows, columns = self.shapes(kept, total)
+        return sum(rows), columns
+
+    def shapes(self, kept: int, total: int) -> tuple[tuple[int, ...], int]:
+        """Return the rows that a width leaves of each, and the columns."""
         if self.narrows_columns:
-            return rows, self.columns * kept // total
-        return rows * kept // total, self.columns
+            return self.rows, self.columns * kept // total
+        return tuple(rows * kept // total for rows in self.rows), self.columns
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,6 +6,7 @@ Settings are names and numbers; how a tensor is brought into one is an operator'
 import dataclasses
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,9 @@ CACHE_GROUP: Final = 32
 
 KIVI's own size (arXiv:2402.02750); scale and lowest number then cost 1 bit a number.
 """
+
+_WORD_BITS: Final = 32
+_SHAPE_BITS: Final = 2 * 64
 
 _SPARSE: Final = re.compile(r"s(0\.\d+|\d+:\d+)")
 _INTEGER: Final = re.compile(r"w(\d+)(?:g(\d+))?(sym)?")
@@ -252,6 +256,30 @@ def torch_kernel_bits(setting: WeightSetting, rows: int, columns: int) -> int | 
         return rows * (4 * columns + 2 * SCALE_BITS * groups) if fits else None
     fits = columns % 32 == 0 and (setting.bits < 8 or setting.symmetric)
     return rows * (8 * columns + SCALE_BITS) if fits else None
+
+
+Stored = Callable[[WeightSetting, Sequence[int], int, int], int]
+"""The bits that a file holds of linear layers that share a setting.
+
+From the setting, the rows of each, their columns and the bits of a number left dense.
+"""
+
+
+def as_packed(setting: WeightSetting, rows: Sequence[int], columns: int, dense_bits: int) -> int:
+    """Return what the level database and our own checkpoints hold, and GGUF files."""
+    return setting.stored_bits(sum(rows), columns, dense_bits)
+
+
+def as_compressed_tensors(
+    setting: WeightSetting, rows: Sequence[int], columns: int, dense_bits: int
+) -> int:
+    """Return what compressed-tensors holds: rows of whole words, and scales as dense numbers."""
+    if setting.is_dense or setting.block:
+        return sum(setting.stored_bits(own, columns, dense_bits) for own in rows)
+    groups = math.ceil(columns / (setting.group_size or columns))
+    words = math.ceil(columns * (setting.bits or 0) / _WORD_BITS)
+    row = words * _WORD_BITS + groups * dense_bits
+    return sum(own * row + _SHAPE_BITS for own in rows)
 
 
 def block_format(name: str) -> BlockFormat:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.cost import AdditiveCost, sum_of_sites
-from autocompress.spaces.settings import DENSE, WeightSetting, torch_kernel_bits
+from autocompress.spaces.settings import DENSE, Stored, WeightSetting, as_packed, torch_kernel_bits
 
 Held = Callable[[WeightSetting, int, int, int], int]
 """The bits that an engine holds of a (rows, columns) weight, and of a number left dense."""
@@ -21,23 +21,32 @@ def held_by_torch(setting: WeightSetting, rows: int, columns: int, dense_bits: i
     return stored + (rows * columns * dense_bits if read is None else read)
 
 
-def stored_bytes(space: SearchSpace, dense_bits: int, other_bytes: int) -> AdditiveCost:
+def held_decoded(_setting: WeightSetting, rows: int, columns: int, dense_bits: int) -> int:
+    """Return the bits of a weight that is decoded when it is loaded, and not kept as stored."""
+    return rows * columns * dense_bits
+
+
+def stored_bytes(
+    space: SearchSpace, dense_bits: int, other_bytes: int, stored: Stored = as_packed
+) -> AdditiveCost:
     """Return the bytes of a whole model: codes, scales, zero points, masks, norms and biases.
 
     Args:
         dense_bits: Of a number in the model's own format.
         other_bytes: Of what no site holds: embedding, head and last norm.
+        stored: What the format of the files holds of weights.
     """
     return sum_of_sites(
-        space, other_bytes, lambda site, choice: site_bytes(site, choice, dense_bits)
+        space, other_bytes, lambda site, choice: site_bytes(site, choice, dense_bits, stored)
     )
 
 
-def site_bytes(site: Site, choice: Choice, dense_bits: int) -> float:
+def site_bytes(site: Site, choice: Choice, dense_bits: int, stored: Stored = as_packed) -> float:
     """Return the bytes of one site: its share of `stored_bytes`."""
     if choice.is_dropped:
         return 0.0
-    return dense_bits * _uncompressed(site, choice) / 8 + _linear(site, choice, dense_bits)
+    linear = _linear(site, choice, dense_bits, stored)
+    return dense_bits * _uncompressed(site, choice) / 8 + linear
 
 
 def served_bytes(
@@ -61,9 +70,9 @@ def served_bytes(
     return sum_of_sites(space, other_bytes, of)
 
 
-def linear_bytes(space: SearchSpace, dense_bits: int) -> AdditiveCost:
+def linear_bytes(space: SearchSpace, dense_bits: int, stored: Stored = as_packed) -> AdditiveCost:
     """Return the bytes of the searched linear layers alone, biases left out."""
-    return sum_of_sites(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits))
+    return sum_of_sites(space, 0.0, lambda site, choice: _linear(site, choice, dense_bits, stored))
 
 
 def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
@@ -95,9 +104,14 @@ def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
     return sum_of_sites(space, 0.0, of)
 
 
-def _linear(site: Site, choice: Choice, dense_bits: int) -> float:
+def _linear(site: Site, choice: Choice, dense_bits: int, stored: Stored) -> float:
     """Return the bytes of a site's linear layers; each tensor is padded by less than a byte."""
-    return sum(s.stored_bits(*shape, dense_bits) for s, shape in _matrices(site, choice)) / 8
+    settings = choice.weights or (DENSE,) * len(site.groups)
+    bits = (
+        stored(setting, *group.shapes(choice.kept, choice.total), dense_bits)
+        for group, setting in zip(site.groups, settings, strict=True)
+    )
+    return sum(bits) / 8
 
 
 def _matrices(site: Site, choice: Choice) -> Iterator[tuple[WeightSetting, tuple[int, int]]]:

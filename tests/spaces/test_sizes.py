@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autocompress.spaces.base import SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
-from autocompress.spaces.settings import WeightSetting
+from autocompress.spaces.settings import WeightSetting, as_compressed_tensors
 from autocompress.spaces.sizes import (
     held_by_torch,
     nominal_bits,
@@ -113,3 +113,14 @@ def test_no_candidate_takes_more_than_the_dense_model(
 
     for cost in (stored_bytes(space, 16, 10), parameters(space, 10)):
         assert cost.fixed <= cost.of(entries) <= cost.dense + cost.dense / 8
+
+
+def test_compressed_tensors_hold_whole_words_and_a_shape() -> None:
+    setting = WeightSetting.parse("w3g8sym")
+
+    # 48 codes of 3 bits are 4.5 words; 6 scales a row; two numbers of 64 bits a layer.
+    row = 5 * 32 + 6 * 16
+    assert as_compressed_tensors(setting, (10, 20), 48, 16) == 30 * row + 2 * 128
+    assert as_compressed_tensors(WeightSetting(), (10, 20), 48, 16) == 30 * 48 * 16
+    fp8 = WeightSetting.parse("fp8")
+    assert as_compressed_tensors(fp8, (10, 20), 48, 16) == 30 * (48 * 8 + 32)
