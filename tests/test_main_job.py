@@ -564,6 +564,12 @@ def test_bits_alone_meet_a_speedup_and_a_memory_on_kernels_that_read_codes(
     assert said <= {"dense", "w8sym", "w4g128", "w3g128", "w2g128"}
 
 
+def verified(folder: Path) -> str:
+    """Return what `autocompress verify` says of a folder that it accepts."""
+    command = [sys.executable, "-m", "autocompress", "verify", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.slow
 def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
     calibration: Path, tmp_path: Path
@@ -597,6 +603,7 @@ def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
     assert "--symmetric" not in report["command"]
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
     assert type(stock).__name__ == "LlamaForCausalLM"
+    assert "Opened by transformers" in verified(tmp_path / "served")
 
 
 @pytest.mark.slow
@@ -675,3 +682,4 @@ def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
     said = [" ".join(layer.values()) for layer in recipe["layers"].values()]
     types = {name for layer in said for name in layer.split()}
     assert types <= {"q8_0", "q5_0", "q4_0", "dense"}
+    assert "Opened by llama.cpp" in verified(tmp_path / "gguf")

@@ -209,6 +209,12 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         print(to_text(found), end="")
 
 
+def _verify(parsed: argparse.Namespace) -> None:
+    from autocompress.pipeline.verifying import to_text, verify
+
+    print(to_text(verify(parsed.folder, parsed.device, loads=not parsed.files_only)), end="")
+
+
 def _check_parent(file: Path | None) -> None:
     """Make sure that a file can be written where it is wanted."""
     if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
@@ -284,5 +290,6 @@ COMMANDS: Mapping[str, Command] = {
     "report": _report,
     "pareto": _pareto,
     "evaluate": _evaluate,
+    "verify": _verify,
     "studies": _studies,
 }

@@ -168,6 +168,14 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_json(evaluate)
     evaluate.set_defaults(command=run["evaluate"])
 
+    verify = commands.add_parser(
+        "verify", help="check a published model again: its files, and that it loads and answers"
+    )
+    verify.add_argument("folder", type=Path, metavar="FOLDER", help="a search's output or model/")
+    verify.add_argument("--files-only", action="store_true", help="do not open it in its engine")
+    verify.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    verify.set_defaults(command=run["verify"])
+
     studies = commands.add_parser("studies", help="list all studies")
     _add_storage(studies)
     studies.set_defaults(command=run["studies"])

@@ -6,12 +6,13 @@ setting are stored as the level database holds them.
 """
 
 import copy
+import hashlib
 import json
 import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
@@ -60,6 +61,7 @@ class Artifact:
         linear_bytes: Of these, the weights of the sites' linear layers, with scales, zero points
             and masks, without biases; recomputed from the files.
         needs_remote_code: Whether it loads only with its modeling files.
+        files: The SHA-256 of each file as it was written, by its name; empty where nobody asked.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Artifact:
     linear_bytes: int
     needs_remote_code: bool
     file: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -115,6 +118,7 @@ def write_checkpoint(
         sum(t.numel() * t.element_size() for t in tensors.values()),
         stored_linear_bytes(folder),
         config.is_heterogeneous,
+        files=file_digests(folder),
     )
 
 
@@ -162,6 +166,28 @@ def layer_choices(
     for site, choice in zip(space.sites, choices, strict=True):
         layers.setdefault(site.layer, {})[site.kind] = choice
     return layers
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a folder, by its name there."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[file.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def changed_files(artifact: Artifact) -> list[str]:
+    """Return what is not as it was written of an artifact's files, in words."""
+    here = file_digests(artifact.folder)
+    lacking = [f"{name} is not there" for name in artifact.files if name not in here]
+    return lacking + [
+        f"{name} was changed"
+        for name, digest in artifact.files.items()
+        if here.get(name, digest) != digest
+    ]
 
 
 def files_bytes(folder: Path) -> int:

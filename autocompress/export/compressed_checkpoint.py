@@ -19,6 +19,7 @@ from autocompress.errors import ExportError
 from autocompress.export.checkpoint import (
     SHARD_SIZE,
     Artifact,
+    file_digests,
     kept_parameters,
     layers_left,
     shorter_config,
@@ -122,6 +123,7 @@ def write_compressed_checkpoint(
         sum(t.numel() * t.element_size() for t in tensors.values()),
         stored_linear_bytes(folder),
         needs_remote_code=False,
+        files=file_digests(folder),
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from autocompress.errors import GateError
 from autocompress.evaluators.subprocess_call import answer_call, call_module
 from autocompress.evaluators.torch_engine import load_checkpoint
-from autocompress.export.checkpoint import Artifact, stored_tensor_bytes
+from autocompress.export.checkpoint import Artifact, changed_files, stored_tensor_bytes
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
 
@@ -58,12 +58,14 @@ class GateReport:
 
     Args:
         engine: What opened it.
+        changed: Files that are not as they were written, in words.
     """
 
     findings: Findings
     bytes_match: bool
     engine: str
     engine_version: str
+    changed: tuple[str, ...] = ()
 
     @property
     def failures(self) -> list[str]:
@@ -84,6 +86,7 @@ class GateReport:
             failures.append(
                 f"the files hold {found.tensor_bytes:,} bytes of tensors, not as built"
             )
+        failures += self.changed
         if not found.answer:
             failures.append("it generated nothing")
         return failures
@@ -132,7 +135,8 @@ def ask(
     """
     found = json.loads(call_module(module, request, GateError, f"{artifact.path} does not load"))
     findings = Findings(**{**found, "answer": tuple(found["answer"])})
-    return GateReport(findings, findings.tensor_bytes == artifact.tensor_bytes, engine, version)
+    same_bytes = findings.tensor_bytes == artifact.tensor_bytes
+    return GateReport(findings, same_bytes, engine, version, tuple(changed_files(artifact)))
 
 
 @torch.inference_mode()
@@ -142,6 +146,8 @@ def examine(folder: Path, reference: Path, device: torch.device) -> Findings:
         prompt, expected = file.get_tensor("prompt").to(device), file.get_tensor("logits")
     model = load_checkpoint(folder, device, "auto")
     logits = model(prompt, use_cache=False).logits.float().cpu()  # (1, T, V)
+    # Of what was published only some positions are kept.
+    logits = logits[:, -expected.shape[1] :]
     whole, raw = generate(model, prompt, ANSWER_TOKENS)  # (1, T + answer), (1, answer, V)
     with_cache = raw.float()
     without = model(whole[:, :-1], use_cache=False).logits[:, prompt.shape[1] - 1 :].float()

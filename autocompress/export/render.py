@@ -28,7 +28,7 @@ def write_report(report: Report, folder: Path) -> None:
         "report.md": to_markdown(report),
         "report.html": to_html(report),
     }
-    _write(texts, folder)
+    write_texts(texts, folder)
 
 
 def write_front(front: ParetoFront, folder: Path) -> None:
@@ -41,7 +41,7 @@ def write_front(front: ParetoFront, folder: Path) -> None:
         "pareto.json": json.dumps(front.to_json(), indent=2, allow_nan=False) + "\n",
         "pareto.html": pareto_html.to_html(front),
     }
-    _write(texts, folder)
+    write_texts(texts, folder)
 
 
 def read_report(path: Path) -> Report:
@@ -59,8 +59,12 @@ def read_report(path: Path) -> Report:
     return Report.from_json(mapping)
 
 
-def _write(texts: Mapping[str, str], folder: Path) -> None:
-    """Write texts to files of a folder, by name."""
+def write_texts(texts: Mapping[str, str], folder: Path) -> None:
+    """Write texts to files of a folder, by name, each whole or not at all.
+
+    Raises:
+        ExportError: If a file cannot be written.
+    """
     for name, text in texts.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ class Verified:
     """The exported winner and what the gate and the engine said of it.
 
     Args:
+        reference: The winner's logits, as the gate reads them.
         answers: Text after the sample prompt: the prompt, the dense model's, the winner's.
         perplexity: Of the artifact on the report text, as the engine reads it; None where losses
             are measured with the same engine.
@@ -36,6 +37,7 @@ class Verified:
 
     artifact: Artifact
     gate: GateReport
+    reference: Path
     answers: tuple[str, str, str]
     perplexity: float | None = None
     decoded: tuple[str, ...] = ()
@@ -136,4 +138,4 @@ def passed(
     decode = prepared.tokenizer.decode
     answers = (reference.prompt[0], list(reference.dense_answer), list(report.findings.answer))
     prompt, theirs, ours = (str(decode(ids)) for ids in answers)
-    return Verified(artifact, report, (prompt, theirs, ours), perplexity)
+    return Verified(artifact, report, reference.file, (prompt, theirs, ours), perplexity)

@@ -15,7 +15,7 @@ from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.subprocess_call import nobody
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export import gguf_gate
-from autocompress.export.checkpoint import Artifact, layers_left
+from autocompress.export.checkpoint import Artifact, file_digests, layers_left
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.packing import packed_layers
 from autocompress.models.surgery import ShapedModel
@@ -108,7 +108,13 @@ class GgufDeployment:
             self._write(self._prepared.space.choices(genotype), folder / name)
             stored = read_gguf(folder / name)
             self._written[genotype] = Artifact(
-                folder, stored.numbers, stored.bytes, stored.linear_bytes, False, name
+                folder,
+                stored.numbers,
+                stored.bytes,
+                stored.linear_bytes,
+                False,
+                name,
+                file_digests(folder),
             )
         return self._written[genotype]
 

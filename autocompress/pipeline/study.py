@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,14 +12,16 @@ import yaml
 
 from autocompress.errors import AutocompressError, ExportError, SpecError, UnreachableTarget
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
-from autocompress.export.checkpoint import Artifact, layer_choices
-from autocompress.export.render import write_report
+from autocompress.export.checkpoint import layer_choices
+from autocompress.export.manifest import Manifest, write_manifest
+from autocompress.export.publishing import put_in_place
+from autocompress.export.render import write_report, write_texts
 from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.aiming import MARGIN, Timed
 from autocompress.pipeline.conclusion import MODEL, make_report, measure_standings
-from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.deployment import Deployment, Verified
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import hardware, measure_speedup
@@ -203,7 +204,7 @@ def _run(
             measured_before(store),
             time.monotonic() - started,
         )
-        _publish(prepared, study, found, verified.artifact, report, output)
+        _publish(prepared, study, found, verified, report, output)
     store.finish(StudyState.FINISHED, report.to_json())
     return report
 
@@ -306,19 +307,20 @@ def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deploym
 
 
 def _publish(
-    prepared: Prepared, study: str, found: Found, artifact: Artifact, report: Report, output: Path
+    prepared: Prepared,
+    study: str,
+    found: Found,
+    verified: Verified,
+    report: Report,
+    output: Path,
 ) -> None:
-    """Put the checkpoint, the recipe and the report into the output folder."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        published = output / MODEL
-        if published.exists():
-            shutil.rmtree(published)
-        artifact.folder.rename(published)
-        recipe = yaml.safe_dump(_recipe(prepared, study, found), sort_keys=False)
-        (output / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"Cannot write {output}: {error.strerror}.") from error
+    """Put the checkpoint with its manifest, the recipe and the report into the output folder."""
+    recipe, artifact = _recipe(prepared, study, found), verified.artifact
+    engine, told = verified.gate.engine, report.to_json()
+    manifest = Manifest(study, engine, report.versions, artifact, recipe, told)
+    write_manifest(manifest, verified.reference)
+    put_in_place(artifact.folder, output / MODEL)
+    write_texts({"recipe.yaml": yaml.safe_dump(recipe, sort_keys=False)}, output)
     write_report(report, output)
 
 
