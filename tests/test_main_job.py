@@ -683,3 +683,6 @@ def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
     types = {name for layer in said for name in layer.split()}
     assert types <= {"q8_0", "q5_0", "q4_0", "dense"}
     assert "Opened by llama.cpp" in verified(tmp_path / "gguf")
+    printed, _ = own.run("export", "gguf", "--format=tensor-types")
+    assert "llama-quantize --tensor-type-file tensor-types.txt" in printed
+    assert (tmp_path / "gguf" / "tensor-types.txt").read_text("utf-8").startswith("blk")

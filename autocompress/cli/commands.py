@@ -209,6 +209,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         print(to_text(found), end="")
 
 
+def _export(parsed: argparse.Namespace) -> None:
+    from autocompress.pipeline.exporting import export_recipe
+
+    output = parsed.output or DEFAULT_OUTPUT / parsed.study
+    recipe = export_recipe(parsed.storage, parsed.study, parsed.format, output)
+    print(output / recipe.file)
+    print(f"Not run, and not load-tested. For the tool: {recipe.use}")
+
+
 def _verify(parsed: argparse.Namespace) -> None:
     from autocompress.pipeline.verifying import to_text, verify
 
@@ -290,6 +299,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": _report,
     "pareto": _pareto,
     "evaluate": _evaluate,
+    "export": _export,
     "verify": _verify,
     "studies": _studies,
 }

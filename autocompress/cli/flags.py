@@ -168,6 +168,15 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_json(evaluate)
     evaluate.set_defaults(command=run["evaluate"])
 
+    export = commands.add_parser("export", help="write a winner as a recipe of another tool")
+    export.add_argument("study", metavar="STUDY")
+    export.add_argument(
+        "--format", required=True, help="tensor-types (llama.cpp), llm-compressor, gptq, modelopt"
+    )
+    _add_storage(export)
+    _add_output(export)
+    export.set_defaults(command=run["export"])
+
     verify = commands.add_parser(
         "verify", help="check a published model again: its files, and that it loads and answers"
     )

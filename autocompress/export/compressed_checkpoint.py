@@ -6,7 +6,6 @@ config is validated by the classes of the package `compressed-tensors`, of the e
 
 import importlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +25,7 @@ from autocompress.export.checkpoint import (
     stored_linear_bytes,
     write_files,
 )
+from autocompress.export.layer_patterns import module_patterns
 from autocompress.export.packing import PackedLayers, packed_layers
 from autocompress.models.architecture import LINEAR_NAMES
 from autocompress.models.packed_weights import read_codes
@@ -44,9 +44,6 @@ _BLOCKS: Final[Mapping[str, str]] = {
 }
 """The package's name of how each block format is stored; it takes fp8 without activations so."""
 _SCALES: Final[Mapping[str, torch.dtype]] = {"mxfp4": torch.uint8, "nvfp4": torch.float8_e4m3fn}
-
-Targets = Mapping[str, Sequence[int]]
-"""Names of linear layers within a layer, each with the numbers of layers."""
 
 
 def compressed_tensors_package(module: str = "") -> Any:
@@ -163,7 +160,7 @@ def _config(
     told = quantization.QuantizationConfig(
         config_groups={
             f"group_{number}": quantization.QuantizationScheme(
-                targets=_patterns(by_setting[setting], len(left)),
+                targets=module_patterns(by_setting[setting], len(left)),
                 weights=quantization.QuantizationArgs(**_arguments(setting)),
                 format=form,
             )
@@ -171,7 +168,7 @@ def _config(
         },
         format=next(iter(forms.values())) if len(set(forms.values())) == 1 else _MIXED,
         quantization_status="compressed",
-        ignore=["lm_head", *_patterns(plain, len(left))],
+        ignore=["lm_head", *module_patterns(plain, len(left))],
     )
     config.quantization_config = {
         "version": package.__version__,
@@ -180,21 +177,6 @@ def _config(
         **json.loads(told.model_dump_json()),
     }
     return config
-
-
-def _patterns(targets: Targets, n_layers: int) -> list[str]:
-    """Return regular expressions of modules' names, one for each set of layers."""
-    by_layers: dict[tuple[int, ...], list[str]] = {}
-    for name, layers in targets.items():
-        by_layers.setdefault(tuple(layers), []).append(re.escape(name))
-    return [
-        rf"re:^model\.layers\.{_one_of(layers, n_layers)}\.({'|'.join(names)})$"
-        for layers, names in sorted(by_layers.items())
-    ]
-
-
-def _one_of(layers: Sequence[int], n_layers: int) -> str:
-    return r"\d+" if len(layers) == n_layers else f"({'|'.join(map(str, layers))})"
 
 
 def _form(setting: WeightSetting) -> str:

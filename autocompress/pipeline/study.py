@@ -22,6 +22,7 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.aiming import MARGIN, Timed
 from autocompress.pipeline.conclusion import MODEL, make_report, measure_standings
 from autocompress.pipeline.deployment import Deployment, Verified
+from autocompress.pipeline.exporting import keep_winner
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import hardware, measure_speedup
@@ -205,6 +206,7 @@ def _run(
             time.monotonic() - started,
         )
         _publish(prepared, study, found, verified, report, output)
+        keep_winner(store, found.winner)
     store.finish(StudyState.FINISHED, report.to_json())
     return report
 
