@@ -35,7 +35,7 @@ class Manifest:
         versions: Of all that a result depends on.
         artifact: Its sizes, and the digests of its files.
         recipe: The winner as data.
-        report: As `report.json` has it.
+        report: What it promises, as `report.json` has it.
     """
 
     study: str

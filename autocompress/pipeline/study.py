@@ -48,6 +48,23 @@ from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.session import SessionPlan
 
 LAYERS_A_JOB = 3
+PROMISED = (
+    "model",
+    "hardware",
+    "workload",
+    "target",
+    "also",
+    "met",
+    "verdict",
+    "speedup",
+    "loss",
+    "bytes",
+    "bits",
+    "parameters",
+    "gate",
+    "seed",
+)
+"""What a manifest holds of the report: nothing that writing the same study out again changes."""
 
 
 def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
@@ -319,7 +336,8 @@ def _publish(
     """Put the checkpoint with its manifest, the recipe and the report into the output folder."""
     recipe, artifact = _recipe(prepared, study, found), verified.artifact
     engine, told = verified.gate.engine, report.to_json()
-    manifest = Manifest(study, engine, report.versions, artifact, recipe, told)
+    promised = {name: told[name] for name in PROMISED}
+    manifest = Manifest(study, engine, report.versions, artifact, recipe, promised)
     write_manifest(manifest, verified.reference)
     put_in_place(artifact.folder, output / MODEL)
     write_texts({"recipe.yaml": yaml.safe_dump(recipe, sort_keys=False)}, output)
