@@ -42,6 +42,29 @@ def spread(middle: float, interval: Sequence[float]) -> str:
     return f"{middle:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
+def stock_perplexity(result: Any) -> str:
+    return (
+        "## Checkpoints in compressed-tensors, as stock transformers loads them\n\n"
+        "`python -m benchmarks.stock_perplexity --output "
+        "benchmarks/results/stock-perplexity.json`\n\n"
+        f"Perplexity of {result['sequences']} sequences of report text: of the searched "
+        "candidate, and of its checkpoint as `AutoModelForCausalLM` loads it with the package "
+        "`compressed-tensors` and no code of ours.\n\n"
+        + table(
+            ["candidate", "searched", "loaded", "loaded / searched"],
+            [
+                [
+                    row["candidate"],
+                    f"{row['searched']:.4f}",
+                    f"{row['loaded']:.4f}",
+                    f"{row['ratio']:.6f}",
+                ]
+                for row in result["rows"]
+            ],
+        )
+    )
+
+
 def main_jobs(twice: Any, half: Any) -> str:
     return (
         '## The main job\n\n`make search` and `make search TARGET="--target-speedup 1.5x"` in a '
@@ -158,6 +181,8 @@ def main() -> None:
         parts.append(latency_page.section(latency))
         latency_page.draw(latency, ROOT / "docs" / "latency.png")
     parts += profile_page.sections(ROOT / "docs")
+    if (RESULTS / "stock-perplexity.json").is_file():
+        parts.append(stock_perplexity(read("stock-perplexity.json")))
     if (RESULTS / "roofline.json").is_file():
         roofline = read("roofline.json")
         parts.append(roofline_page.section(roofline))

@@ -16,26 +16,27 @@ from autocompress.spec import from_mapping
 from benchmarks.laboratory import MODEL, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-PROFILES = {"torch": "profile-torch", "llama.cpp": "profile-llama-cpp"}
+PROFILES = {"torch": ("profile-torch", "auto"), "llama.cpp": ("profile-llama-cpp", "bits")}
+"""For each engine the file of its profile, and the space that it is of."""
 
 
 def sections(docs: Path) -> list[str]:
     """Return a section for each engine whose profile there is; draw its figure."""
     return [
-        _section(engine, name, docs)
-        for engine, name in PROFILES.items()
+        _section(engine, name, space, docs)
+        for engine, (name, space) in PROFILES.items()
         if (RESULTS / f"{name}.json").is_file()
     ]
 
 
-def _section(engine: str, name: str, docs: Path) -> str:
-    values = {"model": str(MODEL), "target_speedup": 2, "engine": engine}
+def _section(engine: str, name: str, of: str, docs: Path) -> str:
+    values = {"model": str(MODEL), "target_speedup": 2, "engine": engine, "space": of}
     space = prepare(from_mapping(values)).space
     stored = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     tables = read_tables(stored, space)
     check = tables.check(space)
     write_png(profile_figure(tables, check, space), docs / f"{name}.png")
-    flag = "" if engine == "torch" else f"--engine {engine} "
+    flag = "" if engine == "torch" else f"--engine {engine} --space {of} "
     return (
         f"## What choices cost on {engine}\n\n"
         f"`autocompress profile examples/reference-model {flag}"
