@@ -51,19 +51,24 @@ BITS = Field("evopress-fast", ("uniform", "additive", "weight-error", "fisher"))
 SPARSITY = Field("evopress-fast", ("uniform", "additive", "weight-error", "owl"))
 
 
-def contest(lab: Laboratory, task_for: TaskFor, field: Field, known: Row) -> Row:
+def contest(
+    lab: Laboratory, task_for: TaskFor, field: Field, known: Row, keep: Callable[[Row], object]
+) -> Row:
     """Run EvoPress to its end, ours with at most its tokens, and the others; measure them all.
 
     Args:
         known: A row of an earlier run: what it holds of a strategy is not run again.
+        keep: Is given the row after each strategy.
     """
     row = dict(known)
     theirs = field.evopress
     for name in (theirs, *field.others):
         if name not in row:
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
+            keep(row)
     if OURS not in row:
         row[OURS] = _path(_apart(_run(lab, OURS, task_for(row[theirs][-1]["tokens"]))))
+        keep(row)
     strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
     losses = lab.held_out([Genotype(tuple(step["levels"])) for step in lacking])
@@ -109,8 +114,13 @@ def summary(rows: Sequence[Row], evopress: str) -> dict[str, dict[str, Any]]:
     return parts
 
 
+def finished(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a contest's result without the rows that an interrupted run left unfinished."""
+    return {**result, "rows": [row for row in result["rows"] if "minus_ours" in row]}
+
+
 class Series:
-    """Rows of a contest, one a case and seed, in a file that is whole after each of them."""
+    """Rows of a contest, one a case and seed, in a file that is whole after each strategy."""
 
     def __init__(
         self,
@@ -131,7 +141,7 @@ class Series:
         known = self._rows.get((case, seed), {"case": case, "seed": seed})
         if "minus_ours" in known and OURS in known:
             return
-        row = contest(lab, task_for, self._field, known)
+        row = contest(lab, task_for, self._field, known, self._keep)
         ends = {
             name: Genotype(tuple(row[name][-1]["levels"]))
             for name in (OURS, self._field.evopress, *self._field.others)
@@ -140,12 +150,15 @@ class Series:
             row[figure] = {name: of(genotype) for name, genotype in ends.items()}
         machine = hardware(lab.prepared.device, lab.workers)
         about = {"hardware": machine, "number_format": lab.number_format}
-        self._rows[case, seed] = row | about
+        print(case, seed, json.dumps(self._keep(row | about)), flush=True)
+
+    def _keep(self, row: Row) -> dict[str, dict[str, Any]]:
+        """Write the file with a row, finished or not; return what finished ones sum up to."""
+        self._rows[row["case"], row["seed"]] = dict(row)
         rows = [self._rows[key] for key in sorted(self._rows)]
         whole = summary([row for row in rows if "minus_ours" in row], self._field.evopress)
-        result = {**self._about, "summary": whole, "rows": rows}
-        write_whole(self._output, result)
-        print(case, seed, json.dumps(result["summary"]), flush=True)
+        write_whole(self._output, {**self._about, "summary": whole, "rows": rows})
+        return whole
 
 
 def write_whole(output: Path, result: Mapping[str, object]) -> None:

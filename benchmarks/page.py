@@ -22,6 +22,7 @@ from benchmarks import (
     scale_page,
     scaling_page,
 )
+from benchmarks.contest import finished
 from benchmarks.markdown_table import table
 
 ROOT = Path(__file__).parent.parent
@@ -166,8 +167,7 @@ def main() -> None:
         main_jobs(read("main-job.json"), read("main-job-1.5x.json")),
     ]
     for name, own in contest_page.SECTIONS.items():
-        if (RESULTS / name).is_file():
-            result = read(name)
+        if (RESULTS / name).is_file() and (result := finished(read(name)))["rows"]:
             parts.append(contest_page.section(own, result))
             contest_page.draw(own, result, ROOT / "docs")
         if name == "depth.json" and (RESULTS / "depth-ways.json").is_file():

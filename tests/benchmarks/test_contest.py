@@ -1,8 +1,15 @@
 """What a contest's page is made from."""
 
+import json
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 
-from benchmarks.contest import Row, summary
+from autocompress.trial import Genotype
+from benchmarks import contest
+from benchmarks.contest import Field, Row, Series, finished, summary
+from benchmarks.laboratory import Step
 
 
 def row(seed: int, reached: int | None, kl: float) -> Row:
@@ -22,3 +29,34 @@ def test_a_run_that_never_got_there_counts_as_infinitely_long() -> None:
     assert most["3"]["share_of_tokens"] == pytest.approx(0.3)
     assert few["3"]["share_of_tokens"] is None
     assert most["3"]["worst_final_kl_to_evopress"] == pytest.approx(1.2)
+
+
+def test_what_an_interrupted_run_left_is_not_told() -> None:
+    whole = row(0, 100, 0.5) | {"minus_ours": {}}
+
+    assert finished({"about": 1, "rows": [whole, row(1, None, 0.6)]}) == {
+        "about": 1,
+        "rows": [whole],
+    }
+
+
+def test_what_a_strategy_found_is_kept_when_the_next_one_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_lab: object, name: str, _task: object) -> list[Step]:
+        if name == "uniform":
+            raise KeyboardInterrupt
+        return [Step(10, 1.0, Genotype((0, 1)))]
+
+    monkeypatch.setattr(contest, "_run", run)
+    series = Series(tmp_path / "found.json", Field("evopress", ("uniform",)), {})
+
+    with pytest.raises(KeyboardInterrupt):
+        series.run("3", 0, cast("Any", None), cast("Any", lambda _most: None))
+
+    (kept,) = json.loads((tmp_path / "found.json").read_text("utf-8"))["rows"]
+    assert kept == {
+        "case": "3",
+        "seed": 0,
+        "evopress": [{"tokens": 10, "seconds": 1.0, "levels": [0, 1]}],
+    }
