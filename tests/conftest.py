@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile("autocompress", deadline=None)
 settings.load_profile("autocompress")
+
+
+STARTED = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let CI end in time on a slow machine."""
+    parser.addoption("--slow-seconds", type=float, help="begin no slow test later than that")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a slow test that would begin too late."""
+    limit = item.config.getoption("--slow-seconds")
+    is_late = limit is not None and time.monotonic() - STARTED > limit
+    if is_late and item.get_closest_marker("slow") is not None:
+        pytest.skip(f"{limit:g} seconds for slow tests are over; `make test-slow` has no limit")
 
 
 @pytest.fixture(scope="session")
