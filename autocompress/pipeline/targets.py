@@ -98,6 +98,11 @@ def check_kernels(spec: SearchSpec) -> None:
             "The torch engine runs zeros and caches of few bits no faster: `depth`, `width` or "
             f"`bits` must be in --space for a speedup, but got {', '.join(spec.space)}."
         )
+    if spec.format == "compressed-tensors":
+        raise SpecError(
+            "transformers decodes the weights of compressed-tensors when it first runs them: bits "
+            "save no time there. Add depth to --space for a speedup, or take --format hf."
+        )
     if not any(_has_torch_kernel(name, spec) for name in spec.bits):
         raise SpecError(
             "The torch engine has kernels, on a CPU in bfloat16, for codes of 4 bits or fewer in "
@@ -110,7 +115,7 @@ def check_kernels(spec: SearchSpec) -> None:
 
 def _has_torch_kernel(name: str, spec: SearchSpec) -> bool:
     """Whether torch has a kernel for one of a spec's `bits`, in layers of usual sizes."""
-    if spec.format != "hf" or spec.device.startswith("cuda") or spec.dtype == "float32":
+    if spec.device.startswith("cuda") or spec.dtype == "float32":
         return False
     if name.isdigit():
         size = USUAL_COLUMNS if spec.group_size is None else spec.group_size or None
@@ -145,7 +150,13 @@ def time_limit(
         UnreachableTarget: If no candidate of the space is that fast.
     """
     if target_speedup > fastest:
-        known = usual_space(spec.engine, spec.format, is_timed=True, device=spec.device)
+        known = usual_space(
+            spec.engine,
+            spec.format,
+            is_timed=True,
+            device=spec.device,
+            whole_layers=spec.whole_layers,
+        )
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
         if spec.target_latency is None:

@@ -207,3 +207,12 @@ def test_a_speedup_needs_what_the_engine_runs_faster(
             check_kernels(spec)
     else:
         check_kernels(spec)
+
+
+def test_compressed_tensors_are_decoded_and_their_bits_save_no_time() -> None:
+    values = {"model": "m", "target_speedup": 2, "format": "compressed-tensors"}
+
+    check_kernels(from_mapping(values))
+    check_kernels(from_mapping(values | {"space": "depth,bits"}))
+    with pytest.raises(SpecError, match=r"bits save no time there\. Add depth to --space"):
+        check_kernels(from_mapping(values | {"space": "bits"}))
