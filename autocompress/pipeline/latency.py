@@ -97,7 +97,14 @@ def spread(space: SearchSpace, cost: AdditiveCost, n: int, seed: int) -> list[Ge
     speedups = np.linspace(1.0 + (fastest - 1.0) / n, fastest, n)
     limits = [under(space, cost, cost.dense / speedup) for speedup in speedups]
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
-    return [Genotype(tuple(levels.tolist())) for levels in drawn]
+    return [_with_a_site(space, Genotype(tuple(levels.tolist()))) for levels in drawn]
+
+
+def _with_a_site(space: SearchSpace, genotype: Genotype) -> Genotype:
+    """Return a configuration that has anything left: nothing is no model that could be timed."""
+    if not all(choice.is_dropped for choice in space.choices(genotype)):
+        return genotype
+    return space.genotype([0, *space.entries(genotype)[1:]])
 
 
 def _stage(name: str, workload: Workload, mix: Mix) -> str:

@@ -8,8 +8,10 @@ import pytest
 
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
-from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup
+from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup, spread
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
+from autocompress.spaces.cost import AdditiveCost
+from autocompress.spaces.making import make_space
 from autocompress.workload import Mix, Phase, Workload
 
 
@@ -94,3 +96,17 @@ def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> N
     )
     assert found.milliseconds[1] == pytest.approx(30.0 / speedup)
     assert found.compressed_interval == pytest.approx((30.0 / speedup, 30.0 / speedup))
+
+
+@pytest.mark.parametrize("whole_layers", [False, True])
+def test_what_is_timed_always_has_something_left(whole_layers: bool) -> None:
+    """Also where the least that could be left is too slow for the speedup that is drawn."""
+    space = make_space(3, 2, 64, depth=True, width=False, whole_layers=whole_layers)
+    cost = AdditiveCost(2.0, ((1.0, 0.0),) * len(space.menus))
+
+    found = spread(space, cost, 12, 0)
+
+    assert len(found) == 12
+    assert all(
+        any(not choice.is_dropped for choice in space.choices(genotype)) for genotype in found
+    )
