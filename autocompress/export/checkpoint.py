@@ -111,15 +111,7 @@ def write_checkpoint(
         for name, weight in linears.items()
     }
     code = MODELING_FILES if config.is_heterogeneous else ()
-    tensors = write_files(shaped, source, folder, config, stored, left, code, shard_size)
-    return Artifact(
-        folder,
-        kept_parameters(tensors, packed, stored),
-        sum(t.numel() * t.element_size() for t in tensors.values()),
-        stored_linear_bytes(folder),
-        config.is_heterogeneous,
-        files=file_digests(folder),
-    )
+    return write_files(shaped, source, folder, config, packed, stored, left, code, shard_size)
 
 
 def write_files(
@@ -127,16 +119,17 @@ def write_files(
     source: Path,
     folder: Path,
     config: PreTrainedConfig,
+    packed: PackedLayers,
     stored: Mapping[str, Mapping[str, Tensor]],
     left: Sequence[int],
-    code: Sequence[Path] = (),
-    shard_size: str = SHARD_SIZE,
-) -> dict[str, Tensor]:
-    """Write a checkpoint's files into a new folder; return its tensors by their new names.
+    code: Sequence[Path],
+    shard_size: str,
+) -> Artifact:
+    """Write a checkpoint's files into a new folder.
 
     Args:
-        stored: What is stored instead of a linear layer's weight, by the layer's name in the
-            dense model.
+        stored: What is stored of the packed weights instead of the dense ones, by their linear
+            layers' names in the dense model.
         left: The layers that stay.
         code: Files to lie beside the weights.
 
@@ -155,7 +148,14 @@ def write_files(
         save_torch_state_dict(tensors, folder, max_shard_size=shard_size)
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror}.") from error
-    return tensors
+    return Artifact(
+        folder,
+        _kept_parameters(tensors, packed, stored),
+        sum(t.numel() * t.element_size() for t in tensors.values()),
+        stored_linear_bytes(folder),
+        config.is_heterogeneous,
+        files=file_digests(folder),
+    )
 
 
 def layer_choices(
@@ -170,13 +170,14 @@ def layer_choices(
 
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a folder, by its name there."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found[file.relative_to(folder).as_posix()] = digest
-    return found
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def changed_files(artifact: Artifact) -> list[str]:
@@ -226,7 +227,7 @@ def _stored(folder: Path) -> Iterator[tuple[str, int, int]]:
                 yield name, math.prod(entry["shape"]), end - start
 
 
-def kept_parameters(
+def _kept_parameters(
     tensors: Mapping[str, Tensor],
     packed: PackedLayers,
     stored: Mapping[str, Mapping[str, Tensor]],

@@ -18,11 +18,8 @@ from autocompress.errors import ExportError
 from autocompress.export.checkpoint import (
     SHARD_SIZE,
     Artifact,
-    file_digests,
-    kept_parameters,
     layers_left,
     shorter_config,
-    stored_linear_bytes,
     write_files,
 )
 from autocompress.export.layer_patterns import module_patterns
@@ -113,15 +110,7 @@ def write_compressed_checkpoint(
         for name, weight in linears.items()
     }
     config = _config(shaped.model.config, packed, left)
-    tensors = write_files(shaped, source, folder, config, stored, left, (), shard_size)
-    return Artifact(
-        folder,
-        kept_parameters(tensors, packed, stored),
-        sum(t.numel() * t.element_size() for t in tensors.values()),
-        stored_linear_bytes(folder),
-        needs_remote_code=False,
-        files=file_digests(folder),
-    )
+    return write_files(shaped, source, folder, config, packed, stored, left, (), shard_size)
 
 
 def _check_choices(shaped: ShapedModel, left: Sequence[int]) -> None:
@@ -161,7 +150,7 @@ def _config(
         config_groups={
             f"group_{number}": quantization.QuantizationScheme(
                 targets=module_patterns(by_setting[setting], len(left)),
-                weights=quantization.QuantizationArgs(**_arguments(setting)),
+                weights=quantization.QuantizationArgs(**weight_arguments(setting)),
                 format=form,
             )
             for number, (setting, form) in enumerate(forms.items())
@@ -184,13 +173,14 @@ def _form(setting: WeightSetting) -> str:
     return _BLOCKS[setting.block] if setting.block else _INTEGERS
 
 
-def _arguments(setting: WeightSetting) -> dict[str, object]:
+def weight_arguments(setting: WeightSetting) -> dict[str, object]:
     """Return what the package calls a setting."""
     if setting.block is None:
-        by_group = {"strategy": "group", "group_size": setting.group_size}
-        by_row = {"strategy": "channel"}
-        spread = by_group if setting.group_size else by_row
-        return {"num_bits": setting.bits, "type": "int", "symmetric": True, **spread}
+        spread: dict[str, object] = {"strategy": "channel"}
+        if setting.group_size:
+            spread = {"strategy": "group", "group_size": setting.group_size}
+        bits = {"num_bits": setting.bits, "type": "int", "symmetric": setting.symmetric}
+        return bits | spread
     block = block_format(setting.block)
     known: dict[str, object] = {"num_bits": block.bits, "type": "float", "symmetric": True}
     if block.block is None:

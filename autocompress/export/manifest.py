@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autocompress.errors import ExportError, GateError
-from autocompress.export.checkpoint import Artifact, changed_files, file_digests
+from autocompress.export.checkpoint import Artifact, changed_files, file_digest
 
 MANIFEST: Final = "manifest.json"
 REFERENCE: Final = "reference.npz"
@@ -72,7 +72,8 @@ def write_manifest(manifest: Manifest, reference: Path) -> None:
             },
             "recipe": manifest.recipe,
             "report": manifest.report,
-            "files": file_digests(artifact.folder),
+            # As they were written, and the gate has found them again.
+            "files": {**artifact.files, REFERENCE: file_digest(artifact.folder / REFERENCE)},
         }
         told = json.loads(json.dumps(told, allow_nan=False))  # as it will be read: keys are text
         text = json.dumps(told | {"sha256": _digest(told)}, indent=2)

@@ -13,6 +13,7 @@ import yaml
 
 from autocompress.errors import ExportError
 from autocompress.export.checkpoint import layers_left
+from autocompress.export.compressed_checkpoint import weight_arguments
 from autocompress.export.layer_patterns import by_layers, module_patterns, one_of
 from autocompress.models.architecture import LINEAR_NAMES
 from autocompress.spaces.base import Choice, SearchSpace
@@ -135,11 +136,8 @@ def _llm_compressor(winner: _Winner) -> ToolRecipe:
         if setting.is_dense:
             ignored += patterns
             continue
-        spread: dict[str, object] = {"strategy": "channel"}
-        if setting.group_size:
-            spread = {"strategy": "group", "group_size": setting.group_size}
-        bits = {"num_bits": setting.bits, "type": "int", "symmetric": setting.symmetric}
-        groups[f"group_{len(groups)}"] = {"targets": patterns, "weights": bits | spread}
+        weights = weight_arguments(setting)
+        groups[f"group_{len(groups)}"] = {"targets": patterns, "weights": weights}
     modifier = {"config_groups": groups, "ignore": ignored}
     recipe = {"quant_stage": {"quant_modifiers": {"GPTQModifier": modifier}}}
     text = yaml.safe_dump(recipe, sort_keys=False, width=1000)

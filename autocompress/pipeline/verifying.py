@@ -1,5 +1,6 @@
 """Checks a published folder again, wherever it lies: its files, and that it loads and answers."""
 
+import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def verify(named: Path, device: str, *, loads: bool = True) -> Verification:
     untested = _untested(manifest) if loads else "only its files were asked for"
     if untested:
         return Verification(manifest, None, untested)
-    artifact = manifest.artifact
+    # What was just read file by file need not be read once more.
+    artifact = dataclasses.replace(manifest.artifact, files={})
     with tempfile.TemporaryDirectory() as scratch:
         reference = Path(scratch) / gate.REFERENCE
         unpack_reference(artifact.folder, reference)

@@ -23,7 +23,7 @@ def solve_under(
     best solution that meets them all is taken.
 
     Args:
-        losses: `losses[site][entry]`, as in `SearchSpace.menus`.
+        losses: `losses[menu][entry]`, as in `SearchSpace.menus`.
         allowed: For each site the entries that may be taken.
     """
     limits = constraint.limits
@@ -65,7 +65,7 @@ def solve(
     that fits by less than a bucket a site.
 
     Args:
-        losses: `losses[site][entry]`, as in `cost.menus`.
+        losses: `losses[menu][entry]`, as in `cost.menus`.
         allowed: The entries that may be taken, by default all.
     """
     room = limit - cost.fixed
