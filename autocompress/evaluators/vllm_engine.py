@@ -1,29 +1,62 @@
-"""The vLLM engine: `vllm bench latency`, in the environment where vLLM is installed.
+"""The vLLM engine, in the environment where vLLM is installed.
 
-vLLM pins packages of its own, so it is not imported: its command is run, and the JSON file that it
-writes is read. Each start loads a model and captures its graphs, which takes far longer than the
-requests that are timed; so checkpoints are timed in turn a few times over, many requests a time.
+vLLM pins packages of its own, so it is not imported: the interpreter of its command `vllm` runs
+`vllm_driver.py`. A start loads a model and compiles it, which takes far longer than the requests
+that are timed; so checkpoints are timed in turn a few times over, many requests a time.
 """
 
+import contextlib
+import functools
 import json
 import math
+import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import torch
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
+from autocompress.evaluators.timing import random_ids
 from autocompress.workload import Workload
 
 COMMAND: Final = "vllm"
-ROUNDS: Final = 2
-"""In which every checkpoint is started anew."""
-WARM_UPS: Final = 3
+STARTS: Final = 2
+"""Of every checkpoint, in turn."""
+FREE_SHARE: Final = 0.9
+"""Of the memory that is free on a GPU, what vLLM may take."""
+CPU_SHARE: Final = 0.25
+"""Of the memory that is free on a CPU, what its KV cache may take."""
+_DRIVER: Final = Path(__file__).with_name("vllm_driver.py")
+_ADVANCE: Final = re.compile(r"autocompress advances (\d+)")
+_CAUSE: Final = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception):.*)")
+_NO_CAUSE: Final = ("Engine core initialization failed", "WARNING ")
+
+
+@dataclass(frozen=True, slots=True)
+class VllmReading:
+    """What vLLM makes of a text and of a prompt.
+
+    Args:
+        nll: Of each sequence, nats a token.
+        answer: Token ids after the prompt.
+        cache_difference: Of any of these tokens' log-probabilities, generated with a KV cache, to
+            the one read without.
+    """
+
+    nll: tuple[float, ...]
+    answer: tuple[int, ...]
+    cache_difference: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +65,7 @@ class VllmEngine:
 
     Args:
         dtype: As torch names it, or `auto`.
+        starts: Of every checkpoint that is timed.
 
     Raises:
         EngineError: If there is no vLLM.
@@ -39,13 +73,10 @@ class VllmEngine:
 
     dtype: str
     trust_remote_code: bool = False
+    starts: int = STARTS
 
     def __post_init__(self) -> None:
-        if shutil.which(COMMAND) is None:
-            raise EngineError(
-                f"vLLM is not installed: its command `{COMMAND}` must be on the PATH. It may lie "
-                "in an environment of its own."
-            )
+        _interpreter()
 
     @property
     def name(self) -> str:
@@ -55,7 +86,7 @@ class VllmEngine:
     @property
     def version(self) -> str:
         """What `vllm --version` says."""
-        return _run([COMMAND, "--version"], "vLLM did not tell its version").split()[-1]
+        return _version(_interpreter())
 
     @property
     def threads(self) -> int:
@@ -69,73 +100,211 @@ class VllmEngine:
         repeats: int,
         progress: Progress = nobody,
     ) -> list[Latency]:
-        """Time checkpoints, each start in a fresh process, in turn within each of the rounds.
+        """Time checkpoints in a process of their own, in turn in each of its starts.
 
-        vLLM times a batch as a whole. Requests that end with their first token tell the prefill;
-        a further token takes its share of what longer ones take beyond that.
+        vLLM is asked for batches that end with their first token, which is the prefill, and for
+        whole ones; a further token takes its share of what these take beyond that.
         """
-        lengths = sorted({1, workload.generated})
-        taken: dict[tuple[int, int], list[float]] = {}
-        starts = ROUNDS * len(checkpoints) * len(lengths)
-        done = 0
-        for _ in range(ROUNDS):
-            for index, checkpoint in enumerate(checkpoints):
-                for length in lengths:
-                    progress(done, starts)
-                    own = taken.setdefault((index, length), [])
-                    own += self._batches(checkpoint, workload, length, math.ceil(repeats / ROUNDS))
-                    done += 1
+        turns = [*checkpoints] * self.starts
+        found = self._ask(
+            turns,
+            {
+                "wanted": "latency",
+                "prompts": random_ids(
+                    min(map(_vocabulary, checkpoints)), workload.batch, workload.prompt
+                ).tolist(),
+                "generated": workload.generated,
+                "repeats": math.ceil(repeats / self.starts),
+            },
+            workload.prompt + workload.generated,
+            progress,
+        )
         further = max(1, workload.generated - 1)
-        found = []
+        latencies = []
         for index in range(len(checkpoints)):
-            prefill, total = taken[index, 1], taken[index, workload.generated]
+            own = found[index :: len(checkpoints)]
+            prefill = [time for start in own for time in start["prefill"]]
+            total = [time for start in own for time in start["total"]]
             decode = [(t - p) / further for p, t in zip(prefill, total, strict=True)]
-            found.append(Latency(tuple(prefill), tuple(decode), tuple(total), self.threads))
-        return found
+            latencies.append(Latency(tuple(prefill), tuple(decode), tuple(total), self.threads))
+        return latencies
 
     def peak_memory(self, checkpoint: Path, workload: Workload) -> None:
-        """Return nothing: vLLM takes the share of a GPU that it is told to, whatever it needs."""
+        """Return nothing: vLLM takes the memory that it is told to, whatever it needs."""
 
-    def _batches(
-        self, checkpoint: Path, workload: Workload, generated: int, repeats: int
-    ) -> list[float]:
-        """Return the milliseconds of each batch, in one process."""
+    def read(
+        self, checkpoint: Path, sequences: np.ndarray, prompt: Sequence[int], answer_tokens: int
+    ) -> VllmReading:
+        """Read a text and answer a prompt.
+
+        Args:
+            sequences: (sequences, T) token ids.
+
+        Raises:
+            EngineError: If the checkpoint does not load or run.
+        """
+        request = {
+            "wanted": "text",
+            "sequences": sequences.tolist(),
+            "prompt": [*prompt],
+            "answer_tokens": answer_tokens,
+        }
+        longest = max(sequences.shape[1], len(prompt) + answer_tokens)
+        # One token comes after each text.
+        (found,) = self._ask([checkpoint], request, longest + 1, nobody)
+        apart = zip(found["cached"], found["uncached"], strict=True)
+        return VllmReading(
+            tuple(found["nll"]),
+            tuple(found["answer"]),
+            max(abs(cached - uncached) for cached, uncached in apart),
+        )
+
+    def _ask(
+        self,
+        checkpoints: Sequence[Path],
+        request: Mapping[str, object],
+        most_tokens: int,
+        progress: Progress,
+    ) -> list[dict[str, Any]]:
+        """Return what the driver answers of each checkpoint."""
+        told = {
+            **request,
+            "checkpoints": [str(checkpoint) for checkpoint in checkpoints],
+            "dtype": self.dtype,
+            "trust_remote_code": self.trust_remote_code,
+            "most_tokens": most_tokens,
+            "room": _room(),
+        }
+
+        def advance(line: str) -> None:
+            match = _ADVANCE.search(line)
+            if match:
+                progress(int(match[1]), len(checkpoints))
+
         with tempfile.TemporaryDirectory() as scratch:
-            output = Path(scratch) / "latency.json"
-            command = [
-                *(COMMAND, "bench", "latency", "--model", str(checkpoint), "--dtype", self.dtype),
-                *("--batch-size", str(workload.batch), "--input-len", str(workload.prompt)),
-                *("--output-len", str(generated)),
-                *("--max-model-len", str(workload.prompt + workload.generated)),
-                *("--num-iters-warmup", str(WARM_UPS), "--num-iters", str(repeats)),
-                *("--disable-detokenize", "--output-json", str(output)),
-                *(["--trust-remote-code"] if self.trust_remote_code else []),
-            ]
-            _run(command, f"vLLM did not run {checkpoint}")
+            output = Path(scratch) / "answer.json"
+            # As text: beside the driver's file lie modules that the standard library has too.
+            driver = _DRIVER.read_text(encoding="utf-8")
+            command = [_interpreter(), "-c", driver, str(output)]
+            complaint = f"vLLM did not run {', '.join(map(str, dict.fromkeys(checkpoints)))}"
+            _run(command, json.dumps(told), complaint, advance)
             try:
-                seconds = json.loads(output.read_text(encoding="utf-8"))["latencies"]
-                milliseconds = [1e3 * float(second) for second in seconds]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise EngineError(f"vLLM wrote no latencies of {checkpoint}: {error}.") from error
-        if len(milliseconds) != repeats:
-            raise EngineError(
-                f"vLLM timed {len(milliseconds)} batches of {checkpoint}, not {repeats}."
-            )
-        return milliseconds
+                answers = json.loads(output.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise EngineError(f"{complaint}: it answered nothing.") from error
+        if not isinstance(answers, list) or len(answers) != len(checkpoints):
+            raise EngineError(f"{complaint}: it did not answer of each.")
+        return answers
 
 
-def _run(command: Sequence[str], complaint: str) -> str:
-    """Run a command to its end and return what it prints.
+def find_command() -> str | None:
+    """Return where the command of vLLM is: on the PATH, or beside this Python; None if nowhere."""
+    beside = str(Path(sys.executable).parent)
+    return shutil.which(COMMAND) or shutil.which(COMMAND, path=beside)
+
+
+@functools.cache
+def _version(interpreter: str) -> str:
+    said: list[str] = []
+    program = "import vllm; print(vllm.__version__)"
+    _run([interpreter, "-c", program], "", "vLLM did not tell its version", said.append)
+    return said[-1].strip()
+
+
+def _interpreter() -> str:
+    """Return the Python that the command `vllm` runs in.
 
     Raises:
-        EngineError: If it fails, with its last words.
+        EngineError: If there is no such command.
     """
+    command = find_command()
+    if command is None:
+        raise EngineError(
+            f"vLLM is not installed: its command `{COMMAND}` must be on the PATH. It may lie in "
+            "an environment of its own."
+        )
+    beside = Path(command).resolve().with_name("python")
+    if beside.is_file():
+        return str(beside)
+    with Path(command).open("rb") as file:
+        first = file.readline().decode(errors="replace")
+    named = first.removeprefix("#!").split()
+    if not first.startswith("#!") or not Path(named[0]).is_file():
+        raise EngineError(f"No Python lies beside {command}, and it names none.")
+    return named[0]
+
+
+def _vocabulary(checkpoint: Path) -> int:
+    """Return how many token ids a checkpoint's config says that there are."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("text_config", config)["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{checkpoint} has no config that names its vocabulary.") from error
+
+
+def _room() -> dict[str, float | int]:
+    """Return what vLLM is told of memory: what is free, for others may hold some."""
+    if torch.cuda.is_available():
+        free, whole = torch.cuda.mem_get_info()
+        return {"gpu_memory_utilization": round(FREE_SHARE * free / whole, 3)}
+    with contextlib.suppress(OSError, AttributeError):
+        told = Path("/proc/meminfo").read_text(encoding="utf-8")
+        match = re.search(r"MemAvailable:\s+(\d+) kB", told)
+        if match:
+            return {"kv_cache_memory_bytes": int(CPU_SHARE * int(match[1]) * 1024)}
+    return {}
+
+
+def _run(
+    command: Sequence[str], given: str, complaint: str, tell: Callable[[str], object]
+) -> None:
+    """Run a command to its end; it is killed, with what it started, if this one is interrupted.
+
+    Args:
+        given: What it reads on standard input.
+        tell: Is given every line that it writes.
+
+    Raises:
+        EngineError: If it fails, with the cause that it names.
+    """
+    said: list[str] = []
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     except OSError as error:
         raise EngineError(f"{complaint}: {error.strerror}.") from error
-    if done.returncode != 0:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        cause = said[-1].strip() if said else f"exit code {done.returncode}"
-        raise EngineError(f"{complaint}: {cause}")
-    return done.stdout
+    with process:
+        try:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(given)
+            for line in process.stdout or ():
+                said.append(line.rstrip())
+                tell(said[-1])
+            process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode != 0:
+        raise EngineError(f"{complaint}: {_cause(said) or f'exit code {process.returncode}'}")
+
+
+def _cause(said: Sequence[str]) -> str:
+    """Return what went wrong: the first error that names itself, and not that another did."""
+    lines = [line for line in said if line]
+    for number, line in enumerate(lines):
+        match = _CAUSE.search(line)
+        if match and not any(words in line for words in _NO_CAUSE):
+            # What is announced stands in the lines after it, behind as many words of the log.
+            rest = [after[match.start() :].strip() for after in lines[number + 1 :]]
+            goes_on = match[1].endswith(":")
+            return f"{match[1]} {next(filter(None, rest), '')}" if goes_on else match[1]
+    return lines[-1] if lines else ""

