@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
-ENGINES: Final = ("torch", "llama.cpp", *(f"roofline:{name}" for name in ROOFLINES))
+ENGINES: Final = ("torch", "llama.cpp", "vllm", *(f"roofline:{name}" for name in ROOFLINES))
 FORMATS: Final = ("hf", "compressed-tensors", "gguf")
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
@@ -16,11 +16,15 @@ TORCH_KERNELS: Final = ("w8sym", "4")
 """Of `bits`, those that torch multiplies fastest with on a CPU."""
 SERVED_BITS: Final = ("8", "4")
 """Of `bits`, those of compressed-tensors that vLLM and SGLang have had kernels for longest."""
+VLLM_BITS: Final = ("8", "4")
+"""Of integers, those that vLLM has kernels for on a GPU."""
+VLLM_CPU_BITS: Final = ("4",)
+"""Of all settings, what it has kernels for on a CPU."""
 
 
 def usual_format(engine: str) -> str:
     """Return what a checkpoint is written in where nobody says it."""
-    return "gguf" if engine == "llama.cpp" else "hf"
+    return {"llama.cpp": "gguf", "vllm": "compressed-tensors"}.get(engine, "hf")
 
 
 def usual_space(
@@ -30,7 +34,7 @@ def usual_space(
     if not is_timed:
         return ("depth", "bits") if whole_layers else ("bits",)
     if form == "compressed-tensors":
-        return ("depth",)
+        return ("depth", "bits") if engine == "vllm" else ("depth",)
     runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
     shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
     return (*shapes, "bits") if runs_bits else shapes
@@ -40,6 +44,8 @@ def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[
     """Return what weights may take where nobody says it: what the engine runs."""
     if engine == "llama.cpp":
         return GGUF_TYPES
+    if engine == "vllm":
+        return VLLM_CPU_BITS
     if form == "compressed-tensors":
         return SERVED_BITS
     if engine == "torch" and is_timed:
@@ -56,6 +62,8 @@ def is_llama_cpp(checked: Mapping[str, object]) -> bool:
 def engine_problems(checked: Mapping[str, object]) -> list[str]:
     """Return what is asked for that the engine cannot run, or only another one can."""
     bits, spaces = names(checked, "bits"), names(checked, "space")
+    if checked.get("engine") == "vllm":
+        return _vllm_problems(checked)
     if not is_llama_cpp(checked):
         gguf = [name for name in bits if name in GGUF_TYPES]
         if not gguf:
@@ -85,6 +93,32 @@ def engine_problems(checked: Mapping[str, object]) -> list[str]:
         problems.append(
             "target_params: bits leave all parameters; add depth to the space, or give bytes, "
             "bits or a speedup."
+        )
+    return problems
+
+
+def _vllm_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what is asked for that vLLM cannot run."""
+    problems = []
+    form = checked.get("format")
+    if form != "compressed-tensors":
+        problems.append(
+            f"format: vLLM is served with checkpoints in compressed-tensors, but got {form}."
+        )
+    wrong = [
+        name
+        for name in names(checked, "bits")
+        if name not in (*VLLM_BITS, *BLOCK_FORMATS) and not re.match(r"w[84](?!\d)", name)
+    ]
+    if wrong:
+        problems.append(
+            f"bits: vLLM has kernels for {', '.join((*VLLM_BITS, *BLOCK_FORMATS))}, but got "
+            f"{', '.join(wrong)}."
+        )
+    if checked.get("target_memory") is not None:
+        problems.append(
+            "target_memory: vLLM takes the memory that it is told to, whatever the model needs; "
+            "give bytes."
         )
     return problems
 

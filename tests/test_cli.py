@@ -184,7 +184,7 @@ def test_unreachable_target_names_the_fastest_and_leaves_no_study(
     ("verb", "flags", "part"),
     [
         ("profile", ("--engine=roofline:h100",), "there is nothing to profile"),
-        ("search", ("--engine=roofline:h9",), "Known: torch, llama.cpp, roofline:a100"),
+        ("search", ("--engine=roofline:h9",), "Known: torch, llama.cpp, vllm, roofline:"),
         (
             "search",
             ("--engine=roofline:l4", "--space=sparsity", "--target-speedup=2x"),

@@ -23,6 +23,7 @@ from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import make_config, write_model
+from tests.vllm_player import STAND_IN, put_on_path
 
 # Whole searches: on a busy machine each may take minutes.
 pytestmark = pytest.mark.timeout(600)
@@ -604,6 +605,72 @@ def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
     assert type(stock).__name__ == "LlamaForCausalLM"
     assert "Opened by transformers" in verified(tmp_path / "served")
+
+
+@pytest.mark.slow
+def test_a_search_for_vllm_ends_in_what_it_reads_as_searched(
+    calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    put_on_path(tmp_path / "bin", STAND_IN, monkeypatch)
+    write_model(tmp_path / "tiny", make_config())
+    own = Job(
+        tmp_path,
+        (
+            str(tmp_path / "tiny"),
+            "--engine=vllm",
+            "--space=depth,bits",
+            "--target-bytes=60%",
+            "--group-size=16",
+            "--workload=1x8+4",
+            f"--calibration={calibration}",
+            "--context=16",
+            "--max-tokens=20000",
+            "--workers=2",
+        ),
+    )
+
+    own.run("search", "served")
+
+    report = json.loads((tmp_path / "served" / "report.json").read_text("utf-8"))
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert report["gate"]["engine"] == "vLLM"
+    assert report["gate"]["engine_version"].startswith("0.0.0+stand.in, after transformers")
+    assert report["gate"]["perplexity"] == pytest.approx(report["loss"]["perplexity"], rel=0.01)
+    assert report["speedup"]["measured"] > 0
+    assert report["memory"] is None
+    assert "--engine vllm" in report["command"]
+    assert "--format" not in report["command"]
+    assert "Opened by transformers" in verified(tmp_path / "served")
+
+
+@pytest.mark.slow
+def test_a_profile_for_vllm_times_models_with_layers_gone(
+    calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    put_on_path(tmp_path / "bin", STAND_IN, monkeypatch)
+    write_model(tmp_path / "tiny", make_config())
+    flags = (
+        str(tmp_path / "tiny"),
+        "--engine=vllm",
+        "--target-speedup=1.1x",
+        "--space=depth",
+        "--workload=1x8+4",
+        f"--calibration={calibration}",
+        "--context=16",
+    )
+    table = tmp_path / "table.json"
+    command = [sys.executable, "-m", "autocompress", "profile", *flags, f"--output={table}"]
+    storage = f"--storage=sqlite:///{tmp_path}/studies.db"
+
+    subprocess.run([*command, storage], check=True, capture_output=True, timeout=500)
+
+    (own,) = json.loads(table.read_text("utf-8"))["tables"]
+    assert own["engine"] == "vllm"
+    assert {row["kind"] for row in own["rows"]} == {"layer"}
+    assert len(own["samples"]) == SAMPLES
 
 
 @pytest.mark.slow

@@ -192,7 +192,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("target_params", "101%", "`0 < value <= 100` must hold, but got 101."),
         ("target_bits", "0", "`0 < value <= 32` must hold, but got 0."),
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
-        ("engine", "vllm", f"unknown 'vllm'. Known: {', '.join(ENGINES)}."),
+        ("engine", "sglang", f"unknown 'sglang'. Known: {', '.join(ENGINES)}."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
         ("target_latency", "5ms", "give a speedup or a latency, not both."),
         ("target_memory", "much", "a size such as 8GB, or 50%, must hold, but got 'much'."),
@@ -249,6 +249,7 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"engine": "roofline:h100"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("depth", "bits")
     assert from_mapping({"model": "m", "target_bits": 3, "engine": "llama.cpp"}).space == ("bits",)
+    assert from_mapping(LEAST | {"engine": "vllm"}).space == ("depth", "bits")
     assert from_mapping(LEAST | {"whole_layers": True}).space == ("depth", "bits")
     assert from_mapping(LEAST | {"whole_layers": True, "device": "cuda"}).space == ("depth",)
 
@@ -261,6 +262,7 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
         ({"target_speedup": 2, "target_bytes": "30%"}, ("w8sym", "4", "3", "2")),
         ({"target_speedup": 2, "engine": "roofline:l4", "space": "bits"}, BITS),
         ({"target_speedup": 2, "engine": "llama.cpp"}, GGUF_TYPES),
+        ({"target_speedup": 2, "engine": "vllm"}, ("4",)),
         (
             {"target_speedup": 2, "bits": "w4g32,w3g64sym,w2,8,4"},
             ("w4g32", "w3g64sym", "w2", "8", "4"),
@@ -308,6 +310,29 @@ def test_llama_cpp_searches_the_types_of_its_files() -> None:
 )
 def test_what_llama_cpp_cannot_run_is_refused(values: dict[str, object], reason: str) -> None:
     assert reason in refusal(engine="llama.cpp", **values)
+
+
+def test_vllm_is_given_compressed_tensors() -> None:
+    spec = from_mapping(LEAST | {"engine": "vllm", "bits": "w8sym,w4g32sym,4,fp8"})
+
+    assert spec.format == "compressed-tensors"
+    assert spec.whole_layers
+    assert spec.symmetric
+    assert from_mapping(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"bits": "4,3"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got 3."),
+        ({"bits": "w6sym"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got w6sym."),
+        ({"space": "depth,width"}, "format: compressed-tensors holds whole layers and bits alone"),
+        ({"format": "hf"}, "format: vLLM is served with checkpoints in compressed-tensors, but"),
+        ({"target_memory": "50%"}, "target_memory: vLLM takes the memory that it is told to"),
+    ],
+)
+def test_what_vllm_cannot_run_is_refused(values: dict[str, object], reason: str) -> None:
+    assert reason in refusal(engine="vllm", **values)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ def put_on_path(folder: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> 
         folder: Empty, for both.
         module: Folder of the `vllm.py` that is imported there.
     """
-    text = f'#!/bin/sh\nPYTHONPATH="{module}" exec "{sys.executable}" -W ignore "$@"\n'
+    own = f'OMP_NUM_THREADS=1 PYTHONPATH="{module}"'
+    text = f'#!/bin/sh\n{own} exec "{sys.executable}" -W ignore "$@"\n'
     for name in ("vllm", "python"):
         command = folder / name
         command.write_text(text, encoding="utf-8")

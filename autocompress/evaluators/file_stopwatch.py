@@ -32,7 +32,7 @@ class Turns:
     between: int = 2
 
 
-Write = Callable[[Sequence[Choice], Path], None]
+Write = Callable[[Sequence[Choice], Path], object]
 """Writes the model with some choices into a new file."""
 
 

@@ -381,7 +381,12 @@ def _warnings(
             f"vLLM and SGLang run {', '.join(rare)} of compressed-tensors only in versions that "
             f"have kernels for such codes; {' and '.join(SERVED_BITS)} bits, all do."
         )
-    if prepared.spec.format == "compressed-tensors":
+    if prepared.spec.engine == "vllm":
+        warnings.append(
+            "Losses were measured with torch; vLLM read the text, answered and was timed. Not "
+            "load-tested in SGLang."
+        )
+    elif prepared.spec.format == "compressed-tensors":
         warnings.append(
             "Loaded and measured with transformers, which decodes every weight: not load-tested "
             "in vLLM or SGLang."

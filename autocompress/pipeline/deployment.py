@@ -1,10 +1,12 @@
 """What a search does on the engine that the model is to be served with."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from autocompress.errors import GateError
@@ -14,6 +16,7 @@ from autocompress.export.checkpoint import Artifact
 from autocompress.export.gate import ANSWER_TOKENS, GateReport, write_reference
 from autocompress.models.generation import generate
 from autocompress.models.surgery import ShapedModel
+from autocompress.models.text import draw_order
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
@@ -21,6 +24,8 @@ from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workload import Mix
 
 PROMPT_TOKENS = 48
+# An engine's own rounding moves a perplexity by less.
+AGREEMENT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,39 @@ def reference_of(
     return Reference(file, prompt, whole[0, prompt.shape[1] :].tolist())
 
 
+def report_text(prepared: Prepared, n: int) -> np.ndarray:
+    """Return as many sequences of the report text as a winner was measured on: (n, T) ids."""
+    rows = prepared.sequences[Split.REPORT]
+    some: np.ndarray = rows[draw_order(len(rows), Split.REPORT, 0, prepared.spec.seed)[:n]]
+    return some
+
+
+def check_perplexity(
+    engine: str, artifact: Artifact, found: Measurement, searched: Measurement
+) -> None:
+    """Hold what an engine makes of a text against what the searched candidate does.
+
+    Raises:
+        GateError: If their perplexities differ by more than `AGREEMENT`.
+    """
+    if abs(math.log(found.perplexity / searched.perplexity)) > AGREEMENT:
+        raise GateError(
+            f"{engine} reads the text with a perplexity of {found.perplexity:.4f} from "
+            f"{artifact.path.name}, and the searched candidate had {searched.perplexity:.4f}: "
+            f"they may differ by {AGREEMENT:.0%}."
+        )
+
+
+def check_report(report: GateReport) -> None:
+    """Let an artifact pass.
+
+    Raises:
+        GateError: If the gate did not.
+    """
+    if not report.passed:
+        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
+
+
 def passed(
     prepared: Prepared,
     reference: Reference,
@@ -133,8 +171,7 @@ def passed(
     Raises:
         GateError: If it did not.
     """
-    if not report.passed:
-        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
+    check_report(report)
     decode = prepared.tokenizer.decode
     answers = (reference.prompt[0], list(reference.dense_answer), list(report.findings.answer))
     prompt, theirs, ours = (str(decode(ids)) for ids in answers)

@@ -1,14 +1,10 @@
 """Candidates as GGUF files that llama.cpp runs."""
 
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from autocompress.errors import GateError
 from autocompress.evaluators.file_stopwatch import FileStopwatch
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
@@ -19,18 +15,22 @@ from autocompress.export.checkpoint import Artifact, file_digests, layers_left
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.packing import packed_layers
 from autocompress.models.surgery import ShapedModel
-from autocompress.models.text import draw_order
 from autocompress.operators.base import PackedSource
-from autocompress.pipeline.deployment import Verified, most_memory, passed, reference_of
+from autocompress.pipeline.deployment import (
+    Verified,
+    check_perplexity,
+    most_memory,
+    passed,
+    reference_of,
+    report_text,
+)
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import Choice
-from autocompress.trial import Genotype, Measurement, Split
+from autocompress.trial import Genotype, Measurement
 
-# The engine's own rounding moves a perplexity by less.
-AGREEMENT: Final = 0.01
 F16_BITS: Final = 16
 THREAD_REPEATS: Final = 1
 
@@ -128,20 +128,14 @@ class GgufDeployment:
         reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
         report = gguf_gate.check(artifact, reference.file)
         found = self._read(artifact, len(measured.nll))
-        if abs(math.log(found.perplexity / measured.perplexity)) > AGREEMENT:
-            raise GateError(
-                f"llama.cpp reads the text with a perplexity of {found.perplexity:.4f} from "
-                f"{artifact.path.name}, and the searched candidate had {measured.perplexity:.4f}: "
-                f"they may differ by {AGREEMENT:.0%}."
-            )
+        check_perplexity("llama.cpp", artifact, found, measured)
         return passed(self._prepared, reference, artifact, report, found.perplexity)
 
     def _read(self, artifact: Artifact, n: int) -> Measurement:
         """Read as much report text as the winner was measured on, with the engine."""
-        spec, rows = self._prepared.spec, self._prepared.sequences[Split.REPORT]
-        some: np.ndarray = rows[draw_order(len(rows), Split.REPORT, 0, spec.seed)[:n]]
+        spec, text = self._prepared.spec, report_text(self._prepared, n)
         how = Reading(str(self._prepared.device), spec.dtype, spec.teacher_tokens, False)
-        return measure_checkpoint(artifact.path, None, some, how, nobody)[0]
+        return measure_checkpoint(artifact.path, None, text, how, nobody)[0]
 
     def _write(self, choices: Sequence[Choice], file: Path) -> None:
         packed = packed_layers(self._prepared.space, choices, self._levels)

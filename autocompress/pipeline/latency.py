@@ -159,4 +159,5 @@ def hardware(device: torch.device, threads: int) -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return f"{model}, {threads} of {os.cpu_count()} cores"
+    used = f"{threads} of {os.cpu_count()}" if threads else f"{os.cpu_count()}"
+    return f"{model}, {used} cores"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from autocompress.errors import SpecError
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.evaluators.stored_latency import read_tables
+from autocompress.evaluators.vllm_engine import VllmEngine
 from autocompress.export.compressed_checkpoint import compressed_tensors_package
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
@@ -25,6 +27,7 @@ from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
+from autocompress.spec_rules import VLLM_CPU_BITS
 from autocompress.trial import Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
@@ -112,6 +115,8 @@ def prepare(spec: SearchSpec) -> Prepared:
         check_packages()
     if spec.format == "compressed-tensors":
         compressed_tensors_package()
+    if spec.engine == "vllm":
+        _check_vllm(spec, device)
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)
@@ -128,6 +133,24 @@ def prepare(spec: SearchSpec) -> Prepared:
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
     sequences = text.make_sequences(tokenizer, documents, spec.context)
     return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
+
+
+def _check_vllm(spec: SearchSpec, device: torch.device) -> None:
+    """Make sure that vLLM is there and has kernels for what weights may take.
+
+    Raises:
+        EngineError: If it is not.
+        SpecError: If it has none for some of it.
+    """
+    VllmEngine(spec.dtype, spec.trust_remote_code)
+    wrong = [
+        name for name in spec.bits if not re.match(rf"w?({'|'.join(VLLM_CPU_BITS)})(?!\d)", name)
+    ]
+    if "bits" in spec.space and device.type == "cpu" and wrong:
+        raise SpecError(
+            f"vLLM has kernels for codes of {', '.join(VLLM_CPU_BITS)} bits alone on a CPU: leave "
+            f"{', '.join(wrong)} out of --bits."
+        )
 
 
 def import_table(path: str, space: SearchSpace) -> LatencyTables:

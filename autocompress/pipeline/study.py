@@ -5,7 +5,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -37,6 +37,7 @@ from autocompress.pipeline.searching import Found, Measure, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import check_kernels, needed_speedup, stored_limits, time_limit
 from autocompress.pipeline.torch_deployment import TorchDeployment
+from autocompress.pipeline.vllm_deployment import VllmDeployment
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
@@ -321,8 +322,12 @@ def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deploym
     model = loading.load_model(
         prepared.folder, prepared.device, spec.dtype, spec.trust_remote_code
     )
-    kind = GgufDeployment if spec.engine == "llama.cpp" else TorchDeployment
-    return kind(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
+    kinds: Mapping[str, Callable[..., Deployment]] = {
+        "llama.cpp": GgufDeployment,
+        "vllm": VllmDeployment,
+    }
+    make = kinds.get(spec.engine, TorchDeployment)
+    return make(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
 
 
 def _publish(

@@ -84,7 +84,7 @@ def check_kernels(spec: SearchSpec) -> None:
     Raises:
         SpecError: If it has a kernel for nothing in the space.
     """
-    if not spec.is_timed or spec.engine == "llama.cpp":
+    if not spec.is_timed or spec.engine in ("llama.cpp", "vllm"):
         return
     if spec.roofline is not None and not {"depth", "width", "bits"} & {*spec.space}:
         raise SpecError(

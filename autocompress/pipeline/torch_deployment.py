@@ -9,56 +9,20 @@ from autocompress.evaluators.kernel_shapes import settings_without_kernel
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
-from autocompress.export import gate
-from autocompress.export.checkpoint import Artifact, write_checkpoint
-from autocompress.export.compressed_checkpoint import check_settings, write_compressed_checkpoint
-from autocompress.models.surgery import ShapedModel
-from autocompress.operators.base import PackedSource
-from autocompress.pipeline.dense import measure_dense
-from autocompress.pipeline.deployment import Verified, most_memory, passed, reference_of
+from autocompress.pipeline.checkpoint_deployment import CheckpointDeployment
+from autocompress.pipeline.deployment import Verified, most_memory
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
-from autocompress.pipeline.prepared import Prepared
-from autocompress.pipeline.targets import DenseSize
 from autocompress.trial import Genotype, Measurement
 
 
-class TorchDeployment:
-    """One model on the torch engine.
-
-    Args:
-        levels: What it is shaped from.
-        scratch: Folder for what is written.
-
-    Raises:
-        ExportError: If the format cannot hold what is searched, or its package lacks.
-    """
-
-    def __init__(
-        self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
-    ) -> None:
-        self.shaped = shaped
-        self._is_compressed = prepared.spec.format == "compressed-tensors"
-        if self._is_compressed:
-            check_settings(prepared.space, shaped.model.dtype)
-        self._prepared = prepared
-        self._levels = levels
-        self._scratch = scratch
-        self._written: dict[Genotype, Artifact] = {}
-
-    @property
-    def dense(self) -> Path:
-        """The untouched checkpoint's folder."""
-        return self._prepared.folder
+class TorchDeployment(CheckpointDeployment):
+    """One model on the torch engine."""
 
     @property
     def engine_version(self) -> str:
         """The version of torch."""
         return torch.__version__
-
-    def size(self) -> DenseSize:
-        """Return the size of the untouched model; leaves it dense."""
-        return measure_dense(self.shaped)
 
     def peak_memory(self, path: Path) -> int | None:
         """Run each workload in a process of its own."""
@@ -94,26 +58,13 @@ class TorchDeployment:
     def _fastest(self) -> int:
         return fastest_threads(self.shaped.model, self._prepared.spec.workload.first)
 
-    def export(self, genotype: Genotype) -> Artifact:
-        """Write a candidate as a checkpoint."""
-        if genotype not in self._written:
-            self.shaped.apply(self._prepared.space.choices(genotype))
-            write = write_compressed_checkpoint if self._is_compressed else write_checkpoint
-            self._written[genotype] = write(
-                self.shaped, self._prepared.folder, self._scratch / genotype.key, self._levels
-            )
-        return self._written[genotype]
-
     def verify(
         self,
         winner: Genotype,
         measured: Measurement,  # noqa: ARG002  # by torch itself: there is nothing to compare
     ) -> Verified:
         """Put a winner through the gate."""
-        artifact = self.export(winner)
-        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
-        report = gate.check(artifact, reference.file, str(self._prepared.device))
-        verified = passed(self._prepared, reference, artifact, report)
+        verified = self._opened_by_transformers(winner)
         space, model = self._prepared.space, self.shaped.model
         choices = space.choices(winner)
         decoded = settings_without_kernel(space.sites, choices, model.device, model.dtype)

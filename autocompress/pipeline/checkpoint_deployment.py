@@ -1,0 +1,73 @@
+"""Candidates as checkpoints in a folder, whichever engine opens them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autocompress.export import gate
+from autocompress.export.checkpoint import Artifact, write_checkpoint
+from autocompress.export.compressed_checkpoint import check_settings, write_compressed_checkpoint
+from autocompress.models.surgery import ShapedModel
+from autocompress.operators.base import PackedSource
+from autocompress.pipeline.dense import measure_dense
+from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.targets import DenseSize
+from autocompress.spaces.base import Choice
+from autocompress.trial import Genotype
+
+
+class CheckpointDeployment:
+    """One model, and its candidates in the format that the spec names.
+
+    Args:
+        levels: What it is shaped from.
+        scratch: Folder for what is written.
+
+    Raises:
+        ExportError: If the format cannot hold what is searched, or its package lacks.
+    """
+
+    def __init__(
+        self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
+    ) -> None:
+        self.shaped = shaped
+        self._is_compressed = prepared.spec.format == "compressed-tensors"
+        if self._is_compressed:
+            check_settings(prepared.space, shaped.model.dtype)
+        self._prepared = prepared
+        self._levels = levels
+        self._scratch = scratch
+        self._written: dict[Genotype, Artifact] = {}
+
+    @property
+    def dense(self) -> Path:
+        """The untouched checkpoint's folder."""
+        return self._prepared.folder
+
+    def size(self) -> DenseSize:
+        """Return the size of the untouched model; leaves it dense."""
+        return measure_dense(self.shaped)
+
+    def export(self, genotype: Genotype) -> Artifact:
+        """Write a candidate as a checkpoint."""
+        if genotype not in self._written:
+            choices = self._prepared.space.choices(genotype)
+            self._written[genotype] = self._write(choices, self._scratch / genotype.key)
+        return self._written[genotype]
+
+    def _write(self, choices: Sequence[Choice], folder: Path) -> Artifact:
+        """Write the model with some choices into a new folder; leaves it so."""
+        self.shaped.apply(choices)
+        write = write_compressed_checkpoint if self._is_compressed else write_checkpoint
+        return write(self.shaped, self._prepared.folder, folder, self._levels)
+
+    def _opened_by_transformers(self, winner: Genotype) -> Verified:
+        """Put a winner through the gate.
+
+        Raises:
+            GateError: If its checkpoint is not what was searched.
+        """
+        artifact = self.export(winner)
+        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
+        report = gate.check(artifact, reference.file, str(self._prepared.device))
+        return passed(self._prepared, reference, artifact, report)
