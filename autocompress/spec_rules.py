@@ -6,7 +6,9 @@ from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
 ENGINES: Final = ("torch", "llama.cpp", "vllm", *(f"roofline:{name}" for name in ROOFLINES))
-FORMATS: Final = ("hf", "compressed-tensors", "gguf")
+FORMATS: Final = ("hf", "compressed-tensors", "decilm", "gguf")
+COMPRESSED: Final = ("compressed-tensors", "decilm")
+"""The formats that hold weights as compressed-tensors does."""
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
@@ -33,7 +35,7 @@ def usual_space(
     """Return what `auto` stands for: what the engine runs of a format and needs no recovery."""
     if not is_timed:
         return ("depth", "bits") if whole_layers else ("bits",)
-    if form == "compressed-tensors":
+    if form in COMPRESSED:
         return ("depth", "bits") if engine == "vllm" else ("depth",)
     runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
     shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
@@ -46,7 +48,7 @@ def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[
         return GGUF_TYPES
     if engine == "vllm":
         return VLLM_CPU_BITS
-    if form == "compressed-tensors":
+    if form in COMPRESSED:
         return SERVED_BITS
     if engine == "torch" and is_timed:
         # Fewer bits run no faster, but a second target may want them.
@@ -101,10 +103,8 @@ def _vllm_problems(checked: Mapping[str, object]) -> list[str]:
     """Return what is asked for that vLLM cannot run."""
     problems = []
     form = checked.get("format")
-    if form != "compressed-tensors":
-        problems.append(
-            f"format: vLLM is served with checkpoints in compressed-tensors, but got {form}."
-        )
+    if form not in COMPRESSED:
+        problems.append(f"format: vLLM opens {' and '.join(COMPRESSED)}, but got {form}.")
     wrong = [
         name
         for name in names(checked, "bits")
@@ -129,15 +129,15 @@ def format_problems(checked: Mapping[str, object]) -> list[str]:
     if (form == "gguf") != is_llama_cpp(checked):
         engine = checked.get("engine", "torch")
         return [f"format: llama.cpp alone runs `gguf`, but got {form} for the engine {engine}."]
-    if form != "compressed-tensors":
+    if form not in COMPRESSED:
         return []
     problems = []
     bits = names(checked, "bits")
     others = [n for n in names(checked, "space") if n not in ("depth", "bits", "auto")]
     if others:
         problems.append(
-            "format: compressed-tensors holds whole layers and bits alone, but got "
-            f"{', '.join(others)} in the space: the format `hf` holds these."
+            f"format: {form} holds whole {'sub-blocks' if form == 'decilm' else 'layers'} and "
+            f"bits alone, but got {', '.join(others)} in the space: the format `hf` holds these."
         )
     if checked.get("per_linear"):
         problems.append(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,7 @@ def test_evaluate_by_vllm_needs_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", "/nowhere/bin/python")
 
     line = refused(capsys, "evaluate", str(tiny_llama), "--engine=vllm")
 

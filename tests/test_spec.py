@@ -312,6 +312,18 @@ def test_what_llama_cpp_cannot_run_is_refused(values: dict[str, object], reason:
     assert reason in refusal(engine="llama.cpp", **values)
 
 
+def test_a_decilm_drops_sub_blocks() -> None:
+    spec = from_mapping(LEAST | {"engine": "vllm", "format": "decilm"})
+
+    assert spec.space == ("depth", "bits")
+    assert not spec.whole_layers
+    assert spec.symmetric
+    assert from_mapping(spec.to_json()) == spec
+    reason = "format: decilm holds whole sub-blocks and bits alone, but got width in the space"
+    assert reason in refusal(format="decilm", space="depth,width")
+    assert from_mapping(LEAST | {"format": "decilm"}).space == ("depth",)
+
+
 def test_vllm_is_given_compressed_tensors() -> None:
     spec = from_mapping(LEAST | {"engine": "vllm", "bits": "w8sym,w4g32sym,4,fp8"})
 
@@ -327,7 +339,7 @@ def test_vllm_is_given_compressed_tensors() -> None:
         ({"bits": "4,3"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got 3."),
         ({"bits": "w6sym"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got w6sym."),
         ({"space": "depth,width"}, "format: compressed-tensors holds whole layers and bits alone"),
-        ({"format": "hf"}, "format: vLLM is served with checkpoints in compressed-tensors, but"),
+        ({"format": "hf"}, "format: vLLM opens compressed-tensors and decilm, but got hf."),
         ({"target_memory": "50%"}, "target_memory: vLLM takes the memory that it is told to"),
     ],
 )

@@ -25,10 +25,10 @@ def main() -> None:
     request = json.load(sys.stdin)
     wanted = {"latency": _time, "text": _read}[request["wanted"]]
     answers = []
-    for number, checkpoint in enumerate(request["checkpoints"]):
+    for number, (checkpoint, trusted) in enumerate(request["checkpoints"]):
         sys.stdout.write(f"autocompress advances {number}\n")
         sys.stdout.flush()
-        model = _opened(checkpoint, request)
+        model = _opened(checkpoint, trusted, request)
         answers.append(wanted(model, request))
         # What held the device's memory is a process of its own: the next needs it gone.
         model.llm_engine.engine_core.shutdown()
@@ -37,7 +37,7 @@ def main() -> None:
     Path(sys.argv[1]).write_text(json.dumps(answers), encoding="utf-8")
 
 
-def _opened(checkpoint: str, request: dict[str, Any]) -> Any:
+def _opened(checkpoint: str, trusted: bool, request: dict[str, Any]) -> Any:
     """Start vLLM on a checkpoint."""
     # The engine's own environment has it, and no other.
     from vllm import LLM  # type: ignore[import-not-found]
@@ -45,7 +45,7 @@ def _opened(checkpoint: str, request: dict[str, Any]) -> Any:
     return LLM(
         model=checkpoint,
         dtype=request["dtype"],
-        trust_remote_code=request["trust_remote_code"],
+        trust_remote_code=trusted,
         max_model_len=request["most_tokens"],
         # A prompt that is asked again would not be read again.
         enable_prefix_caching=False,

@@ -28,6 +28,7 @@ from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.evaluators.timing import random_ids
+from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.workload import Workload
 
 COMMAND: Final = "vllm"
@@ -65,6 +66,7 @@ class VllmEngine:
 
     Args:
         dtype: As torch names it, or `auto`.
+        trust_remote_code: Of checkpoints; our own modeling files are always run.
         starts: Of every checkpoint that is timed.
 
     Raises:
@@ -169,9 +171,11 @@ class VllmEngine:
         """Return what the driver answers of each checkpoint."""
         told = {
             **request,
-            "checkpoints": [str(checkpoint) for checkpoint in checkpoints],
+            "checkpoints": [
+                (str(checkpoint), self.trust_remote_code or has_own_modeling(checkpoint))
+                for checkpoint in checkpoints
+            ],
             "dtype": self.dtype,
-            "trust_remote_code": self.trust_remote_code,
             "most_tokens": most_tokens,
             "room": _room(),
         }
@@ -305,6 +309,6 @@ def _cause(said: Sequence[str]) -> str:
         if match and not any(words in line for words in _NO_CAUSE):
             # What is announced stands in the lines after it, behind as many words of the log.
             rest = [after[match.start() :].strip() for after in lines[number + 1 :]]
-            goes_on = match[1].endswith(":")
+            goes_on = match[1].endswith(":") or "validation error" in match[1]
             return f"{match[1]} {next(filter(None, rest), '')}" if goes_on else match[1]
     return lines[-1] if lines else ""

@@ -85,7 +85,7 @@ def write_checkpoint(
     levels: PackedSource,
     shard_size: str = SHARD_SIZE,
 ) -> Artifact:
-    """Write the model as it is shaped now into an empty folder.
+    """Write the model as it is shaped now into a new folder.
 
     The setting of a KV cache is written into the config and obeyed by nothing that loads it: who
     wants such a cache asks `models.kv_cache.make_cache` for it.
@@ -131,7 +131,7 @@ def write_files(
         stored: What is stored of the packed weights instead of the dense ones, by their linear
             layers' names in the dense model.
         left: The layers that stay.
-        code: Files to lie beside the weights.
+        code: Files to lie beside the weights, which the checkpoint does not load without.
 
     Raises:
         ExportError: If the folder cannot be written.
@@ -153,7 +153,7 @@ def write_files(
         _kept_parameters(tensors, packed, stored),
         sum(t.numel() * t.element_size() for t in tensors.values()),
         stored_linear_bytes(folder),
-        config.is_heterogeneous,
+        bool(code),
         files=file_digests(folder),
     )
 

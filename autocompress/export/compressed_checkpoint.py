@@ -1,7 +1,8 @@
 """Writes a shaped model in compressed-tensors, as transformers, vLLM and SGLang load it.
 
-Layers are dropped as a whole and weights stored as codes: nothing else needs no modeling file. The
-config is validated by the classes of the package `compressed-tensors`, of the extra of its name.
+Layers are dropped as a whole and weights stored as codes: nothing else needs no modeling file. As
+a DeciLM sub-blocks may be gone too, and the modeling files are for transformers alone. The config
+is validated by the classes of the package `compressed-tensors`, of the extra of its name.
 """
 
 import importlib
@@ -18,13 +19,15 @@ from autocompress.errors import ExportError
 from autocompress.export.checkpoint import (
     SHARD_SIZE,
     Artifact,
+    layer_choices,
     layers_left,
     shorter_config,
     write_files,
 )
+from autocompress.export.decilm import check_first, decilm_config
 from autocompress.export.layer_patterns import module_patterns
 from autocompress.export.packing import PackedLayers, packed_layers
-from autocompress.models.architecture import LINEAR_NAMES
+from autocompress.models.architecture import LINEAR_NAMES, MODELING_FILES
 from autocompress.models.packed_weights import read_codes
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
@@ -86,13 +89,16 @@ def write_compressed_checkpoint(
     folder: Path,
     levels: PackedSource,
     shard_size: str = SHARD_SIZE,
+    *,
+    as_decilm: bool = False,
 ) -> Artifact:
-    """Write the model as it is shaped now into an empty folder.
+    """Write the model as it is shaped now into a new folder.
 
     Args:
         source: Folder of the dense model, for the tokenizer and generation settings.
         levels: What the model was shaped from.
         shard_size: Of a weight file at most: `5GB`.
+        as_decilm: Say what is left of each layer.
 
     Raises:
         ExportError: If nothing is left to export, a choice cannot be told so, or the folder
@@ -102,7 +108,7 @@ def write_compressed_checkpoint(
     left = layers_left(shaped.space, shaped.choices)
     if not left:
         raise ExportError("No layer is left of the model: nothing to export.")
-    _check_choices(shaped, left)
+    _check_choices(shaped, left, as_decilm=as_decilm)
     packed = packed_layers(shaped.space, shaped.choices, levels)
     stored = {
         f"model.layers.{layer}.{name}": _tensors(weight, shaped.model.dtype)
@@ -110,10 +116,16 @@ def write_compressed_checkpoint(
         for name, weight in linears.items()
     }
     config = _config(shaped.model.config, packed, left)
-    return write_files(shaped, source, folder, config, packed, stored, left, (), shard_size)
+    code: tuple[Path, ...] = ()
+    if as_decilm:
+        own = layer_choices(shaped.space, shaped.choices)
+        layers = [own[layer] for layer in left]
+        check_first(layers)
+        config, code = decilm_config(config, layers), MODELING_FILES
+    return write_files(shaped, source, folder, config, packed, stored, left, code, shard_size)
 
 
-def _check_choices(shaped: ShapedModel, left: Sequence[int]) -> None:
+def _check_choices(shaped: ShapedModel, left: Sequence[int], *, as_decilm: bool) -> None:
     """Refuse what only a modeling file can tell, and what transformers does not load."""
     for site, choice in zip(shaped.space.sites, shaped.choices, strict=True):
         uneven = [
@@ -121,11 +133,12 @@ def _check_choices(shaped: ShapedModel, left: Sequence[int]) -> None:
             for setting in choice.weights
             if setting.is_sparse or setting.is_gguf or (setting.bits and not setting.symmetric)
         ]
-        is_plain = choice.is_whole or (choice.is_dropped and site.layer not in left)
+        is_plain = choice.is_whole or (choice.is_dropped and (as_decilm or site.layer not in left))
         if uneven or not is_plain or not choice.cache.is_dense:
             raise ExportError(
-                f"compressed-tensors does not hold {choice} of layer {site.layer} {site.kind}: "
-                "whole layers, codes around 0 and block formats alone."
+                f"{'DeciLM' if as_decilm else 'compressed-tensors'} does not hold {choice} of "
+                f"layer {site.layer} {site.kind}: whole {'sub-blocks' if as_decilm else 'layers'}"
+                ", codes around 0 and block formats alone."
             )
 
 

@@ -8,10 +8,11 @@ models ignore it).
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 from transformers import (
+    LlamaConfig,
     LlamaForCausalLM,
     MistralForCausalLM,
     PreTrainedConfig,
@@ -181,6 +182,49 @@ def _heterogeneous(base: type[nn.Module], name: str) -> type[nn.Module]:
 
     Model.__name__ = Model.__qualname__ = name
     return Model
+
+
+class Block(dict[str, Any]):
+    """What a layer's sub-block is, as engines read it: keys are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+
+class AutocompressDeciLMConfig(LlamaConfig):
+    """The config of a DeciLM (Nemotron-NAS): Llama's, and what each layer has of it.
+
+    vLLM and SGLang have the architecture built in and read `block_configs`, layer by layer
+    `attention` and `ffn`, each absent if its `no_op` is true.
+    """
+
+    model_type = "nemotron-nas"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        blocks = kwargs.pop("block_configs", None) or []
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.block_configs = [
+            Block({kind: Block(own) for kind, own in block.items()}) for block in blocks
+        ]
+
+
+class AutocompressDeciLMForCausalLM(LlamaForCausalLM):
+    """A DeciLM whose layers are Llama's, as far as they are there."""
+
+    config_class = AutocompressDeciLMConfig
+
+    def __init__(self, config: AutocompressDeciLMConfig) -> None:
+        super().__init__(config)
+        layers = let_layers_skip(self.model.layers)
+        for layer, block in zip(layers, config.block_configs, strict=True):
+            if block.attention.no_op:
+                layer.self_attn = layer.input_layernorm = None
+            if block.ffn.no_op:
+                layer.mlp = layer.post_attention_layernorm = None
+        number_caches(layers)
 
 
 AutocompressLlamaForCausalLM = _heterogeneous(LlamaForCausalLM, "AutocompressLlamaForCausalLM")

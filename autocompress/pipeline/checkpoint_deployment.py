@@ -13,6 +13,7 @@ from autocompress.pipeline.deployment import Verified, passed, reference_of
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import Choice
+from autocompress.spec_rules import COMPRESSED
 from autocompress.trial import Genotype
 
 
@@ -31,7 +32,7 @@ class CheckpointDeployment:
         self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
     ) -> None:
         self.shaped = shaped
-        self._is_compressed = prepared.spec.format == "compressed-tensors"
+        self._is_compressed = prepared.spec.format in COMPRESSED
         if self._is_compressed:
             check_settings(prepared.space, shaped.model.dtype)
         self._prepared = prepared
@@ -58,8 +59,13 @@ class CheckpointDeployment:
     def _write(self, choices: Sequence[Choice], folder: Path) -> Artifact:
         """Write the model with some choices into a new folder; leaves it so."""
         self.shaped.apply(choices)
-        write = write_compressed_checkpoint if self._is_compressed else write_checkpoint
-        return write(self.shaped, self._prepared.folder, folder, self._levels)
+        source, levels = self._prepared.folder, self._levels
+        if not self._is_compressed:
+            return write_checkpoint(self.shaped, source, folder, levels)
+        as_decilm = self._prepared.spec.format == "decilm"
+        return write_compressed_checkpoint(
+            self.shaped, source, folder, levels, as_decilm=as_decilm
+        )
 
     def _opened_by_transformers(self, winner: Genotype) -> Verified:
         """Put a winner through the gate.

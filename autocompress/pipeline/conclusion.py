@@ -28,7 +28,7 @@ from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec
-from autocompress.spec_rules import SERVED_BITS, usual_bits, usual_format, usual_space
+from autocompress.spec_rules import COMPRESSED, SERVED_BITS, usual_bits, usual_format, usual_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
@@ -310,7 +310,7 @@ def command(prepared: Prepared) -> str:
             told = f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
             parts.append(f"--{flag} {told}")
     for flag, is_set in (
-        ("whole-layers", spec.whole_layers and spec.format == "hf"),
+        ("whole-layers", spec.whole_layers and spec.format in ("hf", "decilm")),
         ("symmetric", spec.symmetric and spec.format == "hf"),
         ("per-linear", spec.per_linear),
     ):
@@ -386,7 +386,7 @@ def _warnings(
             "Losses were measured with torch; vLLM read the text, answered and was timed. Not "
             "load-tested in SGLang."
         )
-    elif prepared.spec.format == "compressed-tensors":
+    elif prepared.spec.format in COMPRESSED:
         warnings.append(
             "Loaded and measured with transformers, which decodes every weight: not load-tested "
             "in vLLM or SGLang."
@@ -411,7 +411,7 @@ def _warnings(
 
 def _rarely_served(spec: SearchSpec, choices: Sequence[Choice]) -> list[str]:
     """Return the integer settings of compressed-tensors that not every engine runs, sorted."""
-    if spec.format != "compressed-tensors":
+    if spec.format not in COMPRESSED:
         return []
     settings = {setting for choice in choices for setting in choice.weights if setting.bits}
     return sorted(str(setting) for setting in settings if str(setting.bits) not in SERVED_BITS)

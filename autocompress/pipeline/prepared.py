@@ -17,6 +17,7 @@ from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.evaluators.vllm_engine import VllmEngine
 from autocompress.export.compressed_checkpoint import compressed_tensors_package
+from autocompress.export.decilm import check_family
 from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
@@ -27,7 +28,7 @@ from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
-from autocompress.spec_rules import VLLM_CPU_BITS
+from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS
 from autocompress.trial import Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
@@ -113,8 +114,10 @@ def prepare(spec: SearchSpec) -> Prepared:
     load_weight_operator(spec.pruner)
     if spec.engine == "llama.cpp":
         check_packages()
-    if spec.format == "compressed-tensors":
+    if spec.format in COMPRESSED:
         compressed_tensors_package()
+    if spec.format == "decilm":
+        check_family(loading.load_config(folder, spec.trust_remote_code))
     if spec.engine == "vllm":
         _check_vllm(spec, device)
     if all(len(menu) == 1 for menu in space.menus):

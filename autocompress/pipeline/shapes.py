@@ -38,6 +38,7 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
         depth="depth" in spec.space,
         width="width" in spec.space,
         whole_layers=spec.whole_layers,
+        keeps_first_attention=spec.format == "decilm",
         weights=weights,
         groups=shape.groups,
         other_parameters=shape.other_parameters,

@@ -23,7 +23,7 @@ from autocompress.spaces.settings import (
     torch_kernel_bits,
 )
 from autocompress.spec import SearchSpec
-from autocompress.spec_rules import TORCH_KERNELS, usual_space
+from autocompress.spec_rules import COMPRESSED, TORCH_KERNELS, usual_space
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01
@@ -98,7 +98,7 @@ def check_kernels(spec: SearchSpec) -> None:
             "The torch engine runs zeros and caches of few bits no faster: `depth`, `width` or "
             f"`bits` must be in --space for a speedup, but got {', '.join(spec.space)}."
         )
-    if spec.format == "compressed-tensors":
+    if spec.format in COMPRESSED:
         raise SpecError(
             "transformers decodes the weights of compressed-tensors when it first runs them: bits "
             "save no time there. Add depth to --space for a speedup, or take --format hf."
@@ -236,7 +236,7 @@ def stored_cost(
         form: The format of the files.
     """
     bits = dense.number_bits
-    stored = as_compressed_tensors if form == "compressed-tensors" else as_packed
+    stored = as_compressed_tensors if form in COMPRESSED else as_packed
     if kind == "params":
         in_sites = sizes.parameters(space, 0).dense
         return sizes.parameters(space, dense.parameters - round(in_sites))

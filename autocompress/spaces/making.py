@@ -81,6 +81,7 @@ def make_space(
     depth: bool,
     width: bool,
     whole_layers: bool = False,
+    keeps_first_attention: bool = False,
     ffn_step: int = 64,
     ffn_levels: int = 6,
     weights: Weights | None = None,
@@ -93,6 +94,8 @@ def make_space(
         depth: Let every site be dropped.
         width: Let attention lose KV groups, and MLP columns.
         whole_layers: Let depth drop both sites of a layer at once, and none alone.
+        keeps_first_attention: Let depth by site not drop the first layer's attention, without
+            which engines do not run what comes before the next one.
         ffn_step: Columns go in multiples of this.
         ffn_levels: At most so many widths beside dense, evenly spaced.
         groups: What weights may be stored otherwise; needed for costs of what is stored.
@@ -122,14 +125,26 @@ def make_space(
             genes.append(Gene(GeneKind.CACHE, caches))
         other = (other_parameters or {}).get(kind, 0)
         sites[kind] = Site(0, kind, kept[0], tuple(genes), tuple(groups.get(kind, ())), other)
-    return SearchSpace(
-        tuple(
-            dataclasses.replace(sites[kind], layer=layer)
-            for layer in range(n_layers)
-            for kind in SUB_BLOCKS
-        ),
-        whole_layers=by_layer,
-    )
+    every = [
+        dataclasses.replace(sites[kind], layer=layer)
+        for layer in range(n_layers)
+        for kind in SUB_BLOCKS
+    ]
+    if by_site and keeps_first_attention:
+        every[0] = _without_drop(every[0])
+    return SearchSpace(tuple(every), whole_layers=by_layer)
+
+
+def _without_drop(site: Site) -> Site:
+    """Return a site that cannot be dropped."""
+    genes = []
+    for gene in site.genes:
+        if gene.kind is GeneKind.WIDTH:
+            kept = tuple(setting for setting in gene.settings if setting != 0)
+            genes += [dataclasses.replace(gene, settings=kept)] if len(kept) > 1 else []
+        else:
+            genes.append(gene)
+    return dataclasses.replace(site, genes=tuple(genes))
 
 
 def equal_count_sparsities(
