@@ -107,6 +107,8 @@ def _told(kind: str, values: Values) -> str:
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
         "{seconds:.0f} s",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
+        "memory correction": "serving the winner holds {measured:,} bytes: searching on for "
+        "{target_used:,.0f}",
         "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
     }
     told = dict(values) | {"predicted": _predicted(values)}

@@ -233,14 +233,16 @@ class Correction:
     """A winner missed the target, or was faster than it must be: another search was asked for.
 
     Args:
-        target_used: The predicted speedup that the next search asked for.
-        measured: The winner's median, and its 95 % interval.
+        target_used: The predicted speedup that the next search asked for; of `memory` the bytes.
+        measured: The winner's median, and its 95 % interval; of `memory` the bytes that it held.
+        kind: Of the target: `speedup` or `memory`.
     """
 
     target_asked: float
     target_used: float
     measured: float
     measured_interval: tuple[float, float]
+    kind: str = "speedup"
 
 
 @dataclass(frozen=True, slots=True)

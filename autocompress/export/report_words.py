@@ -7,7 +7,7 @@ import json
 from typing import TypeAlias
 
 from autocompress.export.figures import short
-from autocompress.export.report import Baseline, Report, Verdict
+from autocompress.export.report import Baseline, Correction, Report, Verdict
 from autocompress.workload import Mix, Phase
 
 Rows: TypeAlias = list[tuple[str, str]]
@@ -168,18 +168,22 @@ def method_rows(report: Report) -> Rows:
     ]
     if model is not None:
         rows.append(("Latency model", latency_model(report)))
-    rows += [
-        (
-            "Correction",
-            (
-                f"asked {c.target_asked:.2f}x, measured {c.measured:.2f}x"
-                f"{_interval(c.measured_interval)}; then searched for {c.target_used:.2f}x"
-            ),
-        )
-        for c in report.corrections
-    ]
+    rows += [("Correction", _correction(correction)) for correction in report.corrections]
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return [*rows, ("Versions", versions)]
+
+
+def _correction(made: Correction) -> str:
+    """Say why another search was asked for."""
+    if made.kind == "memory":
+        return (
+            f"asked {made.target_asked:,.0f} bytes of memory, measured {made.measured:,.0f}; then "
+            f"searched for {made.target_used:,.0f}"
+        )
+    return (
+        f"asked {made.target_asked:.2f}x, measured {made.measured:.2f}x"
+        f"{_interval(made.measured_interval)}; then searched for {made.target_used:.2f}x"
+    )
 
 
 def latency_model(report: Report) -> str:
@@ -205,6 +209,8 @@ def snippet(report: Report) -> str:
     if report.checkpoint.endswith(".gguf"):
         return f"from llama_cpp import Llama\n\nmodel = Llama({folder})\n"
     trust = ", trust_remote_code=True" if report.needs_remote_code else ""
+    if report.engine == "vllm":
+        return f"from vllm import LLM\n\nmodel = LLM({folder}{trust})\n"
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder})\n"

@@ -75,6 +75,7 @@ class Attempt:
         winner: With its loss on the text that finalists are selected on.
         reached: What the target is held against.
         measured: The winner, end to end.
+        held: What serving it holds, of the memory that it may hold; 0 where that is no target.
     """
 
     aim: float
@@ -82,10 +83,30 @@ class Attempt:
     winner: Trial
     reached: Reached
     measured: MeasuredSpeedup
+    held: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether it holds no more memory than it may."""
+        return self.held <= 1
 
     def clears(self, target: float) -> bool:
         """Whether all of the measured interval is at the target or above."""
         return self.reached.interval[0] >= target
+
+
+def next_share(share: float, attempts: Sequence[Attempt]) -> float | None:
+    """Return what share of the memory to ask for next; None if the last winner needs no more.
+
+    What a winner holds beyond what was reckoned, the next will hold about as well.
+
+    Args:
+        share: That the last winner had to do with, as reckoned.
+    """
+    last = attempts[-1]
+    if last.fits or len(attempts) >= MOST_ATTEMPTS:
+        return None
+    return share / (last.held * STEP)
 
 
 def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
@@ -122,9 +143,13 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
 def best_attempt(target: float | None, attempts: Sequence[Attempt]) -> Attempt:
     """Return the attempt to end with: of those that clear the target the one that loses least.
 
-    Where none does, the one that comes nearest.
+    Where none does, the one that comes nearest. One that holds too much memory is taken only where
+    all do: then that which holds least.
     """
-    clear = [own for own in attempts if target is None or own.clears(target)]
+    fitting = [own for own in attempts if own.fits]
+    if not fitting:
+        return min(attempts, key=lambda own: own.held)
+    clear = [own for own in fitting if target is None or own.clears(target)]
     if clear:
         return min(clear, key=lambda own: own.winner.loss)
-    return max(attempts, key=lambda own: own.reached.interval[0])
+    return max(fitting, key=lambda own: own.reached.interval[0])

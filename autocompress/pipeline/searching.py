@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, UnreachableTarget
 from autocompress.export.report import Correction, Progress
-from autocompress.pipeline.aiming import Attempt, Reached, Timed, best_attempt, next_aim
+from autocompress.pipeline.aiming import (
+    Attempt,
+    Reached,
+    Timed,
+    best_attempt,
+    next_aim,
+    next_share,
+)
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -31,6 +38,19 @@ Measure = Callable[[Genotype], MeasuredSpeedup]
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """A target in memory.
+
+    Args:
+        most: Bytes that serving may hold.
+        held: Measures those that serving a candidate holds; None where the system does not tell.
+    """
+
+    most: float
+    held: Callable[[Genotype], int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a search ended with.
 
@@ -39,6 +59,7 @@ class Found:
         task: The winner's: what the baselines have to meet too.
         finalists: All winners that were measured.
         history: Of the search that found it; losses under another constraint do not compare.
+        held: Bytes that serving it holds; None where memory was no target.
     """
 
     winner: Genotype
@@ -49,33 +70,38 @@ class Found:
     generations: int
     stopped_because: str
     finalists: tuple[tuple[Genotype, MeasuredSpeedup], ...] = ()
+    held: int | None = None
 
 
 def search(
     prepared: Prepared,
-    limits: tuple[Limit, ...],
+    limits_at: Callable[[float], tuple[Limit, ...]],
     timed: Timed | None,
     driver: SearchDriver,
     store: StudyStore,
     first: tuple[Genotype, ...],
     scores: RuleScores,
     measure: Measure | None,
+    room: Room | None,
     observer: Observer,
 ) -> Found:
     """Run searches until the measured interval of a winner clears the target, and is near it.
 
     With an imported latency table the clock decides nothing: one search, no correction. So it is
-    without a speedup to be met: the winner is timed all the same.
+    without a speedup to be met: the winner is timed all the same. A winner that holds more memory
+    than it may is followed by a search that is given less.
 
     Args:
-        limits: On what is stored.
+        limits_at: Returns the limits on what is stored, memory's at a share of what is asked.
         first: Candidates known from elsewhere, for the first parents.
         scores: What the strategy needs to know of the dense model beforehand.
         measure: Times a winner end to end; None has the target met by prediction alone.
+        room: None where memory is no target.
     """
     spec = prepared.spec
     started = time.monotonic()
     aim = 1.0 if timed is None else timed.first_aim
+    share, limits = 1.0, limits_at(1.0)
     attempts: list[Attempt] = []
     histories: list[tuple[Progress, ...]] = []
     corrections: list[Correction] = []
@@ -136,17 +162,36 @@ def search(
         reached = (
             Reached(speedup.median, speedup.interval) if timed is None else timed.reached(speedup)
         )
-        attempts.append(Attempt(aim, task, winner, reached, speedup))
-        if timed is None or prepared.imported is not None:
+        held = 0 if room is None else _held(store, phase, winner.genotype, room, observer)
+        attempts.append(
+            Attempt(aim, task, winner, reached, speedup, held / room.most if room else 0.0)
+        )
+        following = smaller = None
+        if timed is not None and prepared.imported is None:
+            following = next_aim(timed, attempts)
+            is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
+            if is_spent and attempts[-1].clears(timed.target):
+                following = None
+        if room is not None:
+            smaller = next_share(share, attempts)
+        if smaller is not None and room is not None:
+            try:
+                limits, share = limits_at(smaller), smaller
+            except UnreachableTarget:
+                break
+            asked = share * room.most
+            corrections.append(Correction(room.most, asked, held, (held, held), "memory"))
+            observer.tell("memory correction", {"measured": held, "target_used": asked})
+        if timed is not None and following is not None:
+            corrections.append(
+                Correction(timed.target, following, reached.median, reached.interval)
+            )
+            observer.tell("correction", {"measured": reached.median, "target_used": following})
+            aim = following
+        if following is None and smaller is None:
             break
-        following = next_aim(timed, attempts)
-        is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
-        if following is None or (is_spent and attempts[-1].clears(timed.target)):
-            break
-        corrections.append(Correction(timed.target, following, reached.median, reached.interval))
-        observer.tell("correction", {"measured": reached.median, "target_used": following})
         # Those found under a tighter constraint are good under a looser one as they are.
-        aim, extra = following, tuple(dict.fromkeys(own.winner.genotype for own in attempts))
+        extra = tuple(dict.fromkeys(own.winner.genotype for own in attempts))
     best = best_attempt(None if timed is None else timed.target, attempts)
     return Found(
         best.winner.genotype,
@@ -157,6 +202,7 @@ def search(
         spent.generation,
         strategy.stopped_because,
         tuple((own.winner.genotype, own.measured) for own in attempts),
+        None if room is None else round(best.held * room.most),
     )
 
 
@@ -295,6 +341,20 @@ def _measured(
         )
     )
     return speedup
+
+
+def _held(store: StudyStore, phase: int, winner: Genotype, room: Room, observer: Observer) -> int:
+    """Return the recorded memory of a phase's winner, or measure and record it.
+
+    Where the system does not tell, it is taken as reckoned.
+    """
+    for event in store.events():
+        if event.kind == "memory" and event.payload["phase"] == phase:
+            return int(_number(event.payload["bytes"]))
+    observer.stage("memory")
+    held = room.held(winner) or 0
+    store.add_event(Event("memory", {"phase": phase, "genotype": winner.key, "bytes": held}))
+    return held
 
 
 def _list(value: object) -> list[object]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 import time
@@ -33,9 +34,15 @@ from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, feed_back, measured_before
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
-from autocompress.pipeline.searching import Found, Measure, search
+from autocompress.pipeline.searching import Found, Measure, Room, search
 from autocompress.pipeline.shapes import to_document
-from autocompress.pipeline.targets import check_kernels, needed_speedup, stored_limits, time_limit
+from autocompress.pipeline.targets import (
+    check_kernels,
+    most_memory,
+    needed_speedup,
+    stored_limits,
+    time_limit,
+)
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.pipeline.vllm_deployment import VllmDeployment
 from autocompress.search.driver import SearchDriver
@@ -186,7 +193,12 @@ def _run(
         _build(prepared, pool, observer)
         deployment = _deployment(prepared, plan, scratch)
         dense = dense_size(deployment, store, with_memory=spec.target_memory is not None)
-        limits = stored_limits(spec, prepared.space, dense)
+        limits_at = functools.partial(stored_limits, spec, prepared.space, dense)
+        limits_at(1.0)
+        most = most_memory(spec, dense)
+        room = None
+        if most is not None:
+            room = Room(most, functools.partial(winner_memory, deployment, store))
         latency, timed = None, None
         if spec.is_timed or spec.roofline is not None:
             latency = profiles.latency(prepared, deployment, store, inherited.latency, observer)
@@ -197,7 +209,16 @@ def _run(
         driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
-            prepared, limits, timed, driver, store, inherited.start, scores, measure, observer
+            prepared,
+            limits_at,
+            timed,
+            driver,
+            store,
+            inherited.start,
+            scores,
+            measure,
+            room,
+            observer,
         )
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
@@ -207,7 +228,7 @@ def _run(
         if measure is not None:
             observer.stage("memory")
             dense = dense_size(deployment, store, with_memory=True)
-            held = winner_memory(deployment, store, found.winner)
+            held = found.held or winner_memory(deployment, store, found.winner)
         feed_back(storage, prepared, deployment, store, latency, found)
         report = make_report(
             study,

@@ -173,16 +173,22 @@ def time_limit(
     return Limit(cost, cost.dense / target_speedup)
 
 
-def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> tuple[Limit, ...]:
+def stored_limits(
+    spec: SearchSpec, space: SearchSpace, dense: DenseSize, share: float = 1.0
+) -> tuple[Limit, ...]:
     """Return the limits of all targets but speed.
+
+    Args:
+        share: Of the memory that serving may hold, what candidates are reckoned to.
 
     Raises:
         SpecError: If the dense model meets a target already.
         UnreachableTarget: If no candidate of the space meets it.
     """
     size, count = spec.target_bytes, spec.target_params
+    memory = most_memory(spec, dense)
     most = {
-        "memory": _most_memory(spec, dense),
+        "memory": None if memory is None else share * memory / MEMORY_MARGIN,
         "bytes": None if size is None else size.of(dense.bytes),
         "bits": spec.target_bits,
         "params": None if count is None else count.of(dense.parameters),
@@ -194,7 +200,7 @@ def stored_limits(spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> tup
     )
 
 
-def _most_memory(spec: SearchSpec, dense: DenseSize) -> float | None:
+def most_memory(spec: SearchSpec, dense: DenseSize) -> float | None:
     """Return the bytes that serving may hold; None if nothing is asked of them.
 
     Raises:
@@ -207,7 +213,7 @@ def _most_memory(spec: SearchSpec, dense: DenseSize) -> float | None:
             "What serving the dense model holds was not measured: ask for bytes instead, or let "
             "`autocompress retarget` measure it with --refine."
         )
-    return spec.target_memory.of(dense.peak_memory) / MEMORY_MARGIN
+    return spec.target_memory.of(dense.peak_memory)
 
 
 def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> AdditiveCost:

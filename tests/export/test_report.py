@@ -16,6 +16,7 @@ from autocompress.export.render import read_report, write_report
 from autocompress.export.report import (
     Baseline,
     Baselines,
+    Correction,
     LayerChoice,
     Loss,
     Report,
@@ -299,6 +300,26 @@ def test_the_layer_map_counts_what_is_done() -> None:
         "MLP blocks are dropped and 2 narrowed, 1 stored in fewer bits. Height is the share of "
         "the bytes kept."
     )
+
+
+def test_a_correction_says_what_was_missed() -> None:
+    speed = Correction(2.0, 2.1, 1.9, (1.8, 2.0))
+    memory = Correction(4e9, 3.8e9, 4.2e9, (4.2e9, 4.2e9), "memory")
+
+    rows = report_words.method_rows(dataclasses.replace(REPORT, corrections=(speed, memory)))
+
+    first, second = (told for name, told in rows if name == "Correction")
+    assert first == "asked 2.00x, measured 1.90x [1.80, 2.00]; then searched for 2.10x"
+    assert second == (
+        "asked 4,000,000,000 bytes of memory, measured 4,200,000,000; then searched for "
+        "3,800,000,000"
+    )
+
+
+def test_a_checkpoint_is_loaded_as_its_engine_does() -> None:
+    served = dataclasses.replace(REPORT, engine="vllm", needs_remote_code=False)
+
+    assert report_words.snippet(served) == 'from vllm import LLM\n\nmodel = LLM("model")\n'
 
 
 def test_remote_code_is_trusted_only_where_it_is_needed() -> None:

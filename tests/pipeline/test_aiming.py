@@ -16,6 +16,7 @@ from autocompress.pipeline.aiming import (
     Timed,
     best_attempt,
     next_aim,
+    next_share,
 )
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.search.base import Task
@@ -164,3 +165,26 @@ def test_a_time_is_held_against_the_predicted_dense_model() -> None:
     assert absolute.reached(measured) == Reached(2.0, (200 / 105, 200 / 95))
     assert not relative.is_open(measured)
     assert absolute.is_open(measured)
+
+
+@given(excess=st.floats(1.001, 1.3), share=st.floats(0.2, 1.0))
+def test_a_winner_that_holds_too_much_is_given_less(excess: float, share: float) -> None:
+    missed = dataclasses.replace(attempt(1.0, 1.0), held=excess)
+
+    smaller = next_share(share, [missed])
+
+    assert smaller is not None
+    # What holds in proportion more than it is reckoned at then fits.
+    assert excess * smaller / share < 1
+    assert next_share(share, [dataclasses.replace(missed, held=1.0)]) is None
+    assert next_share(share, [missed] * MOST_ATTEMPTS) is None
+
+
+def test_what_fits_is_taken_before_what_is_fast() -> None:
+    fast = dataclasses.replace(attempt(2.0, 3.0, loss=0.1), held=1.01)
+    slow = dataclasses.replace(attempt(2.0, 2.1, loss=0.2), held=0.99)
+    large = dataclasses.replace(attempt(2.0, 3.0, loss=0.1), held=1.2)
+
+    assert best_attempt(2.0, [fast, slow]) is slow
+    assert best_attempt(2.5, [fast, slow]) is slow
+    assert best_attempt(2.0, [large, fast]) is fast
