@@ -50,6 +50,7 @@ STRATEGIES: Final = (
     "cosine",
     "leave-one-out",
     "brute-force",
+    "given",
 )
 WARM_STARTS: Final = ("losses", "weights")
 POOLS: Final = ("local", "ray")
@@ -81,8 +82,9 @@ class SearchSpec:
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
     decides what shares its computation, and how many workers can help. `weights_bytes` of the
     layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
-    from measured losses of single changes, or from the weights alone. What the study `parent` has
-    measured is not measured again.
+    from measured losses of single changes, or from the weights alone. `start` names a file that
+    tells a candidate to begin with, or to do nothing but measure if the strategy is `given`. What
+    the study `parent` has measured is not measured again.
 
     One target or two are given. `target_latency` is the most milliseconds that a mean request of
     the workload may take, measured on this machine; `target_memory` the most bytes that the
@@ -133,6 +135,7 @@ class SearchSpec:
     fresh_profile: bool = False
     quality_floor: float = 1.3
     strategy: str = "evolve"
+    start: str | None = None
     budget_seconds: float | None = None
     max_tokens: int | None = None
     workers: int | None = None
@@ -229,6 +232,8 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked)
+    if checked.get("strategy") == "given" and checked.get("start") is None:
+        problems.append("strategy: `given` measures what a file tells: name it by `start`.")
     if form in ("compressed-tensors", "gguf") and "depth" in names(checked, "space"):
         checked["whole_layers"] = True
     if form in COMPRESSED:
@@ -393,6 +398,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "fresh_profile": values_of.flag,
     "quality_floor": values_of.number(1, 1e9),
     "strategy": values_of.one_of(STRATEGIES),
+    "start": values_of.text,
     "budget_seconds": values_of.seconds,
     "max_tokens": values_of.whole(1, 10**15),
     "workers": values_of.whole(1, 4096),

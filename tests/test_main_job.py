@@ -1,5 +1,6 @@
 """The whole path on a tiny model: search, gate, report; kills, resumes, pools and processes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from autocompress.export.gguf_file import read_gguf
 from autocompress.models.loading import lacks_bfloat16
 from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
+from autocompress.trial import Fidelity, Genotype
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import make_config, write_model
 from tests.vllm_player import STAND_IN, put_on_path
@@ -72,7 +74,7 @@ class Job:
         levels: Sequence[int] = recipe["genotype"]
         return levels
 
-    def shards(self, study: str) -> dict[object, object]:
+    def shards(self, study: str) -> dict[tuple[Genotype, Fidelity], object]:
         store = open_study(self.storage, study)
         found = {key: record.measurement for key, record in store.measurements().items()}
         store.close()
@@ -605,6 +607,50 @@ def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
     assert type(stock).__name__ == "LlamaForCausalLM"
     assert "Opened by transformers" in verified(tmp_path / "served")
+
+
+@pytest.mark.slow
+def test_a_recipe_is_measured_and_published_in_another_format(job: Job, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("layers: {1: {attention: drop}, 2: {mlp: drop}}\n", encoding="utf-8")
+    flags = [flag for flag in job.flags if not flag.startswith(("--latency", "--target", "--sp"))]
+    own = Job(tmp_path, (*flags, "--space=depth", "--target-params=95%"))
+
+    own.run("search", "again", f"--start={recipe}", "--strategy=given", "--format=decilm")
+    own.run("search", "on", f"--start={recipe}")
+
+    report = report_of(own, "again")
+    said = yaml.safe_load((tmp_path / "again" / "recipe.yaml").read_text("utf-8"))["layers"]
+    gone = {(layer, kind) for layer, both in said.items() for kind in both if both[kind] == "drop"}
+    assert gone == {(1, "attention"), (2, "mlp")}
+    assert report["met"] is True
+    assert report["gate"]["passed"] is True
+    assert f"--start {recipe}" in report["command"]
+    config = json.loads((tmp_path / "again" / "model" / "config.json").read_text("utf-8"))
+    assert config["architectures"] == ["DeciLMForCausalLM"]
+    assert "Opened by transformers" in verified(tmp_path / "again")
+    own.run("export", "again", "--format=hf", f"--output={tmp_path / 'again-hf'}")
+    told = yaml.safe_load((tmp_path / "again-hf" / "recipe.yaml").read_text("utf-8"))
+    assert told["layers"] == said
+    assert report_of(own, "again-hf")["loss"] == report["loss"]
+    plain = (tmp_path / "again-hf" / "model" / "config.json").read_text("utf-8")
+    assert json.loads(plain)["per_layer_config"] == {
+        "1": {"skip": ["attention"]},
+        "2": {"skip": ["mlp"]},
+    }
+    refused = own.start("export", "again", "--format=compressed-tensors")
+    assert (
+        "the space does not hold attention drop, mlp dense in layer 1" in refused.communicate()[1]
+    )
+    assert refused.returncode == 2
+    with contextlib.closing(open_study(own.storage, "on")) as store:
+        assert store.document("start") == {"levels": [list(own.winner("again-hf"))]}
+    # Exported, read back and exported again, it is the same.
+    written = f"--start={tmp_path / 'again' / 'recipe.yaml'}"
+    own.run("search", "twice", written, "--strategy=given", "--format=decilm")
+    for file in ("config.json", "model.safetensors"):
+        both = [(tmp_path / name / "model" / file).read_bytes() for name in ("again", "twice")]
+        assert both[0] == both[1]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
 from autocompress.spec import TARGETS, SearchSpec
+from autocompress.spec_rules import FORMATS
 
 if TYPE_CHECKING:
     from autocompress.evaluators.latency_model import LatencyTable
@@ -210,6 +211,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
 
 def _export(parsed: argparse.Namespace) -> None:
+    if parsed.format in FORMATS:
+        from autocompress.pipeline.exporting import export_spec
+        from autocompress.pipeline.study import start
+
+        name = parsed.new_study or f"{parsed.study}-{parsed.format}"
+        folder = parsed.output or DEFAULT_OUTPUT / name
+        spec = export_spec(parsed.storage, parsed.study, parsed.format, folder)
+        _run_study(partial(start, spec, parsed.storage, name), name, parsed)
+        return
     from autocompress.pipeline.exporting import export_recipe
 
     output = parsed.output or DEFAULT_OUTPUT / parsed.study

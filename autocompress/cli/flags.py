@@ -56,6 +56,7 @@ SPEC_FLAGS = (
     "latency_table",
     "quality_floor",
     "strategy",
+    "start",
     "max_tokens",
     "workers",
     "pool",
@@ -168,13 +169,20 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_json(evaluate)
     evaluate.set_defaults(command=run["evaluate"])
 
-    export = commands.add_parser("export", help="write a winner as a recipe of another tool")
+    export = commands.add_parser(
+        "export", help="publish a winner in another format, or write it for another tool"
+    )
     export.add_argument("study", metavar="STUDY")
     export.add_argument(
-        "--format", required=True, help="tensor-types (llama.cpp), llm-compressor, gptq, modelopt"
+        "--format",
+        required=True,
+        help=f"{', '.join(FORMATS)}: a checkpoint, proven and measured anew; or for a tool "
+        "tensor-types (llama.cpp), llm-compressor, gptq, modelopt",
     )
+    export.add_argument("--new-study", metavar="NAME", help="default: STUDY-decilm")
     _add_storage(export)
     _add_output(export)
+    _add_json(export)
     export.set_defaults(command=run["export"])
 
     verify = commands.add_parser(
@@ -257,6 +265,12 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quality-floor", metavar="1.3", help="highest perplexity ratio to dense")
     parser.add_argument("--strategy", help=f"how to search: {', '.join(STRATEGIES)}")
+    parser.add_argument(
+        "--start",
+        metavar="FILE",
+        help="a recipe, or what EvoPress, llama-quantize or compressed-tensors say of the model: "
+        "a candidate to begin with, or with --strategy given to measure and export alone",
+    )
     parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
     parser.add_argument("--max-tokens", metavar="N", help="tokens for the search, all candidates")
     parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")

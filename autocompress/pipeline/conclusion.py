@@ -297,6 +297,7 @@ def command(prepared: Prepared) -> str:
         ("latency-table", spec.latency_table, None),
         ("quality-floor", spec.quality_floor, 1.3),
         ("strategy", spec.strategy, "evolve"),
+        ("start", spec.start, None),
         ("warm-start", spec.warm_start, "losses"),
         ("budget", spec.budget_seconds, None),
         ("max-tokens", spec.max_tokens, None),

@@ -1,19 +1,32 @@
-"""Writes a finished study's winner as a recipe of another tool, from the store alone."""
+"""Writes a finished study's winner otherwise: as another tool's recipe, or in another format.
+
+A recipe needs the store alone. A checkpoint is what a study of its own publishes, whose only
+candidate is the winner: it goes through the gate, and what is said of it is measured anew.
+"""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from autocompress.errors import SpecError
+from autocompress.export.checkpoint import layer_choices
 from autocompress.export.render import write_texts
 from autocompress.export.tool_recipes import TOOLS, ToolRecipe, tool_recipe
-from autocompress.pipeline.stored_study import read_stored, too_early
-from autocompress.store.base import StudyStore
+from autocompress.pipeline.stored_study import StoredStudy, read_stored, too_early
+from autocompress.spaces.base import Choice
+from autocompress.spec import SearchSpec, from_mapping
+from autocompress.spec_rules import FORMATS
+from autocompress.store.base import Json, StudyStore
 from autocompress.store.study_store import open_study
 from autocompress.trial import Genotype
 
 WINNER: Final = "winner"
 """The document with the levels of what a study published."""
+START: Final = "start.yaml"
+"""The file that tells a winner to the study that publishes it once more."""
 
 
 def keep_winner(store: StudyStore, winner: Genotype) -> None:
@@ -29,14 +42,62 @@ def export_recipe(storage: str, study: str, tool: str, output: Path) -> ToolReci
         ExportError: If the tool cannot be told what the winner is, or the file not written.
     """
     if tool not in TOOLS:
-        raise SpecError(f"Unknown format {tool!r}. Known: {', '.join(TOOLS)}.")
+        raise SpecError(f"Unknown format {tool!r}. Known: {', '.join((*FORMATS, *TOOLS))}.")
+    known, kept = _winner(storage, study)
+    recipe = tool_recipe(tool, known.space, _choices(known, kept))
+    write_texts({recipe.file: recipe.text}, output)
+    return recipe
+
+
+def export_spec(storage: str, study: str, form: str, output: Path) -> SearchSpec:
+    """Return the spec of the study that publishes a study's winner in another format.
+
+    Leaves a file in the output folder that tells the winner.
+
+    Raises:
+        SpecError: If the format is unknown or cannot hold the study's space, the study is unknown,
+            or it has no winner yet.
+        ExportError: If the file cannot be written.
+    """
+    known, kept = _winner(storage, study)
+    told: dict[str, object] = {**known.spec.to_json()}
+    given: dict[str, object] = {
+        "format": form,
+        "strategy": "given",
+        "start": str((output / START).resolve()),
+        "parent": None,
+        "latency_table": None,
+    }
+    # What the format decides is decided anew.
+    usual = [name for name in ("whole_layers", "symmetric") if known.spec.format != "hf"]
+    spec = from_mapping({k: v for k, v in told.items() if k not in usual} | given)
+    layers = layer_choices(known.space, tuple(_choices(known, kept)))
+    text = {
+        "study": study,
+        "layers": {
+            layer: {kind.value: str(choice) for kind, choice in own.items()}
+            for layer, own in layers.items()
+        },
+    }
+    write_texts({START: yaml.safe_dump(text, sort_keys=False)}, output)
+    return spec
+
+
+def _winner(storage: str, study: str) -> tuple[StoredStudy, Mapping[str, Json]]:
+    """Return a study and the document of its winner.
+
+    Raises:
+        SpecError: If the study is unknown or has no winner yet.
+    """
     known = read_stored(storage, study)
     with contextlib.closing(open_study(storage, study)) as store:
         kept = store.document(WINNER)
     if kept is None:
         raise too_early(known.row, "a winner")
+    return known, kept
+
+
+def _choices(known: StoredStudy, kept: Mapping[str, Json]) -> Sequence[Choice]:
     levels = kept["levels"]
     genotype = Genotype(tuple(int(str(n)) for n in levels) if isinstance(levels, list) else ())
-    recipe = tool_recipe(tool, known.space, known.space.choices(genotype))
-    write_texts({recipe.file: recipe.text}, output)
-    return recipe
+    return known.space.choices(genotype)

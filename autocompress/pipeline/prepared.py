@@ -24,12 +24,13 @@ from autocompress.operators.database import address
 from autocompress.operators.ggml_blocks import check_packages
 from autocompress.operators.weight_operators import load_weight_operator
 from autocompress.pipeline.shapes import setting_of, space_of
+from autocompress.pipeline.starting import start_of
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
 from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS
-from autocompress.trial import Split
+from autocompress.trial import Genotype, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
 REPORT_SEQUENCES = 256
@@ -48,6 +49,7 @@ class Prepared:
     Args:
         sequences: For each split, (sequences, T) token ids.
         imported: The latency table the user gave, or None.
+        start: Candidates that the user named.
     """
 
     spec: SearchSpec
@@ -58,6 +60,7 @@ class Prepared:
     sequences: Mapping[Split, np.ndarray]
     device: torch.device
     imported: LatencyTables | None
+    start: tuple[Genotype, ...] = ()
 
     @property
     def shape(self) -> ModelShape:
@@ -135,7 +138,16 @@ def prepare(spec: SearchSpec) -> Prepared:
     documents = text.read_documents(spec.calibration)
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
     sequences = text.make_sequences(tokenizer, documents, spec.context)
-    return Prepared(spec, folder, architecture, space, tokenizer, sequences, device, imported)
+    start = () if spec.start is None else (_named(spec, space),)
+    return Prepared(
+        spec, folder, architecture, space, tokenizer, sequences, device, imported, start
+    )
+
+
+def _named(spec: SearchSpec, space: SearchSpace) -> Genotype:
+    """Return the candidate that the spec's `start` tells."""
+    middle = float(spec.sparsities[0]) if spec.sparsity_step else 0.0
+    return start_of(Path(str(spec.start)).expanduser(), space, middle)
 
 
 def _check_vllm(spec: SearchSpec, device: torch.device) -> None:

@@ -167,12 +167,13 @@ def search(
             Attempt(aim, task, winner, reached, speedup, held / room.most if room else 0.0)
         )
         following = smaller = None
-        if timed is not None and prepared.imported is None:
+        is_given = spec.strategy == "given"
+        if timed is not None and prepared.imported is None and not is_given:
             following = next_aim(timed, attempts)
             is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
             if is_spent and attempts[-1].clears(timed.target):
                 following = None
-        if room is not None:
+        if room is not None and not is_given:
             smaller = next_share(share, attempts)
         if smaller is not None and room is not None:
             try:

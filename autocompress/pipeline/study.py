@@ -214,7 +214,7 @@ def _run(
             timed,
             driver,
             store,
-            inherited.start,
+            _start(prepared, inherited, store),
             scores,
             measure,
             room,
@@ -248,6 +248,18 @@ def _run(
         keep_winner(store, found.winner)
     store.finish(StudyState.FINISHED, report.to_json())
     return report
+
+
+def _start(prepared: Prepared, inherited: Inherited, store: StudyStore) -> tuple[Genotype, ...]:
+    """Return the candidates to begin with: a study goes on with those that it began with."""
+    recorded = store.document("start")
+    if recorded is None:
+        levels = [list(genotype.levels) for genotype in (*prepared.start, *inherited.start)]
+        store.save_document("start", {"levels": levels})
+        return (*prepared.start, *inherited.start)
+    known = recorded["levels"]
+    rows = known if isinstance(known, list) else []
+    return tuple(Genotype(tuple(map(int, row))) for row in rows if isinstance(row, list))
 
 
 @contextlib.contextmanager

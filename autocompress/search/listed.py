@@ -115,6 +115,12 @@ def uniform(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype
     return even
 
 
+def given(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
+    """List the candidate that is known from elsewhere, whether or not it meets the constraint."""
+    yield from ()
+    return [task.extra[0]]
+
+
 def by_losses(losses: Losses) -> List:
     """List the greedy solution over losses that a rule gave, such as ShortGPT's."""
 

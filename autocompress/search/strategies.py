@@ -59,6 +59,8 @@ def make_strategy(
             return ListedStrategy(task, listed.random, once)
         case "uniform":
             return ListedStrategy(task, listed.uniform, once)
+        case "given" if task.extra:
+            return ListedStrategy(task, listed.given, once)
         case "brute-force":
             return ListedStrategy(task, listed.brute_force, ListSettings(BRUTE_FORCE_RUNGS))
         case "weight-error" | "fisher" if name in scores.by_rule:

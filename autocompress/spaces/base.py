@@ -6,6 +6,7 @@ Knows neither weights nor measurements: everything here is integers and names.
 import enum
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -135,6 +136,31 @@ class Choice:
             for index, own in enumerate(self.weights)
             if not own.is_dense
         )
+
+    @classmethod
+    def parse(cls, text: str, total: int) -> "Choice":
+        """Read what `str` writes of a choice at a site of so many units.
+
+        Raises:
+            ValueError: If it is no choice there.
+        """
+        if text == "dense":
+            return cls(total, total)
+        if text == "drop":
+            return cls(0, total)
+        kept, cache = total, DENSE_CACHE
+        weights: tuple[WeightSetting, ...] = ()
+        for part in text.split(", "):
+            width = re.fullmatch(r"width (\d+)/(\d+)", part)
+            if width:
+                kept = int(width[1])
+                if int(width[2]) != total or not 0 < kept < total:
+                    raise ValueError(f"a width of {total} units must hold, but got {part!r}")
+            elif re.fullmatch(r"kv\d+", part):
+                cache = CacheSetting(int(part[2:]))
+            else:
+                weights = tuple(map(WeightSetting.parse, part.split(" ")))
+        return cls(kept, total, weights, cache)
 
     def __str__(self) -> str:
         if self.is_dense:

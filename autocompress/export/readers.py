@@ -1,0 +1,195 @@
+"""Reads what files of this and of other tools say of a model's layers.
+
+What a file does not name is dense. Nothing is guessed: a file that does not say what it means, or
+means something that it does not say, is refused with the reason.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from autocompress.errors import SpecError
+from autocompress.export.tool_recipes import GGUF_NAMES
+from autocompress.spaces.base import SiteKind
+from autocompress.spaces.settings import WeightSetting
+
+_EVOPRESS: Final[Mapping[str, tuple[SiteKind, ...]]] = {
+    "none": (),
+    "attn": (SiteKind.ATTENTION,),
+    "mlp": (SiteKind.MLP,),
+    "attn+mlp": (SiteKind.ATTENTION, SiteKind.MLP),
+}
+"""What a line of its depth search says of a block: what is gone."""
+_LEVEL: Final = re.compile(r"(?:.*\.)?layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\s*:\s*(-?\d+)")
+_TYPE: Final = re.compile(r"([^\s=]+)=(\w+)")
+_PLAIN_TYPES: Final = ("f16", "bf16", "f32")
+_BLOCKS: Final[Mapping[tuple[int, int | None, str], str]] = {
+    (8, None, "channel"): "fp8",
+    (4, 32, "group"): "mxfp4",
+    (4, 16, "tensor_group"): "nvfp4",
+}
+"""By bits, group size and strategy, what compressed-tensors tells as floating point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a file says.
+
+    Args:
+        form: Of the file, in words.
+        sites: What is done to sub-blocks, by layer and kind, as a `Choice` is written.
+        linears: What is done to linear layers, by layer and name in it: a setting as text, bits
+            such as `4`, or a level of EvoPress's sparsity such as `-2`.
+    """
+
+    form: str
+    sites: Mapping[tuple[int, SiteKind], str] = field(default_factory=dict)
+    linears: Mapping[tuple[int, str], str] = field(default_factory=dict)
+
+
+def read_told(path: Path, n_layers: int) -> Told:
+    """Read a recipe of this tool, or a file of EvoPress, llama-quantize or compressed-tensors.
+
+    Args:
+        n_layers: Of the model that it is meant for.
+
+    Raises:
+        SpecError: If it cannot be read, or does not say what it means for such a model.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Cannot read {path}: {getattr(error, 'strerror', error)}.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    forms: Sequence[tuple[re.Pattern[str], Callable[[Sequence[str]], Told]]] = (
+        (re.compile("|".join(map(re.escape, _EVOPRESS))), _evopress_depth),
+        (_LEVEL, _evopress_levels),
+        (_TYPE, lambda some: _tensor_types(some, n_layers)),
+    )
+    try:
+        for pattern, read in forms:
+            if lines and all(pattern.fullmatch(line) for line in lines):
+                return _checked(read(lines), n_layers)
+        return _checked(_structured(yaml.safe_load(text), n_layers), n_layers)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        raise SpecError(f"{path}: {' '.join(str(error).split()).rstrip('.')}.") from error
+
+
+def _checked(told: Told, n_layers: int) -> Told:
+    layers = {layer for layer, _ in (*told.sites, *told.linears)}
+    beyond = sorted(layer for layer in layers if not 0 <= layer < n_layers)
+    if beyond:
+        raise ValueError(f"it names layer {beyond[0]}, and the model has {n_layers}")
+    return told
+
+
+def _evopress_depth(lines: Sequence[str]) -> Told:
+    return Told(
+        "what EvoPress drops",
+        {(layer, kind): "drop" for layer, line in enumerate(lines) for kind in _EVOPRESS[line]},
+    )
+
+
+def _evopress_levels(lines: Sequence[str]) -> Told:
+    found = {}
+    for line in lines:
+        match = _LEVEL.fullmatch(line)
+        if match:
+            found[int(match[1]), match[2]] = match[3]
+    return Told("EvoPress's levels", linears=found)
+
+
+def _tensor_types(lines: Sequence[str], n_layers: int) -> Told:
+    """Read llama-quantize's types: a tensor takes that of the first pattern found in its name."""
+    rules = [(re.compile(pattern), kind.lower()) for pattern, kind in map(_rule, lines)]
+    found = {}
+    for layer in range(n_layers):
+        for ours, theirs in GGUF_NAMES.items():
+            tensor = f"blk.{layer}.{theirs}.weight"
+            kind = next((kind for pattern, kind in rules if pattern.search(tensor)), None)
+            if kind is not None and kind not in _PLAIN_TYPES:
+                found[layer, ours] = kind
+    return Told("types of llama-quantize", linears=found)
+
+
+def _rule(line: str) -> tuple[str, str]:
+    pattern, _, kind = line.rpartition("=")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern} is no regular expression: {error}") from error
+    return pattern, kind
+
+
+def _structured(read: object, n_layers: int) -> Told:
+    """Read what is YAML, or JSON."""
+    if not isinstance(read, dict):
+        raise ValueError(
+            "it is no recipe, no lines of none, attn, mlp or attn+mlp, none of `layer: level` or "
+            "`pattern=type`, and no config of compressed-tensors"
+        )
+    if {"data", "left", "right"} <= read.keys():
+        raise ValueError("a tree of Pruner-Zero is a metric and no model: write it as --pruner")
+    if "layers" in read:
+        return _recipe(read["layers"])
+    quantization = read.get("quantization_config", read)
+    if isinstance(quantization, dict) and "config_groups" in quantization:
+        return _compressed_tensors(quantization, read.get("num_hidden_layers"), n_layers)
+    raise ValueError("it has neither `layers` nor `config_groups`")
+
+
+def _recipe(layers: object) -> Told:
+    if not isinstance(layers, dict) or not all(isinstance(own, dict) for own in layers.values()):
+        raise ValueError("`layers` must hold a mapping for each layer")
+    return Told(
+        "a recipe",
+        {
+            (int(layer), SiteKind(kind)): str(text)
+            for layer, own in layers.items()
+            for kind, text in own.items()
+        },
+    )
+
+
+def _compressed_tensors(config: Mapping[str, Any], left: object, n_layers: int) -> Told:
+    if left is not None and left != n_layers:
+        raise ValueError(
+            f"its model has {left} layers and this one {n_layers}: it does not say which are gone"
+        )
+    names = [(layer, name) for layer in range(n_layers) for name in GGUF_NAMES]
+    ignored = config.get("ignore") or []
+    found = {}
+    for group in config["config_groups"].values():
+        if group.get("input_activations"):
+            raise ValueError("it quantizes activations, which are not searched here")
+        setting = _setting(group["weights"])
+        for layer, name in names:
+            if _names(group["targets"], layer, name) and not _names(ignored, layer, name):
+                found[layer, name] = setting
+    return Told("a config of compressed-tensors", linears=found)
+
+
+def _setting(weights: Mapping[str, Any]) -> str:
+    """Return what compressed-tensors says of weights as a setting's text."""
+    bits, size, strategy = weights["num_bits"], weights.get("group_size"), weights["strategy"]
+    if weights["type"] == "float":
+        named = _BLOCKS.get((bits, size, strategy))
+        if named is None:
+            raise ValueError(f"floating point of {bits} bits by {strategy} is not known here")
+        return named
+    if strategy not in ("group", "channel"):
+        raise ValueError(f"scales by {strategy} are not known here")
+    return str(WeightSetting(bits, size if strategy == "group" else None, weights["symmetric"]))
+
+
+def _names(targets: Iterable[str], layer: int, name: str) -> bool:
+    """Whether any of compressed-tensors' targets is a linear layer."""
+    whole = f"model.layers.{layer}.{name}"
+    return any(
+        bool(re.match(own[3:], whole)) if own.startswith("re:") else own in ("Linear", whole)
+        for own in targets
+    )

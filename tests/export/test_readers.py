@@ -1,0 +1,242 @@
+"""What a file says of a model is found among the candidates of a space, or refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autocompress.errors import SpecError
+from autocompress.export.checkpoint import layer_choices
+from autocompress.export.readers import read_told
+from autocompress.export.tool_recipes import tool_recipe
+from autocompress.models.architecture import LINEAR_NAMES, linear_groups, read_architecture
+from autocompress.pipeline.starting import start_of
+from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.making import Weights, make_space
+from autocompress.spaces.settings import WeightSetting
+from autocompress.trial import Genotype
+from tests.tiny_models import KV_GROUPS, LAYERS, make_config
+
+COLUMNS = 64  # whole blocks of 32
+CONFIG = make_config()
+CONFIG.intermediate_size = COLUMNS
+GROUPS = linear_groups(read_architecture(CONFIG))
+Q = "model.layers.{}.self_attn.q_proj: {}\n"
+
+
+def space_of(
+    *, depth: bool = True, width: bool = False, whole_layers: bool = False, **weights: object
+) -> SearchSpace:
+    return make_space(
+        LAYERS,
+        KV_GROUPS,
+        COLUMNS,
+        depth=depth,
+        width=width,
+        whole_layers=whole_layers,
+        ffn_step=8,
+        ffn_levels=3,
+        weights=Weights(**weights),  # type: ignore[arg-type]
+        groups=GROUPS,
+    )
+
+
+RICH = space_of(
+    width=True,
+    settings=tuple(map(WeightSetting.parse, ("w8sym", "w3g8"))),
+    sparsities=(WeightSetting.parse("s0.5"),),
+    cache_bits=(8, 4),
+)
+CODES = space_of(whole_layers=True, settings=(WeightSetting.parse("w4g16sym"),), blocks=("fp8",))
+TYPES = space_of(depth=False, blocks=("q8_0", "q4_0"))
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "file"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def genotypes(space: SearchSpace) -> st.SearchStrategy[Genotype]:
+    entries = st.tuples(*(st.integers(0, len(menu) - 1) for menu in space.menus))
+    return entries.map(space.genotype)
+
+
+@given(genotypes(RICH))
+@settings(max_examples=50)
+def test_a_recipe_is_read_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, genotype: Genotype
+) -> None:
+    layers = {
+        layer: {kind.value: str(choice) for kind, choice in own.items()}
+        for layer, own in layer_choices(RICH, RICH.choices(genotype)).items()
+    }
+    text = yaml.safe_dump({"study": "s", "layers": layers})
+
+    found = start_of(written(tmp_path_factory.mktemp("recipes"), text), RICH)
+
+    assert RICH.choices(found) == RICH.choices(genotype)
+
+
+@given(genotypes(TYPES))
+@settings(max_examples=30)
+def test_types_of_llama_quantize_are_read_back_and_written_alike(
+    tmp_path_factory: pytest.TempPathFactory, genotype: Genotype
+) -> None:
+    recipe = tool_recipe("tensor-types", TYPES, TYPES.choices(genotype))
+
+    found = start_of(written(tmp_path_factory.mktemp("types"), recipe.text), TYPES)
+
+    assert TYPES.choices(found) == TYPES.choices(genotype)
+    assert tool_recipe("tensor-types", TYPES, TYPES.choices(found)).text == recipe.text
+
+
+def test_what_evopress_drops_is_dropped(tmp_path: Path) -> None:
+    space = space_of()
+
+    found = start_of(written(tmp_path, "none\nattn\nattn+mlp\n"), space)
+
+    dropped = [choice.is_dropped for choice in space.choices(found)]
+    assert dropped == [False, False, True, False, True, True]
+
+
+def test_evopress_bits_are_the_levels_with_so_many(tmp_path: Path) -> None:
+    space = space_of(settings=tuple(map(WeightSetting.parse, ("w4g16", "w3g8"))))
+    names = [name for own in LINEAR_NAMES.values() for name in own]
+    text = "".join(
+        f"model.layers.{layer}.{linear}: {3 + layer % 2}\n"
+        for layer in range(LAYERS)
+        for linear in names
+    )
+
+    found = start_of(written(tmp_path, text), space)
+
+    for number, choice in enumerate(space.choices(found)):
+        layer = number // 2
+        assert {str(setting) for setting in choice.weights} == {("w3g8", "w4g16")[layer % 2]}
+
+
+def test_evopress_sparsities_are_steps_from_the_middle(tmp_path: Path) -> None:
+    space = space_of(depth=False, sparsities=(WeightSetting.parse("s0.5"),), sparsity_step=64)
+    down = "model.layers.0.mlp.down_proj: -2\nmodel.layers.1.mlp.down_proj: 0\n"
+
+    found = space.choices(start_of(written(tmp_path, down), space, middle=0.5))
+
+    weights = GROUPS[SiteKind.MLP][-1].weights
+    assert found[1].weights[-1].sparsity == pytest.approx(0.5 - 2 * 64 / weights, abs=1e-6)
+    assert found[3].weights[-1].sparsity == 0.5
+    assert found[5].is_dense
+
+
+def test_a_config_of_compressed_tensors_is_read(tmp_path: Path) -> None:
+    integers = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group",
+        "group_size": 16,
+    }
+    floats = {
+        "num_bits": 8,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "channel",
+        "group_size": None,
+    }
+    config = {
+        "num_hidden_layers": LAYERS,
+        "quantization_config": {
+            "config_groups": {
+                "group_0": {
+                    "targets": [r"re:^model\.layers\.(0|2)\..*_proj$"],
+                    "weights": integers,
+                },
+                "group_1": {"targets": ["model.layers.1.mlp.down_proj"], "weights": floats},
+            },
+            "ignore": ["lm_head", r"re:.*layers\.2\.self_attn.*"],
+        },
+    }
+
+    found = CODES.choices(start_of(written(tmp_path, json.dumps(config)), CODES))
+
+    said = [" ".join(map(str, choice.weights)) for choice in found]
+    both = "w4g16sym w4g16sym"
+    assert said == [both, both, "", "dense fp8", "", both]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("none\nattn\nnone\nnone\n", None),
+        ("none\n" * 3 + "mlp\n", "it names layer 3, and the model has 3"),
+        ("", "it is no recipe, no lines of none"),
+        ("just words\n", "it is no recipe, no lines of none"),
+        ("layers: 3\n", "`layers` must hold a mapping for each layer"),
+        ("layers: {0: {attention: w9}}\n", "a setting such as w4g128"),
+        ("layers: {0: {attention: width 9/2}}\n", "a width of 4 units must hold"),
+        ("layers: {0: {head: drop}}\n", "'head' is not a valid SiteKind"),
+        (
+            "layers: {0: {attention: w4g16}}\n",
+            "the space does not hold attention w4g16 in layer 0",
+        ),
+        ("a: [\n", "while parsing"),
+        ('{"data": "mul", "left": null, "right": null}', "a tree of Pruner-Zero is a metric"),
+        ('{"a": 1}', "it has neither `layers` nor `config_groups`"),
+        (
+            Q.format(0, 4),
+            "q, k, v of layer 0 differ (4, dense), and share a setting",
+        ),
+        (Q.format(7, 4), "it names layer 7, and the model has 3"),
+        ("blk.(=q4_0\n", "blk.( is no regular expression"),
+        (
+            '{"num_hidden_layers": 2, "config_groups": {}}',
+            "its model has 2 layers and this one 3: it does not say which are gone",
+        ),
+    ],
+)
+def test_what_a_file_does_not_say_is_not_guessed(
+    tmp_path: Path, text: str, reason: str | None
+) -> None:
+    space = space_of(settings=(WeightSetting.parse("w3g8"),))
+    if reason is None:
+        # A last layer that nothing is said of beyond the model's is still a layer.
+        assert read_told(written(tmp_path, text), 4).form == "what EvoPress drops"
+        return
+
+    with pytest.raises(SpecError) as caught:
+        start_of(written(tmp_path, text), space)
+
+    assert str(tmp_path / "file") in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"Cannot read .*nowhere: No such file"):
+        read_told(tmp_path / "nowhere", 3)
+
+
+@given(
+    st.integers(0, 4),
+    st.sampled_from(["", "w4g16 dense", "s0.5+w3 s2:4"]),
+    st.sampled_from([None, 8]),
+)
+def test_a_choice_is_read_as_it_is_written(kept: int, weights: str, cache: int | None) -> None:
+    text = (
+        "drop"
+        if kept == 0
+        else ", ".join(
+            part
+            for part in (
+                f"width {kept}/4" if kept < 4 else "",
+                weights,
+                f"kv{cache}" if cache else "",
+            )
+            if part
+        )
+        or "dense"
+    )
+
+    assert str(Choice.parse(text, 4)) == text
