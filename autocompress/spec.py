@@ -15,7 +15,7 @@ from autocompress.errors import SpecError
 from autocompress.spec_rules import (
     BITS,
     BLOCK_FORMATS,
-    COMPRESSED,
+    CODED,
     ENGINES,
     FORMATS,
     GGUF_TYPES,
@@ -100,8 +100,8 @@ class SearchSpec:
     whole layers. A `pruner` may be a formula of weights `W` and inputs `X`. A layer is calibrated
     with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
     The winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers
-    and bits, as engines read them, `decilm` sub-blocks and bits, as vLLM does, `gguf` whole layers
-    and bits for llama.cpp. Latency tables that the store
+    and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and bits, `gguf`
+    whole layers and bits for llama.cpp. Latency tables that the store
     holds of the same machine and workload are measured again if `fresh_profile`.
     """
 
@@ -234,9 +234,9 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     problems += whole_layer_problems(checked)
     if checked.get("strategy") == "given" and checked.get("start") is None:
         problems.append("strategy: `given` measures what a file tells: name it by `start`.")
-    if form in ("compressed-tensors", "gguf") and "depth" in names(checked, "space"):
+    if form in ("compressed-tensors", "gptq", "gguf") and "depth" in names(checked, "space"):
         checked["whole_layers"] = True
-    if form in COMPRESSED:
+    if form in CODED:
         checked["symmetric"] = True
     if is_llama_cpp(checked) or "bits" in names(checked, "space"):
         usual = usual_bits(str(checked.get("engine", "torch")), form, is_timed, len(targets))

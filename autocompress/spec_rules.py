@@ -6,9 +6,13 @@ from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
 ENGINES: Final = ("torch", "llama.cpp", "vllm", *(f"roofline:{name}" for name in ROOFLINES))
-FORMATS: Final = ("hf", "compressed-tensors", "decilm", "gguf")
+FORMATS: Final = ("hf", "compressed-tensors", "decilm", "gptq", "gguf")
 COMPRESSED: Final = ("compressed-tensors", "decilm")
 """The formats that hold weights as compressed-tensors does."""
+CODED: Final = (*COMPRESSED, "gptq")
+"""The formats that engines read codes of: whole rows and groups around 0."""
+GPTQ_BITS: Final = ("8", "4", "2")
+"""Of `bits`, those that GPTQ's words hold whole codes of."""
 BITS: Final = ("8", "6", "5", "4", "3", "2")
 BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
@@ -35,7 +39,7 @@ def usual_space(
     """Return what `auto` stands for: what the engine runs of a format and needs no recovery."""
     if not is_timed:
         return ("depth", "bits") if whole_layers else ("bits",)
-    if form in COMPRESSED:
+    if form in CODED:
         return ("depth", "bits") if engine == "vllm" else ("depth",)
     runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
     shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
@@ -48,7 +52,7 @@ def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[
         return GGUF_TYPES
     if engine == "vllm":
         return VLLM_CPU_BITS
-    if form in COMPRESSED:
+    if form in CODED:
         return SERVED_BITS
     if engine == "torch" and is_timed:
         # Fewer bits run no faster, but a second target may want them.
@@ -103,8 +107,8 @@ def _vllm_problems(checked: Mapping[str, object]) -> list[str]:
     """Return what is asked for that vLLM cannot run."""
     problems = []
     form = checked.get("format")
-    if form not in COMPRESSED:
-        problems.append(f"format: vLLM opens {' and '.join(COMPRESSED)}, but got {form}.")
+    if form not in CODED:
+        problems.append(f"format: vLLM opens {', '.join(CODED)}, but got {form}.")
     wrong = [
         name
         for name in names(checked, "bits")
@@ -129,9 +133,14 @@ def format_problems(checked: Mapping[str, object]) -> list[str]:
     if (form == "gguf") != is_llama_cpp(checked):
         engine = checked.get("engine", "torch")
         return [f"format: llama.cpp alone runs `gguf`, but got {form} for the engine {engine}."]
-    if form not in COMPRESSED:
+    if form not in CODED:
         return []
     problems = []
+    if form == "gptq" and checked.get("engine") != "vllm":
+        problems.append(
+            "format: transformers opens `gptq` with other packages alone: `engine: vllm` must "
+            "hold, which opens and times it."
+        )
     bits = names(checked, "bits")
     others = [n for n in names(checked, "space") if n not in ("depth", "bits", "auto")]
     if others:
@@ -141,15 +150,20 @@ def format_problems(checked: Mapping[str, object]) -> list[str]:
         )
     if checked.get("per_linear"):
         problems.append(
-            "format: engines want one setting of compressed-tensors for q, k and v, and one for "
-            "gate and up: leave `per_linear` out, or take the format `hf`."
+            f"format: engines want one setting of {form} for q, k and v, and one for gate and up: "
+            "leave `per_linear` out, or take the format `hf`."
+        )
+    wrong = [n for n in bits if not re.match(rf"w?({'|'.join(GPTQ_BITS)})(?!\d)", n)]
+    if form == "gptq" and wrong:
+        problems.append(
+            f"format: gptq holds codes of {', '.join(GPTQ_BITS)} bits, but got {', '.join(wrong)}."
         )
     uneven = [name for name in bits if INTEGER.fullmatch(name) and not name.endswith("sym")]
     uneven += ["symmetric: false"] if checked.get("symmetric") is False else []
     if uneven:
         problems.append(
-            "format: transformers does not load zero points of compressed-tensors, so codes must "
-            f"lie around 0, such as `w4g128sym`, but got {', '.join(uneven)}."
+            f"format: what loads {form} does not load its zero points, so codes must lie around "
+            f"0, such as `w4g128sym`, but got {', '.join(uneven)}."
         )
     return problems
 

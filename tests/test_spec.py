@@ -339,7 +339,7 @@ def test_vllm_is_given_compressed_tensors() -> None:
         ({"bits": "4,3"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got 3."),
         ({"bits": "w6sym"}, "bits: vLLM has kernels for 8, 4, fp8, mxfp4, nvfp4, but got w6sym."),
         ({"space": "depth,width"}, "format: compressed-tensors holds whole layers and bits alone"),
-        ({"format": "hf"}, "format: vLLM opens compressed-tensors and decilm, but got hf."),
+        ({"format": "hf"}, "format: vLLM opens compressed-tensors, decilm, gptq, but got hf."),
         ({"target_memory": "50%"}, "target_memory: vLLM takes the memory that it is told to"),
     ],
 )

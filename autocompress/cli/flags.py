@@ -177,7 +177,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--format",
         required=True,
         help=f"{', '.join(FORMATS)}: a checkpoint, proven and measured anew; or for a tool "
-        "tensor-types (llama.cpp), llm-compressor, gptq, modelopt",
+        "tensor-types (llama.cpp), llm-compressor, gptqmodel, modelopt",
     )
     export.add_argument("--new-study", metavar="NAME", help="default: STUDY-decilm")
     _add_storage(export)

@@ -39,13 +39,14 @@ class Findings:
     """What the gate's process saw.
 
     Args:
-        largest_difference: Of any logit to the searched candidate's.
+        largest_difference: Of any logit to the searched candidate's; None where an engine tells
+            no logits.
         cache_difference: Of any logit generated with a KV cache to the one without.
         tolerance: What both may be at most.
         answer: Token ids generated after the prompt.
     """
 
-    largest_difference: float
+    largest_difference: float | None
     cache_difference: float
     tolerance: float
     tensor_bytes: int
@@ -72,9 +73,10 @@ class GateReport:
         """What is wrong, in words; empty if the artifact passed."""
         found = self.findings
         failures = []
-        if not found.largest_difference <= found.tolerance:
+        apart = found.largest_difference
+        if apart is not None and not apart <= found.tolerance:
             failures.append(
-                f"logits differ from the searched candidate's by {found.largest_difference:.3g}, "
+                f"logits differ from the searched candidate's by {apart:.3g}, "
                 f"allowed {found.tolerance:.3g}"
             )
         if not found.cache_difference <= found.tolerance:

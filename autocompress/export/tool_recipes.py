@@ -150,18 +150,20 @@ def _llm_compressor(winner: _Winner) -> ToolRecipe:
 
 def _gptq(winner: _Winner) -> ToolRecipe:
     """Return GPTQModel's config: the setting of most weights, and what differs from it."""
-    _refuse_drops(winner, "gptq")
+    _refuse_drops(winner, "gptqmodel")
     known = ", ".join(map(str, _GPTQ_BITS))
 
     def holds(setting: WeightSetting) -> bool:
         return setting.is_dense or (_is_integer(setting) and setting.bits in _GPTQ_BITS)
 
-    _refuse(winner, "gptq", holds, f"integer codes of {known} bits")
+    _refuse(winner, "gptqmodel", holds, f"integer codes of {known} bits")
     by_setting = winner.by_setting()
     counts = {s: sum(map(len, names.values())) for s, names in by_setting.items()}
     coded = [setting for setting in by_setting if not setting.is_dense]
     if not coded:
-        raise ExportError("A recipe for gptq needs weights that are stored as codes; none is.")
+        raise ExportError(
+            "A recipe for gptqmodel needs weights that are stored as codes; none is."
+        )
     base = max(coded, key=lambda setting: counts[setting])
     dynamic: dict[str, object] = {}
     for setting, names in by_setting.items():
@@ -255,7 +257,7 @@ def _refuse_drops(winner: _Winner, tool: str) -> None:
 TOOLS: Final[Mapping[str, Callable[[_Winner], ToolRecipe]]] = {
     "tensor-types": _tensor_types,
     "llm-compressor": _llm_compressor,
-    "gptq": _gptq,
+    "gptqmodel": _gptq,
     "modelopt": _modelopt,
 }
 """What `autocompress export --format` writes, by name."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.export import gate
+from autocompress.export import gate, gptq_checkpoint
 from autocompress.export.checkpoint import Artifact, write_checkpoint
 from autocompress.export.compressed_checkpoint import check_settings, write_compressed_checkpoint
 from autocompress.models.surgery import ShapedModel
@@ -35,6 +35,8 @@ class CheckpointDeployment:
         self._is_compressed = prepared.spec.format in COMPRESSED
         if self._is_compressed:
             check_settings(prepared.space, shaped.model.dtype)
+        if prepared.spec.format == "gptq":
+            gptq_checkpoint.check_settings(prepared.space)
         self._prepared = prepared
         self._levels = levels
         self._scratch = scratch
@@ -60,6 +62,8 @@ class CheckpointDeployment:
         """Write the model with some choices into a new folder; leaves it so."""
         self.shaped.apply(choices)
         source, levels = self._prepared.folder, self._levels
+        if self._prepared.spec.format == "gptq":
+            return gptq_checkpoint.write_gptq_checkpoint(self.shaped, source, folder, levels)
         if not self._is_compressed:
             return write_checkpoint(self.shaped, source, folder, levels)
         as_decilm = self._prepared.spec.format == "decilm"

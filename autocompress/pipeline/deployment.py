@@ -149,16 +149,6 @@ def check_perplexity(
         )
 
 
-def check_report(report: GateReport) -> None:
-    """Let an artifact pass.
-
-    Raises:
-        GateError: If the gate did not.
-    """
-    if not report.passed:
-        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
-
-
 def passed(
     prepared: Prepared,
     reference: Reference,
@@ -171,7 +161,8 @@ def passed(
     Raises:
         GateError: If it did not.
     """
-    check_report(report)
+    if not report.passed:
+        raise GateError(f"The checkpoint did not pass the gate: {'; '.join(report.failures)}.")
     decode = prepared.tokenizer.decode
     answers = (reference.prompt[0], list(reference.dense_answer), list(report.findings.answer))
     prompt, theirs, ours = (str(decode(ids)) for ids in answers)

@@ -19,6 +19,7 @@ from autocompress.spaces.settings import (
     GROUP_SIZES,
     WeightSetting,
     as_compressed_tensors,
+    as_gptq,
     as_packed,
     torch_kernel_bits,
 )
@@ -243,6 +244,8 @@ def stored_cost(
     """
     bits = dense.number_bits
     stored = as_compressed_tensors if form in COMPRESSED else as_packed
+    if form == "gptq":
+        stored = as_gptq
     if kind == "params":
         in_sites = sizes.parameters(space, 0).dense
         return sizes.parameters(space, dense.parameters - round(in_sites))

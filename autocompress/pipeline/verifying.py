@@ -97,8 +97,12 @@ def _untested(manifest: Manifest) -> str:
     try:
         if artifact.file is not None:
             _ = LlamaCppEngine().version
-        elif (artifact.folder / "config.json").read_text("utf-8").count("compressed-tensors"):
-            compressed_tensors_package()
+        else:
+            config = (artifact.folder / "config.json").read_text("utf-8")
+            if '"quant_method": "gptq"' in config:
+                return "transformers opens GPTQ with other packages alone; ask vLLM"
+            if "compressed-tensors" in config:
+                compressed_tensors_package()
     except (EngineError, ExportError) as error:
         return str(error).rstrip(".")
     if artifact.needs_remote_code and not has_own_modeling(artifact.folder):

@@ -1,4 +1,4 @@
-"""Candidates as compressed-tensors checkpoints that vLLM runs."""
+"""Candidates as checkpoints that vLLM runs: in compressed-tensors, as a DeciLM, or in GPTQ."""
 
 import dataclasses
 import shutil
@@ -9,12 +9,14 @@ from safetensors import safe_open
 from autocompress.evaluators.file_stopwatch import FileStopwatch, Turns
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.vllm_engine import VllmEngine
-from autocompress.export.gate import ANSWER_TOKENS
+from autocompress.export.checkpoint import changed_files, stored_tensor_bytes
+from autocompress.export.gate import ANSWER_TOKENS, TOLERANCE, Findings, GateReport
 from autocompress.pipeline.checkpoint_deployment import CheckpointDeployment
 from autocompress.pipeline.deployment import (
     Verified,
     check_perplexity,
-    check_report,
+    passed,
+    reference_of,
     report_text,
 )
 from autocompress.pipeline.latency import hardware, measure_tables
@@ -68,36 +70,47 @@ class VllmDeployment(CheckpointDeployment):
         )
 
     def verify(self, winner: Genotype, measured: Measurement) -> Verified:
-        """Put a winner through the gate, then have vLLM read the text and answer.
+        """Have vLLM read the text and answer; transformers first, where it opens the format.
 
         Raises:
             GateError: If either finds something else than what was searched.
         """
-        verified = self._opened_by_transformers(winner)
-        with safe_open(verified.reference, framework="pt") as kept:
-            prompt = kept.get_tensor("prompt")[0].tolist()
+        engine, artifact = self.engine(None), self.export(winner)
+        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
         text = report_text(self._prepared, len(measured.nll))
-        engine, path = self.engine(None), verified.artifact.path
-        found = engine.read(path, text, prompt, ANSWER_TOKENS)
+        prompt = reference.prompt[0].tolist()
+        found = engine.read(artifact.path, text, prompt, ANSWER_TOKENS)
         read = Measurement((0.0,) * len(text), found.nll, text.shape[1] - 1)
-        check_perplexity("vLLM", verified.artifact, read, measured)
-        seen = verified.gate.findings
-        report = dataclasses.replace(
-            verified.gate,
-            findings=dataclasses.replace(
-                seen,
-                cache_difference=max(seen.cache_difference, found.cache_difference),
-                answer=found.answer,
+        check_perplexity("vLLM", artifact, read, measured)
+        with safe_open(reference.file, framework="pt") as kept:
+            largest = float(kept.get_tensor("logits").abs().max())
+        report = GateReport(
+            Findings(
+                None,
+                found.cache_difference,
+                TOLERANCE[self.shaped.model.dtype] * largest,
+                stored_tensor_bytes(artifact.folder),
+                found.answer,
             ),
-            engine="vLLM",
-            engine_version=f"{engine.version}, after transformers {verified.gate.engine_version}",
+            stored_tensor_bytes(artifact.folder) == artifact.tensor_bytes,
+            "vLLM",
+            engine.version,
+            tuple(changed_files(artifact)),
         )
-        check_report(report)
-        answer = str(self._prepared.tokenizer.decode(list(found.answer)))
-        return dataclasses.replace(
-            verified,
-            gate=report,
-            answers=(*verified.answers[:2], answer),
-            perplexity=read.perplexity,
-            decoded=(),
-        )
+        if self._prepared.spec.format != "gptq":
+            report = _both(report, self._opened_by_transformers(winner).gate)
+        return passed(self._prepared, reference, artifact, report, read.perplexity)
+
+
+def _both(ours: GateReport, theirs: GateReport) -> GateReport:
+    """Return what vLLM found, with the logits that transformers did."""
+    seen = theirs.findings
+    return dataclasses.replace(
+        ours,
+        findings=dataclasses.replace(
+            ours.findings,
+            largest_difference=seen.largest_difference,
+            cache_difference=max(ours.findings.cache_difference, seen.cache_difference),
+        ),
+        engine_version=f"{ours.engine_version}, after transformers {theirs.engine_version}",
+    )

@@ -282,6 +282,15 @@ def as_compressed_tensors(
     return sum(own * row + _SHAPE_BITS for own in rows)
 
 
+def as_gptq(setting: WeightSetting, rows: Sequence[int], columns: int, dense_bits: int) -> int:
+    """Return what GPTQ holds: words of codes and of zeros, dense scales, a group each column."""
+    if setting.bits is None:
+        return sum(setting.stored_bits(own, columns, dense_bits) for own in rows)
+    groups = math.ceil(columns / (setting.group_size or columns))
+    row = columns * setting.bits + groups * (dense_bits + setting.bits)
+    return sum(own * row + columns * _WORD_BITS for own in rows)
+
+
 def block_format(name: str) -> BlockFormat:
     """Return what a name of `BLOCK_FORMATS` or `GGUF_TYPES` stands for."""
     return BLOCK_FORMATS[name] if name in BLOCK_FORMATS else GGUF_TYPES[name]

