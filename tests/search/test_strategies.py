@@ -1,5 +1,6 @@
 """The contract of `Strategy`, kept by every strategy, and what is each one's own."""
 
+import dataclasses
 import math
 
 import pytest
@@ -41,7 +42,9 @@ RULE = [
 ]
 SCORES = RuleScores(RULE, [(1, 1), (2, 0)], by_rule={"weight-error": RULE, "fisher": RULE})
 # OWL says nothing of drops and widths: it has a space of its own in its own tests.
-every_strategy = pytest.mark.parametrize("name", [n for n in STRATEGIES if n != "owl"])
+every_strategy = pytest.mark.parametrize(
+    "name", [name for name in STRATEGIES if name not in ("owl", "given")]
+)
 
 
 def task(speedup: float = 2.0, seed: int = 0, max_tokens: int | None = None) -> Task:
@@ -222,3 +225,17 @@ def run_batches(strategy: Strategy) -> list[Batch]:
         asked.append(batch)
         strategy.tell([constant_trial(genotype, batch) for genotype in batch.candidates])
     return asked
+
+
+@pytest.mark.parametrize("speedup", [1.01, 2.0])
+def test_a_given_candidate_is_the_only_one_whatever_it_costs(speedup: float) -> None:
+    menus = enumerate(SPACE.menus)
+    known = SPACE.genotype([len(menu) - 1 if number == 1 else 0 for number, menu in menus])
+    strategy = make("given", dataclasses.replace(task(speedup), extra=(known,)))
+
+    asked = run(strategy)
+
+    assert {genotype for batch in asked for genotype in batch.candidates} == {known}
+    assert strategy.finalists(6) == [known]
+    with pytest.raises(ValueError, match="no strategy 'given'"):
+        make("given", task(speedup))
