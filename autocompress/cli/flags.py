@@ -244,7 +244,7 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pruner",
         help=f"what builds zeros: {', '.join(PRUNERS)}, or the formula of a score of weights W "
-        "and inputs X, such as 'abs(W) * X'",
+        "and inputs X, such as 'abs(W) * X', or a .json file with a tree of Pruner-Zero",
     )
     parser.add_argument(
         "--upstream",
@@ -395,4 +395,10 @@ def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSp
     ):
         if getattr(parsed, switch):
             flags[switch] = True
-    return from_mapping(values | {name: v for name, v in flags.items() if v is not None})
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if str(values.get("pruner")).endswith(".json"):
+        # What reads files of other tools imports torch.
+        from autocompress.export.readers import read_metric
+
+        values["pruner"] = read_metric(Path(str(values["pruner"])).expanduser())
+    return from_mapping(values)

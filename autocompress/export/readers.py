@@ -4,6 +4,7 @@ What a file does not name is dense. Nothing is guessed: a file that does not say
 means something that it does not say, is refused with the reason.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,26 @@ _BLOCKS: Final[Mapping[tuple[int, int | None, str], str]] = {
     (4, 16, "tensor_group"): "nvfp4",
 }
 """By bits, group size and strategy, what compressed-tensors tells as floating point."""
+
+
+_METRIC: Final[Mapping[tuple[str, int], str]] = {
+    ("W", 0): "abs(W)",
+    ("X", 0): "square(X)",
+    ("sqr", 1): "square({})",
+    ("pow", 1): "square({})",
+    ("neg", 1): "(-{})",
+    ("abs", 1): "abs({})",
+    ("log", 1): "log({})",
+    ("exp", 1): "exp({})",
+    ("sqrt", 1): "sqrt({})",
+    ("skp", 1): "{}",
+    ("mms", 1): "minmax({})",
+    ("zsn", 1): "normalize({})",
+    ("add", 2): "({} + {})",
+    ("sub", 2): "({} - {})",
+    ("mul", 2): "({} * {})",
+}
+"""What the names in its trees, of so many arguments, are in a formula."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +154,7 @@ def _structured(read: object, n_layers: int) -> Told:
             "`pattern=type`, and no config of compressed-tensors"
         )
     if {"data", "left", "right"} <= read.keys():
-        raise ValueError("a tree of Pruner-Zero is a metric and no model: write it as --pruner")
+        raise ValueError("a tree of Pruner-Zero is a metric and no model: give it to --pruner")
     if "layers" in read:
         return _recipe(read["layers"])
     quantization = read.get("quantization_config", read)
@@ -193,3 +214,31 @@ def _names(targets: Iterable[str], layer: int, name: str) -> bool:
         bool(re.match(own[3:], whole)) if own.startswith("re:") else own in ("Linear", whole)
         for own in targets
     )
+
+
+def read_metric(path: Path) -> str:
+    """Return the formula that a tree of Pruner-Zero (arXiv:2406.02924) stands for, for `pruner`.
+
+    There a weight's magnitude is W, and X the square of its column's norm.
+
+    Raises:
+        SpecError: If it cannot be read, or the formula needs gradients or an operator that no
+            formula here has.
+    """
+    try:
+        return _formula(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Cannot read {path}: {getattr(error, 'strerror', error)}.") from error
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path} is no tree of Pruner-Zero for a formula: {error}.") from error
+
+
+def _formula(node: object) -> str:
+    if not isinstance(node, dict) or not isinstance(node.get("data"), str):
+        raise ValueError("every node must hold `data`, `left` and `right`")
+    name, arguments = node["data"], [node[k] for k in ("left", "right") if node.get(k)]
+    pattern = _METRIC.get((name, len(arguments)))
+    if pattern is None:
+        known = ", ".join(sorted({known for known, _ in _METRIC}))
+        raise ValueError(f"{name!r} of {len(arguments)} is not known. Known: {known}")
+    return pattern.format(*map(_formula, arguments))

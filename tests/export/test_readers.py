@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
 from autocompress.export.checkpoint import layer_choices
-from autocompress.export.readers import read_told
+from autocompress.export.readers import read_metric, read_told
 from autocompress.export.tool_recipes import tool_recipe
 from autocompress.models.architecture import LINEAR_NAMES, linear_groups, read_architecture
+from autocompress.operators.expressions import parse
 from autocompress.pipeline.starting import start_of
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.making import Weights, make_space
@@ -183,7 +184,10 @@ def test_a_config_of_compressed_tensors_is_read(tmp_path: Path) -> None:
             "the space does not hold attention w4g16 in layer 0",
         ),
         ("a: [\n", "while parsing"),
-        ('{"data": "mul", "left": null, "right": null}', "a tree of Pruner-Zero is a metric"),
+        (
+            '{"data": "mul", "left": null, "right": null}',
+            "a tree of Pruner-Zero is a metric and no model: give it to --pruner",
+        ),
         ('{"a": 1}', "it has neither `layers` nor `config_groups`"),
         (
             Q.format(0, 4),
@@ -240,3 +244,36 @@ def test_a_choice_is_read_as_it_is_written(kept: int, weights: str, cache: int |
     )
 
     assert str(Choice.parse(text, 4)) == text
+
+
+def leaf(name: str) -> dict[str, object]:
+    return {"data": name, "left": None, "right": None}
+
+
+def test_a_tree_of_pruner_zero_is_a_formula(tmp_path: Path) -> None:
+    squared = {"data": "mul", "left": leaf("W"), "right": leaf("W")}
+    scaled = {"data": "mms", "left": {"data": "neg", "left": leaf("X"), "right": None}}
+    tree = {"data": "mul", "left": {"data": "abs", "left": squared}, "right": scaled}
+
+    formula = read_metric(written(tmp_path, json.dumps(tree)))
+
+    assert formula == "(abs((abs(W) * abs(W))) * minmax((-square(X))))"
+    parse(formula)
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        (leaf("G"), "'G' of 0 is not known. Known: W, X, abs"),
+        ({"data": "div", "left": leaf("W"), "right": leaf("X")}, "'div' of 2 is not known"),
+        ({"data": "abs", "left": {"left": None}}, "every node must hold `data`"),
+        ([], "every node must hold `data`"),
+    ],
+)
+def test_a_tree_that_no_formula_stands_for_is_refused(
+    tmp_path: Path, tree: object, reason: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        read_metric(written(tmp_path, json.dumps(tree)))
+
+    assert reason in str(caught.value)
