@@ -120,7 +120,7 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
     limits: tuple[Limit, ...] = ()
     needed = None if cost is None else needed_speedup(spec, cost)
     if needed is not None and cost is not None:
-        fastest = cost.dense / least_left(cost)
+        fastest = cost.dense / least_left(space, cost)
         limits = (time_limit(cost, needed, fastest, spec),)
     limits += stored_limits(spec, space, dense)
     task = Task(Constraint(space, limits), spec.seed, spec.context, 10**9)

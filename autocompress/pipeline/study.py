@@ -316,7 +316,7 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     """Return the speedup to be met under a model's costs, and tell how far it can be trusted."""
     spec, space = prepared.spec, prepared.space
     check, cost = latency.check(space), latency.cost(space)
-    fastest = cost.dense / least_left(cost)
+    fastest = cost.dense / least_left(space, cost)
     times = {"dense_milliseconds": cost.dense, "fastest": fastest}
     if check is None:
         observer.tell("roofline", {**times, "hardware": latency.hardware})

@@ -195,7 +195,7 @@ def stored_limits(
         "params": None if count is None else count.of(dense.parameters),
     }
     return tuple(
-        _checked(_cost(kind, spec, space, dense), value, kind, spec)
+        _checked(space, _cost(kind, spec, space, dense), value, kind, spec)
         for kind, value in most.items()
         if value is not None
     )
@@ -316,13 +316,15 @@ def is_met(
     return found <= most
 
 
-def _checked(cost: AdditiveCost, most: float, kind: str, spec: SearchSpec) -> Limit:
+def _checked(
+    space: SearchSpace, cost: AdditiveCost, most: float, kind: str, spec: SearchSpec
+) -> Limit:
     if most >= cost.dense:
         raise SpecError(
             f"`target_{kind} < dense` must hold, but got {told(kind, most)}, and the dense model "
             f"has {told(kind, cost.dense)}."
         )
-    least = least_left(cost)
+    least = least_left(space, cost)
     if most < least:
         saving = "depth or width" if kind == "memory" else "depth, width, bits or sparsity"
         more = f"Add {saving} to --space, or raise"

@@ -165,7 +165,9 @@ def useful_levels(costs: Sequence[float], least_saving: float = 0.0) -> Levels:
     return tuple(dict.fromkeys([*picked, max(cheapest, picked[-1])]))
 
 
-def least_left(cost: AdditiveCost) -> float:
+def least_left(space: SearchSpace, cost: AdditiveCost) -> float:
     """Return the lowest cost of a candidate that still has a site: nothing is no model."""
+    if not all(menu[-1].is_dropped for menu in space.menus):
+        return cost.least
     more = (c - min(costs) for costs in cost.menus for c in costs if c > min(costs))
     return cost.least + min(more, default=0.0)

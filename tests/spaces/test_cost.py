@@ -15,6 +15,7 @@ from autocompress.spaces.cost import (
     useful_levels,
 )
 from autocompress.spaces.making import Weights, make_space
+from autocompress.spaces.sizes import parameters
 from autocompress.trial import Genotype
 from tests.spaces.problems import Problem, entries_of, everything, menus_of, problems
 
@@ -106,8 +107,17 @@ def test_the_least_of_what_is_left_has_one_site() -> None:
     cost = AdditiveCost(2.0, ((3.0, 0.0), (5.0, 0.0), (4.0, 0.0), (6.0, 0.0)))
     left = [entries for entries in everything([range(2)] * 4) if entries != (1, 1, 1, 1)]
 
-    assert least_left(cost) == min(cost.of(entries) for entries in left) == 5.0
+    assert least_left(space, cost) == min(cost.of(entries) for entries in left) == 5.0
     assert len(space.sites) == len(cost.menus)
+
+
+def test_what_cannot_be_dropped_may_cost_the_least_everywhere() -> None:
+    space = make_space(2, 2, 128, depth=False, width=True)
+    cost = parameters(space, 0)
+
+    assert least_left(space, cost) == cost.least
+    stays = make_space(2, 1, 128, depth=True, width=False, keeps_first_attention=True)
+    assert least_left(stays, parameters(stays, 0)) == parameters(stays, 0).least
 
 
 def test_drops_of_each_kind_are_counted_apart() -> None:
