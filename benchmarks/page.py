@@ -66,6 +66,22 @@ def stock_perplexity(result: Any) -> str:
     )
 
 
+def stock_speed(result: Any) -> str:
+    measured = spread(result["report"], result["report_interval"])
+    stock = spread(result["stock"], result["stock_interval"])
+    before, after = result["stock_milliseconds"]
+    return (
+        "## A checkpoint of depth and width, in stock transformers\n\n"
+        "`python -m benchmarks.stock_speed --output benchmarks/results/stock-speed.json`\n\n"
+        f"A search in depth and width for {result['target']} ({result['workload']}, "
+        f"{result['hardware']}; KL {result['kl']:.4f}) reported {measured} of its checkpoint. "
+        "Loaded by `AutoModelForCausalLM` and asked by transformers' own `generate`, in turn with "
+        f"the dense model, {result['repeats']} times each, it is {stock} as fast: "
+        f"{after:.4g} ms a request instead of {before:.4g} ms"
+        f"{', measured beside ' + result['beside'] if result['beside'] else ''}.\n"
+    )
+
+
 def main_jobs(twice: Any, half: Any) -> str:
     return (
         '## The main job\n\n`make search` and `make search TARGET="--target-speedup 1.5x"` in a '
@@ -109,6 +125,20 @@ def main_job(report: Any) -> list[list[str]]:
             f"± {model['interval_half_width']:.1%}, {model['coverage']:.0%}",
         ],
     ]
+
+
+def vllm_job(report: Any) -> str:
+    gate = report["gate"]
+    ratio = gate["perplexity"] / report["loss"]["perplexity"]
+    rows = [*main_job(report), ["perplexity that vLLM reads", f"{ratio:.4f}x what was searched"]]
+    return (
+        "## A search for vLLM\n\n"
+        f"`{report['command']}`, beside other work on the machine, by vLLM "
+        f"{gate['engine_version']}; its report is `benchmarks/results/main-job-vllm.json`. "
+        "Each configuration is a "
+        "checkpoint that vLLM was started on; the winner was timed in turn with the dense model, "
+        f"two starts of vLLM each ({report['workload']}).\n\n" + table(["", ""], rows)
+    )
 
 
 def evaluation(results: Sequence[Any]) -> str:
@@ -183,6 +213,10 @@ def main() -> None:
     parts += profile_page.sections(ROOT / "docs")
     if (RESULTS / "stock-perplexity.json").is_file():
         parts.append(stock_perplexity(read("stock-perplexity.json")))
+    if (RESULTS / "main-job-vllm.json").is_file():
+        parts.append(vllm_job(read("main-job-vllm.json")))
+    if (RESULTS / "stock-speed.json").is_file():
+        parts.append(stock_speed(read("stock-speed.json")))
     if (RESULTS / "roofline.json").is_file():
         roofline = read("roofline.json")
         parts.append(roofline_page.section(roofline))
