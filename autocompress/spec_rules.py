@@ -1,7 +1,7 @@
 """What an engine runs and a checkpoint's format holds: rules of a spec that need no model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
@@ -21,9 +21,7 @@ GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2
 TORCH_KERNELS: Final = ("w8sym", "4")
 """Of `bits`, those that torch multiplies fastest with on a CPU."""
 SERVED_BITS: Final = ("8", "4")
-"""Of `bits`, those of compressed-tensors that vLLM and SGLang have had kernels for longest."""
-VLLM_BITS: Final = ("8", "4")
-"""Of integers, those that vLLM has kernels for on a GPU."""
+"""Of `bits`, those that vLLM, on a GPU, and SGLang have had kernels for longest."""
 VLLM_CPU_BITS: Final = ("4",)
 """Of all settings, what it has kernels for on a CPU."""
 
@@ -112,11 +110,11 @@ def _vllm_problems(checked: Mapping[str, object]) -> list[str]:
     wrong = [
         name
         for name in names(checked, "bits")
-        if name not in (*VLLM_BITS, *BLOCK_FORMATS) and not re.match(r"w[84](?!\d)", name)
+        if name not in BLOCK_FORMATS and not is_of_bits(name, SERVED_BITS)
     ]
     if wrong:
         problems.append(
-            f"bits: vLLM has kernels for {', '.join((*VLLM_BITS, *BLOCK_FORMATS))}, but got "
+            f"bits: vLLM has kernels for {', '.join((*SERVED_BITS, *BLOCK_FORMATS))}, but got "
             f"{', '.join(wrong)}."
         )
     if checked.get("target_memory") is not None:
@@ -153,7 +151,7 @@ def format_problems(checked: Mapping[str, object]) -> list[str]:
             f"format: engines want one setting of {form} for q, k and v, and one for gate and up: "
             "leave `per_linear` out, or take the format `hf`."
         )
-    wrong = [n for n in bits if not re.match(rf"w?({'|'.join(GPTQ_BITS)})(?!\d)", n)]
+    wrong = [name for name in bits if not is_of_bits(name, GPTQ_BITS)]
     if form == "gptq" and wrong:
         problems.append(
             f"format: gptq holds codes of {', '.join(GPTQ_BITS)} bits, but got {', '.join(wrong)}."
@@ -176,6 +174,11 @@ def whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
     if "width" in spaces:
         return ["whole_layers: what is left has its full width; leave `width` out of the space."]
     return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
+
+
+def is_of_bits(name: str, bits: Sequence[str]) -> bool:
+    """Whether one of `bits`, such as `4` or `w4g32`, is an integer of one of these."""
+    return re.match(rf"w?({'|'.join(bits)})(?!\d)", name) is not None
 
 
 def names(checked: Mapping[str, object], key: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,16 +100,10 @@ def write_checkpoint(
         EvaluationError: If a level was never built, or is broken.
     """
     layers = layer_choices(shaped.space, shaped.choices)
-    left = layers_left(shaped.space, shaped.choices)
-    if not left:
-        raise ExportError("No layer is left of the model: nothing to export.")
+    left = some_left(shaped)
     packed = packed_layers(shaped.space, shaped.choices, levels)
     config = _config(shaped.model.config, shaped.architecture, layers, packed, left)
-    stored = {
-        f"model.layers.{layer}.{name}": weight.tensors
-        for layer, linears in packed.items()
-        for name, weight in linears.items()
-    }
+    stored = stored_as(packed, lambda weight: weight.tensors)
     code = MODELING_FILES if config.is_heterogeneous else ()
     return write_files(shaped, source, folder, config, packed, stored, left, code, shard_size)
 
@@ -166,6 +160,14 @@ def layer_choices(
     for site, choice in zip(space.sites, choices, strict=True):
         layers.setdefault(site.layer, {})[site.kind] = choice
     return layers
+
+
+def layer_texts(space: SearchSpace, choices: tuple[Choice, ...]) -> dict[int, dict[str, str]]:
+    """Return what is done to each layer, by kind of site, as a recipe tells it."""
+    return {
+        layer: {kind.value: str(choice) for kind, choice in own.items()}
+        for layer, own in layer_choices(space, choices).items()
+    }
 
 
 def file_digests(folder: Path) -> dict[str, str]:
@@ -269,6 +271,29 @@ def layers_left(space: SearchSpace, choices: Sequence[Choice]) -> list[int]:
     """Return the layers of which at least one site stays, ascending."""
     pairs = zip(space.sites, choices, strict=True)
     return sorted({site.layer for site, choice in pairs if not choice.is_dropped})
+
+
+def some_left(shaped: ShapedModel) -> list[int]:
+    """Return the layers that stay of a model as it is shaped now, ascending.
+
+    Raises:
+        ExportError: If none does.
+    """
+    left = layers_left(shaped.space, shaped.choices)
+    if not left:
+        raise ExportError("No layer is left of the model: nothing to export.")
+    return left
+
+
+def stored_as(
+    packed: PackedLayers, tensors: Callable[[PackedWeight], Mapping[str, Tensor]]
+) -> dict[str, Mapping[str, Tensor]]:
+    """Return what is stored of the packed weights, by their linear layers' names."""
+    return {
+        f"model.layers.{layer}.{name}": tensors(weight)
+        for layer, linears in packed.items()
+        for name, weight in linears.items()
+    }
 
 
 def _config(

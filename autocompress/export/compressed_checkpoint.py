@@ -20,8 +20,9 @@ from autocompress.export.checkpoint import (
     SHARD_SIZE,
     Artifact,
     layer_choices,
-    layers_left,
     shorter_config,
+    some_left,
+    stored_as,
     write_files,
 )
 from autocompress.export.decilm import check_first, decilm_config
@@ -105,16 +106,10 @@ def write_compressed_checkpoint(
             cannot be written.
         EvaluationError: If a level was never built, or is broken.
     """
-    left = layers_left(shaped.space, shaped.choices)
-    if not left:
-        raise ExportError("No layer is left of the model: nothing to export.")
+    left = some_left(shaped)
     _check_choices(shaped, left, as_decilm=as_decilm)
     packed = packed_layers(shaped.space, shaped.choices, levels)
-    stored = {
-        f"model.layers.{layer}.{name}": _tensors(weight, shaped.model.dtype)
-        for layer, linears in packed.items()
-        for name, weight in linears.items()
-    }
+    stored = stored_as(packed, lambda weight: _tensors(weight, shaped.model.dtype))
     config = _config(shaped.model.config, packed, left)
     code: tuple[Path, ...] = ()
     if as_decilm:

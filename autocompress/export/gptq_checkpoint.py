@@ -16,8 +16,9 @@ from autocompress.errors import ExportError
 from autocompress.export.checkpoint import (
     SHARD_SIZE,
     Artifact,
-    layers_left,
     shorter_config,
+    some_left,
+    stored_as,
     write_files,
 )
 from autocompress.export.layer_patterns import by_layers, one_of
@@ -29,10 +30,10 @@ from autocompress.operators.base import PackedSource
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.settings import WeightSetting
+from autocompress.spec_rules import GPTQ_BITS
 
 WORD: Final = 32
-BITS: Final = (2, 4, 8)
-"""Of which whole codes fill a word."""
+BITS: Final = tuple(sorted(map(int, GPTQ_BITS)))
 _FUSED: Final[Mapping[str, str]] = {
     "self_attn.q_proj": "self_attn.qkv_proj",
     "self_attn.k_proj": "self_attn.qkv_proj",
@@ -85,9 +86,7 @@ def write_gptq_checkpoint(
             be told so, or the folder cannot be written.
         EvaluationError: If a level was never built, or is broken.
     """
-    left = layers_left(shaped.space, shaped.choices)
-    if not left:
-        raise ExportError("No layer is left of the model: nothing to export.")
+    left = some_left(shaped)
     for site, choice in zip(shaped.space.sites, shaped.choices, strict=True):
         is_plain = choice.is_whole or (choice.is_dropped and site.layer not in left)
         if not is_plain or not choice.cache.is_dense:
@@ -98,11 +97,7 @@ def write_gptq_checkpoint(
     packed = packed_layers(shaped.space, shaped.choices, levels)
     if not packed:
         raise ExportError("No weight is stored as codes: take --format hf.")
-    stored = {
-        f"model.layers.{layer}.{name}": _tensors(weight, shaped.model.dtype)
-        for layer, linears in packed.items()
-        for name, weight in linears.items()
-    }
+    stored = stored_as(packed, lambda weight: _tensors(weight, shaped.model.dtype))
     config = _config(shaped.model.config, packed, left)
     return write_files(shaped, source, folder, config, packed, stored, left, (), shard_size)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from autocompress.export import gate, gptq_checkpoint
 from autocompress.export.checkpoint import Artifact, write_checkpoint
 from autocompress.export.compressed_checkpoint import check_settings, write_compressed_checkpoint
+from autocompress.export.gate import GateReport
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
 from autocompress.pipeline.dense import measure_dense
-from autocompress.pipeline.deployment import Verified, passed, reference_of
+from autocompress.pipeline.deployment import Reference, reference_of
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.base import Choice
@@ -71,13 +72,11 @@ class CheckpointDeployment:
             self.shaped, source, folder, levels, as_decilm=as_decilm
         )
 
-    def _opened_by_transformers(self, winner: Genotype) -> Verified:
-        """Put a winner through the gate.
-
-        Raises:
-            GateError: If its checkpoint is not what was searched.
-        """
+    def _exported(self, winner: Genotype) -> tuple[Artifact, Reference]:
+        """Return a winner's checkpoint and what a gate holds it against."""
         artifact = self.export(winner)
-        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
-        report = gate.check(artifact, reference.file, str(self._prepared.device))
-        return passed(self._prepared, reference, artifact, report)
+        return artifact, reference_of(self._prepared, self.shaped, winner, self._scratch)
+
+    def _opened_by_transformers(self, artifact: Artifact, reference: Reference) -> GateReport:
+        """Return what transformers finds in a checkpoint."""
+        return gate.check(artifact, reference.file, str(self._prepared.device))

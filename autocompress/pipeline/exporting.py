@@ -5,14 +5,14 @@ candidate is the winner: it goes through the gate, and what is said of it is mea
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import yaml
 
 from autocompress.errors import SpecError
-from autocompress.export.checkpoint import layer_choices
+from autocompress.export.checkpoint import layer_texts
 from autocompress.export.render import write_texts
 from autocompress.export.tool_recipes import TOOLS, ToolRecipe, tool_recipe
 from autocompress.pipeline.stored_study import StoredStudy, read_stored, too_early
@@ -71,14 +71,7 @@ def export_spec(storage: str, study: str, form: str, output: Path) -> SearchSpec
     # What the format decides is decided anew.
     usual = [name for name in ("whole_layers", "symmetric") if known.spec.format != "hf"]
     spec = from_mapping({k: v for k, v in told.items() if k not in usual} | given)
-    layers = layer_choices(known.space, tuple(_choices(known, kept)))
-    text = {
-        "study": study,
-        "layers": {
-            layer: {kind.value: str(choice) for kind, choice in own.items()}
-            for layer, own in layers.items()
-        },
-    }
+    text = {"study": study, "layers": layer_texts(known.space, _choices(known, kept))}
     write_texts({START: yaml.safe_dump(text, sort_keys=False)}, output)
     return spec
 
@@ -97,7 +90,7 @@ def _winner(storage: str, study: str) -> tuple[StoredStudy, Mapping[str, Json]]:
     return known, kept
 
 
-def _choices(known: StoredStudy, kept: Mapping[str, Json]) -> Sequence[Choice]:
+def _choices(known: StoredStudy, kept: Mapping[str, Json]) -> tuple[Choice, ...]:
     levels = kept["levels"]
     genotype = Genotype(tuple(int(str(n)) for n in levels) if isinstance(levels, list) else ())
     return known.space.choices(genotype)

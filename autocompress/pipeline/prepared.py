@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
-from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS
+from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS, is_of_bits
 from autocompress.trial import Genotype, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
@@ -158,9 +157,7 @@ def _check_vllm(spec: SearchSpec, device: torch.device) -> None:
         SpecError: If it has none for some of it.
     """
     VllmEngine(spec.dtype, spec.trust_remote_code)
-    wrong = [
-        name for name in spec.bits if not re.match(rf"w?({'|'.join(VLLM_CPU_BITS)})(?!\d)", name)
-    ]
+    wrong = [name for name in spec.bits if not is_of_bits(name, VLLM_CPU_BITS)]
     if "bits" in spec.space and device.type == "cpu" and wrong:
         raise SpecError(
             f"vLLM has kernels for codes of {', '.join(VLLM_CPU_BITS)} bits alone on a CPU: leave "

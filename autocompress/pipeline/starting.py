@@ -28,7 +28,9 @@ def start_of(path: Path, space: SearchSpace, middle: float = 0.0) -> Genotype:
     try:
         for bundle, menu in zip(space.bundles, space.menus, strict=True):
             wanted = tuple(_choice(told, site, middle) for site in bundle.sites)
-            entry = known.setdefault(id(menu), _index(menu)).get(wanted)
+            if id(menu) not in known:
+                known[id(menu)] = _index(menu)
+            entry = known[id(menu)].get(wanted)
             if entry is None:
                 own = ", ".join(f"{s.kind} {c}" for s, c in zip(bundle.sites, wanted, strict=True))
                 raise ValueError(f"the space does not hold {own} in layer {bundle.layer}")

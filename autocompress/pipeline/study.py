@@ -13,7 +13,7 @@ import yaml
 
 from autocompress.errors import AutocompressError, ExportError, SpecError, UnreachableTarget
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
-from autocompress.export.checkpoint import layer_choices
+from autocompress.export.checkpoint import layer_texts
 from autocompress.export.manifest import Manifest, write_manifest
 from autocompress.export.publishing import put_in_place
 from autocompress.export.render import write_report, write_texts
@@ -385,13 +385,9 @@ def _publish(
 def _recipe(prepared: Prepared, study: str, found: Found) -> Mapping[str, object]:
     """Return the winner as data."""
     space = prepared.space
-    layers = layer_choices(space, space.choices(found.winner))
     return {
         "study": study,
         "model": prepared.spec.model,
         "genotype": list(found.winner.levels),
-        "layers": {
-            layer: {kind.value: str(choice) for kind, choice in pair.items()}
-            for layer, pair in layers.items()
-        },
+        "layers": layer_texts(space, space.choices(found.winner)),
     }

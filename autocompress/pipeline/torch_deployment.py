@@ -10,7 +10,7 @@ from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.torch_engine import TorchEngine, fastest_threads
 from autocompress.pipeline.checkpoint_deployment import CheckpointDeployment
-from autocompress.pipeline.deployment import Verified, most_memory
+from autocompress.pipeline.deployment import Verified, most_memory, passed
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.trial import Genotype, Measurement
@@ -64,7 +64,9 @@ class TorchDeployment(CheckpointDeployment):
         measured: Measurement,  # noqa: ARG002  # by torch itself: there is nothing to compare
     ) -> Verified:
         """Put a winner through the gate."""
-        verified = self._opened_by_transformers(winner)
+        artifact, reference = self._exported(winner)
+        report = self._opened_by_transformers(artifact, reference)
+        verified = passed(self._prepared, reference, artifact, report)
         space, model = self._prepared.space, self.shaped.model
         choices = space.choices(winner)
         decoded = settings_without_kernel(space.sites, choices, model.device, model.dtype)

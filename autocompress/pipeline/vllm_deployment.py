@@ -9,14 +9,14 @@ from safetensors import safe_open
 from autocompress.evaluators.file_stopwatch import FileStopwatch, Turns
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.vllm_engine import VllmEngine
-from autocompress.export.checkpoint import changed_files, stored_tensor_bytes
+from autocompress.export.checkpoint import Artifact, changed_files, stored_tensor_bytes
 from autocompress.export.gate import ANSWER_TOKENS, TOLERANCE, Findings, GateReport
 from autocompress.pipeline.checkpoint_deployment import CheckpointDeployment
 from autocompress.pipeline.deployment import (
+    Reference,
     Verified,
     check_perplexity,
     passed,
-    reference_of,
     report_text,
 )
 from autocompress.pipeline.latency import hardware, measure_tables
@@ -75,42 +75,40 @@ class VllmDeployment(CheckpointDeployment):
         Raises:
             GateError: If either finds something else than what was searched.
         """
-        engine, artifact = self.engine(None), self.export(winner)
-        reference = reference_of(self._prepared, self.shaped, winner, self._scratch)
+        engine = self.engine(None)
+        artifact, reference = self._exported(winner)
+        if self._prepared.spec.format == "gptq":
+            report = self._unopened(artifact, reference)
+            version = engine.version
+        else:
+            report = self._opened_by_transformers(artifact, reference)
+            version = f"{engine.version}, after transformers {report.engine_version}"
         text = report_text(self._prepared, len(measured.nll))
         prompt = reference.prompt[0].tolist()
         found = engine.read(artifact.path, text, prompt, ANSWER_TOKENS)
         read = Measurement((0.0,) * len(text), found.nll, text.shape[1] - 1)
         check_perplexity("vLLM", artifact, read, measured)
-        with safe_open(reference.file, framework="pt") as kept:
-            largest = float(kept.get_tensor("logits").abs().max())
-        report = GateReport(
-            Findings(
-                None,
-                found.cache_difference,
-                TOLERANCE[self.shaped.model.dtype] * largest,
-                stored_tensor_bytes(artifact.folder),
-                found.answer,
-            ),
-            stored_tensor_bytes(artifact.folder) == artifact.tensor_bytes,
-            "vLLM",
-            engine.version,
-            tuple(changed_files(artifact)),
+        seen = report.findings
+        findings = dataclasses.replace(
+            seen,
+            cache_difference=max(seen.cache_difference, found.cache_difference),
+            answer=found.answer,
         )
-        if self._prepared.spec.format != "gptq":
-            report = _both(report, self._opened_by_transformers(winner).gate)
+        report = dataclasses.replace(
+            report, findings=findings, engine="vLLM", engine_version=version
+        )
         return passed(self._prepared, reference, artifact, report, read.perplexity)
 
-
-def _both(ours: GateReport, theirs: GateReport) -> GateReport:
-    """Return what vLLM found, with the logits that transformers did."""
-    seen = theirs.findings
-    return dataclasses.replace(
-        ours,
-        findings=dataclasses.replace(
-            ours.findings,
-            largest_difference=seen.largest_difference,
-            cache_difference=max(ours.findings.cache_difference, seen.cache_difference),
-        ),
-        engine_version=f"{ours.engine_version}, after transformers {theirs.engine_version}",
-    )
+    def _unopened(self, artifact: Artifact, reference: Reference) -> GateReport:
+        """Return what can be said of a checkpoint that only vLLM opens, before it does."""
+        with safe_open(reference.file, framework="pt") as kept:
+            largest = float(kept.get_tensor("logits").abs().max())
+        tolerance = TOLERANCE[self.shaped.model.dtype] * largest
+        stored = stored_tensor_bytes(artifact.folder)
+        return GateReport(
+            Findings(None, 0.0, tolerance, stored, ()),
+            stored == artifact.tensor_bytes,
+            "",
+            "",
+            tuple(changed_files(artifact)),
+        )
