@@ -26,6 +26,11 @@ _EVOPRESS: Final[Mapping[str, tuple[SiteKind, ...]]] = {
 }
 """What a line of its depth search says of a block: what is gone."""
 _LEVEL: Final = re.compile(r"(?:.*\.)?layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\s*:\s*(-?\d+)")
+_NARROWED: Final = {
+    "self_attn.o_proj": (SiteKind.ATTENTION, "cols_removed_attn"),
+    "mlp.down_proj": (SiteKind.MLP, "cols_removed_mlp"),
+}
+"""The linear layers whose columns DarwinLM takes, and its flag with the numbers of each level."""
 _TYPE: Final = re.compile(r"([^\s=]+)=(\w+)")
 _PLAIN_TYPES: Final = ("f16", "bf16", "f32")
 _BLOCKS: Final[Mapping[tuple[int, int | None, str], str]] = {
@@ -65,15 +70,21 @@ class Told:
         sites: What is done to sub-blocks, by layer and kind, as a `Choice` is written.
         linears: What is done to linear layers, by layer and name in it: a setting as text, bits
             such as `4`, or a level of EvoPress's sparsity such as `-2`.
+        removed: Columns that sub-blocks lose of what they write out, by layer and kind.
     """
 
     form: str
     sites: Mapping[tuple[int, SiteKind], str] = field(default_factory=dict)
     linears: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    removed: Mapping[tuple[int, SiteKind], int] = field(default_factory=dict)
 
 
 def read_told(path: Path, n_layers: int) -> Told:
-    """Read a recipe of this tool, or a file of EvoPress, llama-quantize or compressed-tensors.
+    """Read a recipe of this tool, or what EvoPress, DarwinLM or another tool writes.
+
+    DarwinLM's levels mean numbers of columns that its users choose: what is read is YAML that
+    names the file of levels, beside it, as `darwinlm`, with the lists that `struct_prune.py` was
+    given, `cols_removed_attn` and `cols_removed_mlp`.
 
     Args:
         n_layers: Of the model that it is meant for.
@@ -81,11 +92,8 @@ def read_told(path: Path, n_layers: int) -> Told:
     Raises:
         SpecError: If it cannot be read, or does not say what it means for such a model.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"Cannot read {path}: {getattr(error, 'strerror', error)}.") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = _text(path)
+    lines = _lines(text)
     forms: Sequence[tuple[re.Pattern[str], Callable[[Sequence[str]], Told]]] = (
         (re.compile("|".join(map(re.escape, _EVOPRESS))), _evopress_depth),
         (_LEVEL, _evopress_levels),
@@ -95,13 +103,24 @@ def read_told(path: Path, n_layers: int) -> Told:
         for pattern, read in forms:
             if lines and all(pattern.fullmatch(line) for line in lines):
                 return _checked(read(lines), n_layers)
-        return _checked(_structured(yaml.safe_load(text), n_layers), n_layers)
+        return _checked(_structured(yaml.safe_load(text), path.parent, n_layers), n_layers)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{path}: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"Cannot read {path}: {getattr(error, 'strerror', error)}.") from error
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def _checked(told: Told, n_layers: int) -> Told:
-    layers = {layer for layer, _ in (*told.sites, *told.linears)}
+    layers = {layer for layer, _ in (*told.sites, *told.linears, *told.removed)}
     beyond = sorted(layer for layer in layers if not 0 <= layer < n_layers)
     if beyond:
         raise ValueError(f"it names layer {beyond[0]}, and the model has {n_layers}")
@@ -116,12 +135,34 @@ def _evopress_depth(lines: Sequence[str]) -> Told:
 
 
 def _evopress_levels(lines: Sequence[str]) -> Told:
-    found = {}
-    for line in lines:
-        match = _LEVEL.fullmatch(line)
-        if match:
-            found[int(match[1]), match[2]] = match[3]
+    found = {
+        (int(match[1]), match[2]): match[3] for match in map(_LEVEL.fullmatch, lines) if match
+    }
     return Told("EvoPress's levels", linears=found)
+
+
+def _darwinlm(said: Mapping[str, Any], folder: Path) -> Told:
+    """Read levels of DarwinLM, each a number of removed columns that its user chose."""
+    lists = {flag: said.get(flag) for _, flag in _NARROWED.values()}
+    for flag, columns in lists.items():
+        if not isinstance(columns, list) or not all(type(n) is int and n >= 0 for n in columns):
+            raise ValueError(
+                f"`{flag}` must list the columns that each level removes, as struct_prune.py was "
+                f"given them, but got {columns!r}"
+            )
+    found = {}
+    for line in _lines(_text(folder / str(said["darwinlm"]))):
+        match = _LEVEL.fullmatch(line)
+        if not match or match[2] not in _NARROWED:
+            raise ValueError(
+                f"a line of DarwinLM names {' or '.join(_NARROWED)} and a level, but got {line!r}"
+            )
+        kind, flag = _NARROWED[match[2]]
+        columns, level = lists[flag] or [], int(match[3])
+        if not 0 <= level < len(columns):
+            raise ValueError(f"`{flag}` lists {len(columns)} levels, but {line!r} is another")
+        found[int(match[1]), kind] = columns[level]
+    return Told("DarwinLM's levels", removed=found)
 
 
 def _tensor_types(lines: Sequence[str], n_layers: int) -> Told:
@@ -146,8 +187,8 @@ def _rule(line: str) -> tuple[str, str]:
     return pattern, kind
 
 
-def _structured(read: object, n_layers: int) -> Told:
-    """Read what is YAML, or JSON."""
+def _structured(read: object, folder: Path, n_layers: int) -> Told:
+    """Read what is YAML, or JSON; what it names lies in the folder."""
     if not isinstance(read, dict):
         raise ValueError(
             "it is no recipe, no lines of none, attn, mlp or attn+mlp, none of `layer: level` or "
@@ -155,12 +196,14 @@ def _structured(read: object, n_layers: int) -> Told:
         )
     if {"data", "left", "right"} <= read.keys():
         raise ValueError("a tree of Pruner-Zero is a metric and no model: give it to --pruner")
+    if "darwinlm" in read:
+        return _darwinlm(read, folder)
     if "layers" in read:
         return _recipe(read["layers"])
     quantization = read.get("quantization_config", read)
     if isinstance(quantization, dict) and "config_groups" in quantization:
         return _compressed_tensors(quantization, read.get("num_hidden_layers"), n_layers)
-    raise ValueError("it has neither `layers` nor `config_groups`")
+    raise ValueError("it has neither `layers` nor `config_groups`, nor `darwinlm`")
 
 
 def _recipe(layers: object) -> Told:
@@ -225,10 +268,9 @@ def read_metric(path: Path) -> str:
         SpecError: If it cannot be read, or the formula needs gradients or an operator that no
             formula here has.
     """
+    text = _text(path)
     try:
-        return _formula(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"Cannot read {path}: {getattr(error, 'strerror', error)}.") from error
+        return _formula(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{path} is no tree of Pruner-Zero for a formula: {error}.") from error
 

@@ -14,7 +14,7 @@ DENSE_LEAST_BITS = 16
 
 
 def start_of(path: Path, space: SearchSpace, middle: float = 0.0) -> Genotype:
-    """Return the candidate that a file describes.
+    """Return the candidate that a file describes; of widths by columns, what comes nearest.
 
     Args:
         middle: The sparsity that EvoPress's level 0 stands for.
@@ -53,6 +53,9 @@ def _choice(told: Told, site: Site, middle: float) -> Choice:
     text = told.sites.get((site.layer, site.kind))
     if text is not None:
         return Choice.parse(text, site.units)
+    removed = told.removed.get((site.layer, site.kind))
+    if removed is not None:
+        return _width(site, removed)
     names = iter(LINEAR_NAMES[site.kind])
     stored = []
     for group in site.groups:
@@ -65,6 +68,25 @@ def _choice(told: Told, site: Site, middle: float) -> Choice:
         genes = [gene for gene in site.genes if gene.group == group.name]
         stored.append(_setting(said.pop(), genes, middle))
     return Choice(site.units, site.units, () if all(s.is_dense for s in stored) else tuple(stored))
+
+
+def _width(site: Site, removed: int) -> Choice:
+    """Return the width of the space that comes nearest to so many columns less, or the wider.
+
+    Raises:
+        ValueError: If nothing but the whole site can be had, or it has fewer columns.
+    """
+    columns = next(group.columns for group in site.groups if group.narrows_columns)
+    if removed > columns:
+        raise ValueError(f"{removed} columns are taken of {site.kind}, which has {columns}")
+    widths = [gene.settings for gene in site.genes if gene.kind is GeneKind.WIDTH]
+    if removed and not widths:
+        raise ValueError(
+            f"the space holds neither drops nor widths of {site.kind} in layer {site.layer}"
+        )
+    known = [int(str(kept)) for own in widths for kept in own] or [site.units]
+    wanted = site.units * (columns - removed) / columns
+    return Choice(min(known, key=lambda kept: (abs(kept - wanted), -kept)), site.units)
 
 
 def _setting(said: str, genes: Sequence[Gene], middle: float) -> WeightSetting:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -168,6 +169,79 @@ def test_a_config_of_compressed_tensors_is_read(tmp_path: Path) -> None:
     assert said == [both, both, "", "dense fp8", "", both]
 
 
+O_COLUMNS = GROUPS[SiteKind.ATTENTION][-1].columns
+DARWIN = """\
+darwinlm: levels.txt
+cols_removed_attn: [0, 8, 20, 32]
+cols_removed_mlp: [0, 9, 30, 64]
+"""
+
+
+def darwin(folder: Path, levels: str, told: str = DARWIN) -> Path:
+    (folder / "levels.txt").write_text(levels, encoding="utf-8")
+    return written(folder, told)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.integers(0, O_COLUMNS), min_size=1, max_size=6),
+    st.lists(st.integers(0, COLUMNS), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
+def test_columns_that_darwinlm_removes_are_the_nearest_width(
+    tmp_path_factory: pytest.TempPathFactory,
+    attention: list[int],
+    mlp: list[int],
+    random: Random,
+) -> None:
+    space = space_of(width=True)
+    lists = {"cols_removed_attn": attention, "cols_removed_mlp": mlp}
+    names = {"self_attn.o_proj": (attention, O_COLUMNS), "mlp.down_proj": (mlp, COLUMNS)}
+    levels = {
+        (layer, name): random.randrange(len(own))
+        for layer in range(LAYERS)
+        for name, (own, _) in names.items()
+    }
+    text = "".join(f"model.layers.{i}.{name}: {n}\n" for (i, name), n in levels.items())
+    told = yaml.safe_dump({"darwinlm": "levels.txt"} | lists)
+
+    found = space.choices(start_of(darwin(tmp_path_factory.mktemp("d"), text, told), space))
+
+    for site, choice, ((_, name), level) in zip(space.sites, found, levels.items(), strict=True):
+        removed, columns = names[name]
+        share = 1 - removed[level] / columns
+        widths = [int(str(kept)) for kept in site.genes[0].settings]
+        off = abs(choice.kept / choice.total - share)
+        assert off <= min(abs(kept / site.units - share) for kept in widths) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("levels", "told", "reason"),
+    [
+        ("model.layers.0.self_attn.o_proj: 4\n", DARWIN, "lists 4 levels"),
+        ("model.layers.0.self_attn.o_proj: -1\n", DARWIN, "lists 4 levels"),
+        ("model.layers.0.mlp.up_proj: 1\n", DARWIN, "names self_attn.o_proj or mlp.down_proj"),
+        ("model.layers.3.mlp.down_proj: 1\n", DARWIN, "it names layer 3, and the model has 3"),
+        ("model.layers.0.mlp.down_proj: 3\n", DARWIN.replace("64", "65"), "65 columns are taken"),
+        ("", "darwinlm: levels.txt\n", "`cols_removed_attn` must list the columns"),
+        ("", DARWIN.replace("levels", "nowhere"), "nowhere.txt: No such file"),
+    ],
+)
+def test_what_darwinlm_does_not_say_is_not_guessed(
+    tmp_path: Path, levels: str, told: str, reason: str
+) -> None:
+    with pytest.raises(SpecError, match=reason):
+        start_of(darwin(tmp_path, levels, told), space_of(width=True))
+
+
+def test_darwinlm_needs_widths_or_drops(tmp_path: Path) -> None:
+    space = space_of(depth=False, settings=(WeightSetting.parse("w3g8"),))
+    file = darwin(tmp_path, "model.layers.1.mlp.down_proj: 2\n")
+
+    with pytest.raises(SpecError, match="neither drops nor widths of mlp in layer 1"):
+        start_of(file, space)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -188,7 +262,7 @@ def test_a_config_of_compressed_tensors_is_read(tmp_path: Path) -> None:
             '{"data": "mul", "left": null, "right": null}',
             "a tree of Pruner-Zero is a metric and no model: give it to --pruner",
         ),
-        ('{"a": 1}', "it has neither `layers` nor `config_groups`"),
+        ('{"a": 1}', "it has neither `layers` nor `config_groups`, nor"),
         (
             Q.format(0, 4),
             "q, k, v of layer 0 differ (4, dense), and share a setting",
