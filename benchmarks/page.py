@@ -68,17 +68,21 @@ def stock_perplexity(result: Any) -> str:
 
 def stock_speed(result: Any) -> str:
     measured = spread(result["report"], result["report_interval"])
-    stock = spread(result["stock"], result["stock_interval"])
-    before, after = result["stock_milliseconds"]
+    rows = [
+        [way, spread(own["speedup"], own["interval"])]
+        + [f"{milliseconds:.4g}" for milliseconds in own["milliseconds"]]
+        for way, own in result["stock"].items()
+    ]
     return (
         "## A checkpoint of depth and width, in stock transformers\n\n"
         "`python -m benchmarks.stock_speed --output benchmarks/results/stock-speed.json`\n\n"
         f"A search in depth and width for {result['target']} ({result['workload']}, "
         f"{result['hardware']}; KL {result['kl']:.4f}) reported {measured} of its checkpoint. "
-        "Loaded by `AutoModelForCausalLM` and asked by transformers' own `generate`, in turn with "
-        f"the dense model, {result['repeats']} times each, it is {stock} as fast: "
-        f"{after:.4g} ms a request instead of {before:.4g} ms"
-        f"{', measured beside ' + result['beside'] if result['beside'] else ''}.\n"
+        "Loaded by `AutoModelForCausalLM`, it answered in turn with the dense model, "
+        f"{result['repeats']} times each, by the model's own forward passes with its KV cache and "
+        "by `generate`, whose own work for each token no layer saves"
+        f"{', measured beside ' + result['beside'] if result['beside'] else ''}.\n\n"
+        + table(["by", "speedup", "dense, ms a request", "compressed, ms a request"], rows)
     )
 
 
