@@ -759,6 +759,27 @@ def test_whole_layers_leave_a_model_that_is_only_shorter(
 
 
 @pytest.mark.slow
+def test_a_winner_of_whole_layers_goes_to_llama_cpp_and_back(job: Job, tmp_path: Path) -> None:
+    need_llama_cpp()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("layers: {1: {attention: drop, mlp: drop}}\n", encoding="utf-8")
+    flags = [flag for flag in job.flags if not flag.startswith(("--latency", "--target", "--sp"))]
+    own = Job(tmp_path, (*flags, "--space=depth", "--whole-layers", "--target-params=95%"))
+    own.run("search", "one", f"--start={recipe}", "--strategy=given")
+
+    for study, form in (("one", "gguf"), ("one-gguf", "hf")):
+        name = f"{study}-{form}"
+        own.run("export", study, f"--format={form}", f"--output={tmp_path / name}")
+
+        assert report_of(own, name)["gate"]["passed"] is True
+        told = yaml.safe_load((tmp_path / name / "recipe.yaml").read_text("utf-8"))["layers"]
+        gone = {layer for layer, both in told.items() if set(both.values()) == {"drop"}}
+        assert gone == {1}
+    assert report_of(own, "one-gguf")["gate"]["engine"] == "llama.cpp"
+    assert report_of(own, "one-gguf-hf")["loss"] == report_of(own, "one")["loss"]
+
+
+@pytest.mark.slow
 def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
     calibration: Path, tmp_path: Path
 ) -> None:

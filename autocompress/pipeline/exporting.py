@@ -25,6 +25,8 @@ from autocompress.trial import Genotype
 
 WINNER: Final = "winner"
 """The document with the levels of what a study published."""
+_ENGINES: Final = {"gguf": "llama.cpp", "gptq": "vllm"}
+"""What alone opens a format; the others are opened by transformers, where the study's does not."""
 START: Final = "start.yaml"
 """The file that tells a winner to the study that publishes it once more."""
 
@@ -68,8 +70,13 @@ def export_spec(storage: str, study: str, form: str, output: Path) -> SearchSpec
         "parent": None,
         "latency_table": None,
     }
-    # What the format decides is decided anew.
+    engine = _ENGINES.get(form, "torch" if known.spec.format in _ENGINES else known.spec.engine)
+    # What the format and its engine decide is decided anew.
     usual = [name for name in ("whole_layers", "symmetric") if known.spec.format != "hf"]
+    if engine != known.spec.engine:
+        given["engine"] = engine
+        own = ("bits", "group_size", "symmetric", "quantizer")
+        usual += [name for name in own if "llama.cpp" in (engine, known.spec.engine)]
     spec = from_mapping({k: v for k, v in told.items() if k not in usual} | given)
     text = {"study": study, "layers": layer_texts(known.space, _choices(known, kept))}
     write_texts({START: yaml.safe_dump(text, sort_keys=False)}, output)
