@@ -5,6 +5,7 @@ AutocompressError
 ├── ModelError           a model that cannot be read or is of no known architecture
 ├── TextError            calibration text that cannot be read or is too short
 ├── StoreError           a database that cannot be opened, or an unknown study
+│   └── DatabaseAway     a database whose connection was lost, and may come back
 ├── UnreachableTarget    no candidate of the space meets the target
 ├── EvaluationError      a candidate, or all of a rung, could not be measured
 ├── EngineError          an engine that does not run what it was given
@@ -31,6 +32,10 @@ class TextError(AutocompressError):
 
 class StoreError(AutocompressError):
     """A database that cannot be opened, or an unknown study."""
+
+
+class DatabaseAway(StoreError):
+    """A database whose connection was lost, and may come back."""
 
 
 class UnreachableTarget(AutocompressError):

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from autocompress.errors import AutocompressError, ExportError, SpecError, UnreachableTarget
+from autocompress.errors import (
+    AutocompressError,
+    DatabaseAway,
+    ExportError,
+    SpecError,
+    UnreachableTarget,
+)
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
 from autocompress.export.checkpoint import layer_texts
 from autocompress.export.manifest import Manifest, write_manifest
@@ -94,6 +100,8 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
         except UnreachableTarget:
             store.discard()
             raise
+        except DatabaseAway:
+            raise
         except AutocompressError:
             store.finish(StudyState.FAILED, None)
             raise
@@ -113,6 +121,8 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
         store.finish(StudyState.RUNNING, None)
         try:
             return _run(prepared, study, storage, store, inherited, output, observer)
+        except DatabaseAway:
+            raise
         except AutocompressError:
             store.finish(StudyState.FAILED, None)
             raise

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from autocompress.errors import StoreError
+from autocompress.errors import DatabaseAway, StoreError
 
 # Longer than any transaction of a search, shorter than the patience of who waits for an answer.
 LOCK_SECONDS = 30.0
@@ -182,7 +182,18 @@ def _failures(url: sa.URL) -> Iterator[None]:
         reason = _reason(error)
         if url.password:
             reason = reason.replace(str(url.password), "***")
-        raise StoreError(f"Cannot use {masked(url)}: {reason}.") from error
+        # A file has no server that could come back.
+        is_away = url.get_backend_name() != "sqlite" and _is_away(error)
+        kind = DatabaseAway if is_away else StoreError
+        raise kind(f"Cannot use {masked(url)}: {reason}.") from error
+
+
+def _is_away(error: sa.exc.SQLAlchemyError) -> bool:
+    """Whether a connection was lost, or none could be made: a statement had no part in it."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    is_refused = isinstance(error, sa.exc.OperationalError) and error.statement is None
+    return error.connection_invalidated or is_refused
 
 
 def _reason(error: sa.exc.SQLAlchemyError) -> str:

@@ -12,6 +12,7 @@ from autocompress.store import schema
 from autocompress.store.base import Json
 from autocompress.store.database import INSERTS, open_database, reading, sqlite_file, writing
 from autocompress.store.plain_json import plain
+from autocompress.store.riding_out import ridden_out
 from autocompress.store.rows import now
 
 
@@ -23,6 +24,7 @@ class StoredProfile:
     payload: Mapping[str, Json]
 
 
+@ridden_out
 def save_profile(
     url: str,
     about: Mapping[str, str],
@@ -53,6 +55,7 @@ def save_profile(
             )
 
 
+@ridden_out
 def find_profile(url: str, about: Mapping[str, str]) -> StoredProfile | None:
     """Return what was measured last of the same things; None, and no new file, if nothing was.
 

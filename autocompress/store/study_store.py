@@ -18,23 +18,29 @@ from autocompress.store.database import (
     writing,
 )
 from autocompress.store.plain_json import plain
+from autocompress.store.riding_out import ridden_out
 from autocompress.store.rows import from_record, now, study_query, to_record, to_study, trial_key
 from autocompress.trial import Fidelity, Genotype
 
 
 class SqlStudyStore:
-    """A study in a database that stays open until `close`; implements `StudyStore`."""
+    """A study in a database that stays open until `close`; implements `StudyStore`.
+
+    A lost connection is waited for: each method may be done twice and is done once.
+    """
 
     def __init__(self, engine: sa.Engine, study_id: int) -> None:
         self._engine = engine
         self._study_id = study_id
 
+    @ridden_out
     def row(self) -> StudyRow:
         """Return the study as stored."""
         query = study_query().where(schema.study.c.id == self._study_id)
         with reading(self._engine) as connection:
             return to_study(connection.execute(query).one())
 
+    @ridden_out
     def record(self, records: Sequence[Record]) -> None:
         """Add measured shards, all or none; a repetition changes nothing, but heals an error.
 
@@ -76,6 +82,7 @@ class SqlStudyStore:
                 add, [from_record(record) | {"recorded_at": recorded_at} for record in records]
             )
 
+    @ridden_out
     def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
         """Return every shard recorded, with its measurement or its error, oldest first."""
         query = (
@@ -88,6 +95,7 @@ class SqlStudyStore:
             records = [to_record(row) for row in connection.execute(query)]
         return {(record.genotype, record.fidelity): record for record in records}
 
+    @ridden_out
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
         """Keep a named JSON document, replacing an earlier one."""
         add = INSERTS[self._engine.dialect.name](schema.document)
@@ -98,6 +106,7 @@ class SqlStudyStore:
         with writing(self._engine) as connection:
             connection.execute(add, row)
 
+    @ridden_out
     def document(self, name: str) -> Mapping[str, Json] | None:
         """Return a named document, or None."""
         table = schema.document
@@ -109,10 +118,19 @@ class SqlStudyStore:
 
     def add_event(self, event: Event) -> None:
         """Append an event."""
+        self._append(event.kind, plain(event.kind, event.payload), [])
+
+    @ridden_out
+    def _append(self, kind: str, payload: Mapping[str, Json], tried: list[int]) -> None:
+        """Append an event, unless it is there.
+
+        Args:
+            tried: Positions that this very event may have taken, unacknowledged.
+        """
         table = schema.event
         owned = table.c.study_id == self._study_id
         last = sa.select(sa.func.coalesce(sa.func.max(table.c.position), -1)).where(owned)
-        payload = plain(event.kind, event.payload)
+        known = sa.select(table.c.kind, table.c.payload).where(owned)
         with writing(self._engine) as connection:
             # The lock on the study keeps two writers from taking one position (SQLite has one).
             connection.execute(
@@ -120,13 +138,18 @@ class SqlStudyStore:
                 .where(schema.study.c.id == self._study_id)
                 .with_for_update()
             )
+            for row in connection.execute(known.where(table.c.position.in_(tried))):
+                if (row.kind, row.payload) == (kind, payload):
+                    return
             position = connection.execute(last).scalar_one() + 1
+            tried.append(position)
             connection.execute(
                 sa.insert(table).values(
-                    study_id=self._study_id, position=position, kind=event.kind, payload=payload
+                    study_id=self._study_id, position=position, kind=kind, payload=payload
                 )
             )
 
+    @ridden_out
     def events(self) -> list[Event]:
         """Return all events in the order they were added."""
         table = schema.event
@@ -138,6 +161,7 @@ class SqlStudyStore:
         with reading(self._engine) as connection:
             return [Event(row.kind, row.payload) for row in connection.execute(query)]
 
+    @ridden_out
     def finish(self, state: StudyState, report: Mapping[str, Json] | None) -> None:
         """Set the final state and report; `RUNNING` opens a finished study again.
 
@@ -153,6 +177,7 @@ class SqlStudyStore:
         with writing(self._engine) as connection:
             connection.execute(sa.update(table).where(table.c.id == self._study_id).values(values))
 
+    @ridden_out
     def discard(self) -> None:
         """Delete the study and all that belongs to it."""
         own_trials = sa.select(schema.trial.c.id).where(schema.trial.c.study_id == self._study_id)
