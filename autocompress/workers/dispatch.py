@@ -1,6 +1,7 @@
 """Who works on what: hands jobs to workers of any kind and replaces the ones that die."""
 
 import pickle
+import time
 import traceback
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Sequence
@@ -11,7 +12,10 @@ from autocompress.errors import AutocompressError, EvaluationError
 from autocompress.workers.base import BuildJob, Measured, Session, SessionFactory, Shard
 
 MAX_DEATHS = 2
-"""Workers that one job may cost: one can be bad luck, two are taken for the job's own doing."""
+"""Workers that one job may cost: one can be bad luck, two are taken for the job's own doing.
+
+So it is of workers that die while they load the model, one after the other.
+"""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """The environment of a worker: cores are shared out by workers, and sums keep one order."""
@@ -83,20 +87,74 @@ class Crew(Protocol[WorkerT]):
     def give(self, worker: WorkerT, job: Job) -> None:
         """Hand one job to a worker that has none; a dead one is found by `wait`."""
 
-    def wait(self, workers: Collection[WorkerT]) -> Sequence[tuple[WorkerT, Answer | Death]]:
-        """Wait until at least one of these busy workers has answered or died."""
+    def wait(
+        self, workers: Collection[WorkerT], seconds: float
+    ) -> Sequence[tuple[WorkerT, Answer | Death]]:
+        """Wait until one of these busy workers has answered or died, but so long at most."""
 
     def end(self, worker: WorkerT) -> None:
         """End a worker at once, also in mid-job or if it is dead already."""
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a job may take before its worker is taken to hang.
+
+    Args:
+        first: Seconds, while no job of its kind has ended: a large model takes long to load.
+        least: Seconds, for any job.
+        times: How many times as long as the slowest so far of its kind, for as much work.
+    """
+
+    first: float = 3600.0
+    least: float = 120.0
+    times: float = 20.0
+
+
+class _Pace:
+    """How long jobs take, learned from those that ended."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        # Seconds for a unit of work, of the slowest.
+        self._slowest: dict[type[Job], float] = {}
+
+    def learn(self, job: Job, seconds: float) -> None:
+        """Take what a job took that ended."""
+        kind = type(job)
+        self._slowest[kind] = max(self._slowest.get(kind, 0.0), seconds / _work(job))
+
+    def allowed(self, job: Job) -> float:
+        """Return the seconds that a job may take."""
+        slowest = self._slowest.get(type(job))
+        if slowest is None:
+            return self._patience.first
+        return max(self._patience.least, self._patience.times * slowest * _work(job))
+
+
+def _work(job: Job) -> int:
+    """Return how much a job is, beside others of its kind."""
+    match job:
+        case Shard(genotypes=genotypes, fidelity=fidelity):
+            return len(genotypes) * fidelity.sequences
+        case BuildJob(layers=layers):
+            return len(layers)
+        case _:
+            return 1
+
+
 class Dispatcher(Generic[WorkerT]):
     """Keeps up to `n_workers` workers busy, starting them when there is work."""
 
-    def __init__(self, crew: Crew[WorkerT], n_workers: int) -> None:
+    def __init__(
+        self, crew: Crew[WorkerT], n_workers: int, patience: Patience | None = None
+    ) -> None:
         """Start nothing yet."""
         self.n_workers = n_workers
         self._crew = crew
+        self._pace = _Pace(patience or Patience())
+        # What each busy worker was given, when, and until when it may take.
+        self._given: dict[WorkerT, tuple[Job, float, float]] = {}
         # Every living worker, and whether its session was made.
         self._is_open: dict[WorkerT, bool] = {}
         # What each busy worker does: the index of a job, or None for `OpenJob`.
@@ -109,7 +167,7 @@ class Dispatcher(Generic[WorkerT]):
 
         Raises:
             Exception: What the session factory raised; all workers are ended.
-            EvaluationError: If a worker dies while it makes its session; likewise.
+            EvaluationError: If workers die while they make their sessions; likewise.
         """
         self._end(worker for worker, index in self._busy.items() if index is not None)
         busy = self._busy = dict.fromkeys(self._busy)
@@ -120,6 +178,7 @@ class Dispatcher(Generic[WorkerT]):
         pending = deque(range(len(jobs)))
         n_deaths = [0] * len(jobs)
         n_left = len(jobs)
+        n_unopened = 0
         try:
             while n_left:
                 while len(self._is_open) < min(self.n_workers, n_left):
@@ -131,7 +190,7 @@ class Dispatcher(Generic[WorkerT]):
                         index = pending.popleft()
                         self._give(worker, index, jobs[index])
                 finished: list[tuple[int, Answer]] = []
-                for worker, answer in self._crew.wait(list(busy)):
+                for worker, answer in self._wait(list(busy)):
                     done = busy.pop(worker)
                     if isinstance(answer, Death):
                         was_open = self._is_open[worker]
@@ -143,16 +202,19 @@ class Dispatcher(Generic[WorkerT]):
                             else:
                                 finished.append((done, _poison(jobs[done], answer)))
                         elif not was_open:
-                            raise EvaluationError(
-                                f"A worker died while it loaded the model: it {answer.cause}. "
-                                "If memory ran out, lower --workers."
-                            )
+                            n_unopened += 1
+                            if n_unopened == MAX_DEATHS:
+                                raise EvaluationError(
+                                    f"{MAX_DEATHS} workers died while they loaded the model, and "
+                                    f"the last {answer.cause}. If memory ran out, lower --workers."
+                                )
                     elif done is not None:
                         finished.append((done, answer))
                     elif isinstance(answer, Exception):
                         raise answer
                     else:
                         self._is_open[worker] = True
+                        n_unopened = 0
                 n_left -= len(finished)
                 for index, result in finished:
                     yield index, result
@@ -176,13 +238,33 @@ class Dispatcher(Generic[WorkerT]):
 
     def _give(self, worker: WorkerT, index: int | None, job: Job) -> None:
         self._busy[worker] = index
+        now = time.monotonic()
+        self._given[worker] = job, now, now + self._pace.allowed(job)
         self._crew.give(worker, job)
+
+    def _wait(self, workers: Collection[WorkerT]) -> Sequence[tuple[WorkerT, Answer | Death]]:
+        """Wait until one has answered or died, or one has taken longer than it may."""
+        ends = [self._given[worker][2] for worker in workers]
+        came = self._crew.wait(workers, max(0.0, min(ends) - time.monotonic()))
+        now = time.monotonic()
+        if not came:
+            return [
+                (worker, Death(f"had no answer after {now - begun:.0f} s"))
+                for worker, (_, begun, end) in self._given.items()
+                if worker in workers and end <= now
+            ]
+        for worker, answer in came:
+            job, begun, _ = self._given[worker]
+            if not isinstance(answer, Death | Exception):
+                self._pace.learn(job, now - begun)
+        return came
 
     def _end(self, workers: Iterator[WorkerT] | Collection[WorkerT]) -> None:
         for worker in list(workers):
             self._crew.end(worker)
             self._is_open.pop(worker, None)
             self._busy.pop(worker, None)
+            self._given.pop(worker, None)
 
 
 def _poison(job: Job, death: Death) -> EvaluationError:

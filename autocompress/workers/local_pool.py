@@ -14,7 +14,15 @@ from multiprocessing.context import SpawnProcess
 from typing import cast
 
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import ONE_THREAD, Answer, Death, Dispatcher, Job, Responder
+from autocompress.workers.dispatch import (
+    ONE_THREAD,
+    Answer,
+    Death,
+    Dispatcher,
+    Job,
+    Patience,
+    Responder,
+)
 
 Pipe = connection.Connection
 
@@ -34,9 +42,10 @@ class LocalPool:
         factory: SessionFactory,
         n_workers: int,
         environments: Sequence[Mapping[str, str]] = ({},),
+        patience: Patience | None = None,
     ) -> None:
         """Start nothing yet."""
-        self._dispatcher = Dispatcher(_Processes(factory, environments), n_workers)
+        self._dispatcher = Dispatcher(_Processes(factory, environments), n_workers, patience)
 
     @property
     def n_workers(self) -> int:
@@ -95,9 +104,11 @@ class _Processes:
         with contextlib.suppress(OSError):
             worker.pipe.send(job)
 
-    def wait(self, workers: Collection[_Worker]) -> list[tuple[_Worker, Answer | Death]]:
+    def wait(
+        self, workers: Collection[_Worker], seconds: float
+    ) -> list[tuple[_Worker, Answer | Death]]:
         by_pipe = {worker.pipe: worker for worker in workers}
-        ready = [cast(Pipe, pipe) for pipe in connection.wait(list(by_pipe))]
+        ready = [cast(Pipe, pipe) for pipe in connection.wait(list(by_pipe), seconds)]
         return [(by_pipe[pipe], _receive(by_pipe[pipe])) for pipe in ready]
 
     def end(self, worker: _Worker) -> None:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 import autocompress
 from autocompress.errors import EngineError
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import ONE_THREAD, Answer, Death, Dispatcher, Job, Responder
+from autocompress.workers.dispatch import (
+    ONE_THREAD,
+    Answer,
+    Death,
+    Dispatcher,
+    Job,
+    Patience,
+    Responder,
+)
 
 if TYPE_CHECKING:
     import ray
@@ -44,10 +52,11 @@ class RayPool:
         n_workers: int,
         address: str | None,
         gpus_per_worker: float = 0.0,
+        patience: Patience | None = None,
     ) -> None:
         """Start nothing yet."""
         self._actors = _Actors(factory, n_workers, address, gpus_per_worker)
-        self._dispatcher = Dispatcher(self._actors, n_workers)
+        self._dispatcher = Dispatcher(self._actors, n_workers, patience)
 
     @property
     def n_workers(self) -> int:
@@ -97,11 +106,13 @@ class _Actors:
     def give(self, worker: _Worker, job: Job) -> None:
         worker.pending = worker.actor.answer.remote(job)
 
-    def wait(self, workers: Collection[_Worker]) -> list[tuple[_Worker, Answer | Death]]:
+    def wait(
+        self, workers: Collection[_Worker], seconds: float
+    ) -> list[tuple[_Worker, Answer | Death]]:
         import ray
 
         by_reference = {worker.pending: worker for worker in workers}
-        ready, _ = ray.wait(list(by_reference), num_returns=1)
+        ready, _ = ray.wait(list(by_reference), num_returns=1, timeout=seconds)
         return [(by_reference[reference], _receive(reference)) for reference in ready]
 
     def end(self, worker: _Worker) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from autocompress.errors import EngineError, EvaluationError, ModelError
 from autocompress.trial import Measurement
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, WorkerPool
+from autocompress.workers.dispatch import Patience
 from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.ray_pool import RayPool
 from tests.workers.toy_sessions import (
@@ -25,12 +27,13 @@ from tests.workers.toy_sessions import (
     RAISES,
     RAISES_UNPICKLABLE,
     DyingFactory,
+    DyingOnceFactory,
     RaisingFactory,
     ToyFactory,
     shard,
 )
 
-MakePool = Callable[[SessionFactory, int], WorkerPool]
+MakePool = Callable[..., WorkerPool]
 
 # Ray's raylet takes a few seconds to see that its driver is gone; 30 hold on a busy machine.
 PATIENCE_SECONDS = 30.0
@@ -65,12 +68,14 @@ def make_pool(kind: str, request: pytest.FixtureRequest) -> Iterator[MakePool]:
     if kind == "ray":
         request.getfixturevalue("running_ray")
 
-    def make(factory: SessionFactory, n_workers: int) -> WorkerPool:
+    def make(
+        factory: SessionFactory, n_workers: int, patience: Patience | None = None
+    ) -> WorkerPool:
         pool: WorkerPool
         if kind == "local":
-            pool = LocalPool(factory, n_workers)
+            pool = LocalPool(factory, n_workers, patience=patience)
         else:
-            pool = RayPool(factory, n_workers, address=None)
+            pool = RayPool(factory, n_workers, address=None, patience=patience)
         pools.append(pool)
         return pool
 
@@ -184,8 +189,34 @@ def test_what_the_factory_raises_ends_the_pool(make_pool: MakePool) -> None:
 def test_a_worker_that_dies_in_the_factory_ends_the_pool(make_pool: MakePool) -> None:
     pool = make_pool(DyingFactory(), 1)
 
-    with pytest.raises(EvaluationError, match=r"while it loaded the model.*lower --workers"):
+    with pytest.raises(EvaluationError, match=r"2 workers died while they loaded.*lower --work"):
         list(pool.measure([shard(1)]))
+
+
+def test_one_death_in_the_factory_is_bad_luck(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(DyingOnceFactory(tmp_path), 1)
+
+    answers = list(pool.measure([shard(1)]))
+
+    assert (tmp_path / "died").exists()
+    assert answers == [(0, answer_of(1))]
+
+
+def test_a_job_that_hangs_costs_two_workers_and_fails_alone(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    # Nobody knows how long a job takes until one has ended.
+    pool = make_pool(ToyFactory(tmp_path), 2, Patience(first=60.0, least=1.0, times=1.0))
+    list(pool.measure([shard(1)]))
+
+    answers = dict(pool.measure([shard(2), shard(HANGS), shard(3)]))
+
+    assert [index for index in range(3) if isinstance(answers[index], tuple)] == [0, 2]
+    assert type(answers[1]) is EvaluationError
+    assert re.search(
+        r"2 workers died of it, and the last had no answer after \d+ s", str(answers[1])
+    )
+    assert len(list(tmp_path.glob("*.hangs"))) == 2
 
 
 def test_a_run_left_early_does_not_disturb_the_next(make_pool: MakePool, tmp_path: Path) -> None:

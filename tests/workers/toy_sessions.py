@@ -87,3 +87,18 @@ class DyingFactory:
         """End the process."""
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@dataclass(frozen=True)
+class DyingOnceFactory:
+    """Ends the first worker that it runs in."""
+
+    marks: Path
+
+    def __call__(self) -> Session:
+        """End the process, or make a toy session."""
+        once = self.marks / "died"
+        if not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ToySession(self.marks)
