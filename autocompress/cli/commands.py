@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocompress.cli import schedules
 from autocompress.cli.flags import (
     DEFAULT_OUTPUT,
     DEFAULT_STORAGE,
-    Command,
     make_parser,
     reading_of,
     spec_of,
     targets_of,
 )
 from autocompress.cli.observers import make_observer
+from autocompress.cli.service_flags import Command
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
@@ -312,4 +313,10 @@ COMMANDS: Mapping[str, Command] = {
     "export": _export,
     "verify": _verify,
     "studies": _studies,
+    "schedule add": schedules.add,
+    "schedule list": schedules.show,
+    "schedule remove": schedules.remove,
+    "schedule run": schedules.run,
+    "schedule start": schedules.start,
+    "schedule rollback": schedules.rollback,
 }

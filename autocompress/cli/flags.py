@@ -1,11 +1,12 @@
 """The flags of every command, and the spec that they and a YAML file make."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import autocompress
+from autocompress.cli.service_flags import Command, add_schedule
 from autocompress.errors import SpecError
 from autocompress.spec import (
     PRUNERS,
@@ -68,8 +69,6 @@ SPEC_FLAGS = (
 )
 
 AXES = ("speedup", "bytes", "bits", "params")
-
-Command = Callable[[argparse.Namespace], None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -196,6 +195,8 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     studies = commands.add_parser("studies", help="list all studies")
     _add_storage(studies)
     studies.set_defaults(command=run["studies"])
+
+    add_schedule(commands, run, _add_storage)
     return parser
 
 

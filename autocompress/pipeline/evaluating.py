@@ -63,7 +63,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
 
     model = opened(asked.path)
     against = None if asked.against is None else opened(asked.against)
-    sequences = _sequences(asked, model, against)
+    sequences = shared_sequences(asked, model, against)
     observer.stage("loss on text")
     own, dense = measure_checkpoint(
         model.path,
@@ -139,7 +139,7 @@ def _timed(
     return own, other
 
 
-def _sequences(asked: Asked, model: OnDisk, against: OnDisk | None) -> np.ndarray:
+def shared_sequences(asked: Asked, model: OnDisk, against: OnDisk | None) -> np.ndarray:
     """Return the (sequences, T) token ids that both read.
 
     Raises:

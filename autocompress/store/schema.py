@@ -94,3 +94,36 @@ profile = sa.Table(
     sa.Column("payload", JSON, nullable=False),
     sa.UniqueConstraint("key"),
 )
+
+schedule = sa.Table(
+    "ac_schedule",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("cron", sa.String, nullable=False),
+    # Of the IANA database: what the cron expression's hours are.
+    sa.Column("zone", sa.String, nullable=False),
+    sa.Column("spec", JSON, nullable=False),
+    sa.Column("settings", JSON, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.UniqueConstraint("name"),
+)
+
+run = sa.Table(
+    "ac_run",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column(
+        "schedule_id", ROW_ID, sa.ForeignKey("ac_schedule.id", ondelete="CASCADE"), nullable=False
+    ),
+    sa.Column("due_at", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    # Who runs it, and when it was last heard of: a run whose scheduler died is taken over.
+    sa.Column("claimed_by", sa.String, nullable=False),
+    sa.Column("claimed_at", sa.String, nullable=False),
+    sa.Column("beat_at", sa.String, nullable=False),
+    sa.Column("finished_at", sa.String),
+    sa.Column("verdict", JSON),
+    # Of several schedulers on one database, one inserts a firing and runs it.
+    sa.UniqueConstraint("schedule_id", "due_at"),
+)

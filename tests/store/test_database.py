@@ -1,5 +1,6 @@
 """How databases are opened: files, folders, versions, and what is said when it fails."""
 
+import contextlib
 import logging
 import sqlite3
 import subprocess
@@ -9,12 +10,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 
 from autocompress.errors import StoreError
+from autocompress.store.base import Event, StudyState
 from autocompress.store.database import migration_config, open_database, reading, writing
 from autocompress.store.study_store import create_study, list_studies, open_study
+from autocompress.trial import Fidelity, Measurement, Split
 
 ROOT = Path(__file__).parents[2]
+VERSIONS = str(ROOT / "autocompress" / "store" / "migrations")
 
 
 def test_the_migrations_make_the_tables_that_the_code_reads(url: str) -> None:
@@ -23,6 +28,47 @@ def test_the_migrations_make_the_tables_that_the_code_reads(url: str) -> None:
     with writing(engine) as connection:
         command.check(migration_config(connection))
     engine.dispose()
+
+
+SCHEMAS = Path(__file__).parent / "schemas"
+REVISIONS = [revision.revision for revision in ScriptDirectory(VERSIONS).walk_revisions()]
+
+
+def test_every_revision_is_kept_as_it_was() -> None:
+    kept = {file.name for file in SCHEMAS.iterdir()}
+
+    assert {f"{own}.{kind}.sql" for own in REVISIONS for kind in ("sqlite", "postgresql")} <= kept
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_a_database_of_a_past_schema_is_brought_up_to_date(url: str, revision: str) -> None:
+    engine = sa.create_engine(url)
+    dump = (SCHEMAS / f"{revision}.{engine.dialect.name}.sql").read_text(encoding="utf-8")
+    with contextlib.closing(engine.raw_connection()) as connection:
+        if isinstance(connection.driver_connection, sqlite3.Connection):
+            connection.driver_connection.executescript(dump)
+        else:
+            connection.cursor().execute(dump)
+            connection.commit()
+    engine.dispose()
+
+    with contextlib.closing(open_study(url, "old")) as store:
+        row, measured, events = store.row(), store.measurements(), store.events()
+        winner = store.document("winner")
+        store.add_event(Event("resumed", {}))
+    create_study(url, "new", {}).close()
+    current = open_database(url)
+    with writing(current) as connection:
+        command.check(migration_config(connection))
+    current.dispose()
+
+    assert (row.state, row.report) == (StudyState.FINISHED, {"met": True})
+    (((genotype, fidelity), record),) = measured.items()
+    assert (genotype.levels, fidelity) == ((0, 3, 1), Fidelity(Split.SEARCH, 0, 0, 2))
+    assert record.measurement == Measurement((0.1, 0.2), (2.5, 2.6), 127)
+    assert events == [Event("stop", {"phase": 0})]
+    assert winner == {"levels": [0, 3, 1]}
+    assert [own.name for own in list_studies(url)] == ["new", "old"]
 
 
 def test_the_tables_of_others_are_left_alone(url: str) -> None:
@@ -46,6 +92,8 @@ def test_the_tables_of_others_are_left_alone(url: str) -> None:
         "ac_event",
         "ac_measurement",
         "ac_profile",
+        "ac_run",
+        "ac_schedule",
         "ac_study",
         "ac_trial",
         "alembic_version",

@@ -1,0 +1,64 @@
+"""The flags of `schedule`."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+Command = Callable[[argparse.Namespace], None]
+Add = Callable[[argparse.ArgumentParser], None]
+Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
+
+
+def add_schedule(
+    commands: "argparse._SubParsersAction[Parser]",
+    run: Mapping[str, Command],
+    add_storage: Add,
+) -> None:
+    """Add `schedule` with what it can do."""
+    schedule = commands.add_parser(
+        "schedule", help="search again and again, and deploy what was measured to be better"
+    )
+    actions = schedule.add_subparsers(required=True, metavar="ACTION", parser_class=type(schedule))
+
+    add = actions.add_parser("add", help="add a schedule; `schedule start` runs it")
+    add.add_argument("spec", type=Path, metavar="FILE", help="YAML file of the search's settings")
+    add.add_argument(
+        "--cron", required=True, metavar='"0 2 * * *"', help="when: minute hour day month weekday"
+    )
+    add.add_argument(
+        "--zone", default="UTC", metavar="Europe/Berlin", help="of these hours (default: UTC)"
+    )
+    add.add_argument("--name", help="default: the file's name")
+    add.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="takes history/ and current (default: autocompress-out/NAME)",
+    )
+    add.add_argument(
+        "--keep", type=int, default=14, metavar="14", help="folders of the history that are kept"
+    )
+    add.add_argument("--hook", metavar="COMMAND", help="is given each verdict, as JSON, to read")
+    add.add_argument("--webhook", metavar="URL", help="each verdict is posted to it, as JSON")
+    add_storage(add)
+    add.set_defaults(command=run["schedule add"])
+
+    listed = actions.add_parser("list", help="list schedules, when they fire next, and verdicts")
+    listed.add_argument("--json", action="store_true", help="print them as JSON Lines")
+    add_storage(listed)
+    listed.set_defaults(command=run["schedule list"])
+
+    for name, help_ in (
+        ("remove", "take a schedule away; what it published stays"),
+        ("run", "run a schedule now, to its verdict"),
+        ("rollback", "deploy again what was deployed before"),
+    ):
+        action = actions.add_parser(name, help=help_)
+        action.add_argument("name", metavar="NAME")
+        add_storage(action)
+        action.set_defaults(command=run[f"schedule {name}"])
+
+    start = actions.add_parser("start", help="run schedules when they are due, until interrupted")
+    add_storage(start)
+    start.set_defaults(command=run["schedule start"])

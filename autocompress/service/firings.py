@@ -1,0 +1,60 @@
+"""When a schedule fires: cron expressions in the hours of a place, daylight saving included."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from autocompress.errors import SpecError
+
+
+def check_cron(cron: str, zone: str) -> None:
+    """Make sure that an expression and a zone can be read.
+
+    Raises:
+        SpecError: If one cannot, or nothing ever fires.
+    """
+    next(firings(cron, zone, datetime.now(UTC)))
+
+
+def firings(cron: str, zone: str, after: datetime) -> Iterator[datetime]:
+    """Yield the firings after a moment, in UTC.
+
+    As Debian's cron has it: an hour that a clock leaves out fires at once when it is left out, and
+    one that it repeats fires once; expressions with a `*` in minutes or hours follow the time that
+    passes.
+
+    Raises:
+        SpecError: If the expression or the zone cannot be read, or nothing ever fires.
+    """
+    try:
+        place = ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SpecError(
+            f"Unknown time zone {zone!r}: give a name such as Europe/Berlin or UTC."
+        ) from error
+    try:
+        times = CronSim(cron, after.astimezone(place))
+    except CronSimError as error:
+        raise SpecError(
+            f"{cron!r} is no cron expression ({error}): minute, hour, day of the month, month and "
+            'day of the week must hold, such as "0 2 * * *".'
+        ) from error
+    before = None
+    for time in times:
+        at = time.astimezone(UTC)
+        if before is None or at > before:
+            yield at
+        before = at
+    raise SpecError(f"{cron!r} never fires.")
+
+
+def due(cron: str, zone: str, after: datetime, until: datetime) -> list[datetime]:
+    """Return the firings after one moment, up to and with another."""
+    found = []
+    for time in firings(cron, zone, after):
+        if time > until:
+            break
+        found.append(time)
+    return found

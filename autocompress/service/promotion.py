@@ -1,0 +1,223 @@
+"""Decides what is deployed: a new model only where it was measured to be better."""
+
+import enum
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from autocompress.errors import ExportError, SpecError
+from autocompress.export.render import write_texts
+from autocompress.pipeline.intervals import mean_interval
+from autocompress.store.base import Json
+from autocompress.trial import Measurement
+
+CURRENT: Final = "current"
+"""The link to what is deployed."""
+HISTORY: Final = "history"
+VERDICT: Final = "verdict.json"
+
+Interval = tuple[float, float]
+
+
+class Outcome(enum.StrEnum):
+    """What a run did to what is deployed."""
+
+    PROMOTED = "PROMOTED"
+    KEPT = "KEPT"
+    REGRESSED = "REGRESSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What is deployed, measured again before the search.
+
+    Args:
+        broken: Why it does not load; None if it does.
+        promised: KL with its interval, and speedup with its, when it was published.
+        measurement: On the report text, now.
+        speedup: The interval over the dense model, now; None where it cannot be timed beside it.
+        least_speedup: What the target asks of the clock; None if it asks nothing.
+    """
+
+    broken: str | None
+    promised_kl: Interval | None = None
+    promised_speedup: Interval | None = None
+    measurement: Measurement | None = None
+    speedup: Interval | None = None
+    least_speedup: float | None = None
+
+    @property
+    def is_too_slow(self) -> bool:
+        """Whether it misses what the target asks of the clock, beyond the interval."""
+        asked = self.least_speedup
+        return self.speedup is not None and asked is not None and self.speedup[1] < asked
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What it no longer keeps, beyond the intervals."""
+        if self.broken is not None:
+            return (f"the deployed model does not load: {self.broken}",)
+        found = []
+        if self.speedup is not None:
+            if self.is_too_slow:
+                found.append(
+                    f"the deployed model misses the target of {self.least_speedup:.2f}x: it "
+                    f"measures {_told(self.speedup, 'x')}"
+                )
+            elif self.promised_speedup and self.speedup[1] < self.promised_speedup[0]:
+                found.append(
+                    f"the deployed model measures {_told(self.speedup, 'x')}, published with "
+                    f"{_told(self.promised_speedup, 'x')}"
+                )
+        if self.measurement is not None and self.promised_kl is not None:
+            own = mean_interval(np.asarray(self.measurement.kl))
+            if own[0] > self.promised_kl[1]:
+                found.append(
+                    f"the deployed model loses KL {_told(own)}, published with "
+                    f"{_told(self.promised_kl)}"
+                )
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What the search found, measured beside what is deployed.
+
+    Args:
+        lacking: Why it cannot be published; None if it can.
+        deployed: The deployed model on the same text, in the same run.
+        faster: The interval of the deployed model's time over the new one's, of runs in turn.
+    """
+
+    lacking: str | None
+    measurement: Measurement | None = None
+    deployed: Measurement | None = None
+    faster: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of a run, with reasons."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as plain values."""
+        return {"outcome": self.outcome.value, "reasons": list(self.reasons)}
+
+
+def decide(deployed: Deployed | None, found: Candidate) -> Verdict:
+    """Return the verdict: a new model takes the place of another that measures worse, or none.
+
+    Better is a KL whose paired interval lies below; or one that cannot be told apart, with a time
+    whose interval lies below.
+
+    Args:
+        deployed: None if nothing is.
+    """
+    complaints = () if deployed is None else deployed.complaints
+    stays = Outcome.REGRESSED if complaints else Outcome.KEPT
+    if found.lacking is not None:
+        return Verdict(stays, (*complaints, found.lacking))
+    if deployed is None:
+        return Verdict(Outcome.PROMOTED, ("nothing was deployed before",))
+    if deployed.broken is not None or found.deployed is None or found.measurement is None:
+        return Verdict(Outcome.PROMOTED, complaints or ("the deployed model was not measured",))
+    if deployed.is_too_slow:
+        return Verdict(Outcome.PROMOTED, (*complaints, "the new model meets the target, measured"))
+    more = mean_interval(np.asarray(found.measurement.kl) - np.asarray(found.deployed.kl))
+    difference = f"KL minus the deployed model's: {_told(more, digits=4)}, paired"
+    if more[1] < 0:
+        return Verdict(Outcome.PROMOTED, (*complaints, f"the new model loses less: {difference}"))
+    if more[0] > 0:
+        return Verdict(stays, (*complaints, f"the new model loses more: {difference}"))
+    if found.faster is not None and found.faster[0] > 1:
+        faster = f"the new model is {_told(found.faster)} times as fast"
+        said = f"{faster}, and its loss cannot be told apart: {difference}"
+        return Verdict(Outcome.PROMOTED, (*complaints, said))
+    return Verdict(stays, (*complaints, f"no improvement beyond the interval: {difference}"))
+
+
+def current(output: Path) -> Path | None:
+    """Return the folder that is deployed; None if nothing is."""
+    link = output / CURRENT
+    return link.resolve() if link.is_dir() else None
+
+
+def promote(output: Path, folder: Path) -> None:
+    """Let the link point to a folder of the history; readers see the old one or the new one.
+
+    Raises:
+        ExportError: If it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".current-", dir=output) as scratch:
+            link = Path(scratch) / CURRENT
+            link.symlink_to(os.path.relpath(folder, output))
+            link.replace(output / CURRENT)
+    except OSError as error:
+        raise ExportError(f"Cannot write {output / CURRENT}: {error.strerror}.") from error
+
+
+def keep_verdict(folder: Path, told: Mapping[str, Json]) -> None:
+    """Write a verdict beside what it is about."""
+    write_texts({VERDICT: json.dumps(told, indent=2, allow_nan=False) + "\n"}, folder)
+
+
+def read_verdict(folder: Path) -> Mapping[str, Json]:
+    """Return the verdict of a folder of the history; empty if there is none."""
+    try:
+        read = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def roll_back(output: Path) -> Path:
+    """Deploy again what was deployed before; return its folder.
+
+    Raises:
+        SpecError: If nothing was, or it is gone.
+        ExportError: If the link cannot be written.
+    """
+    now = current(output)
+    if now is None:
+        raise SpecError(f"Nothing is deployed in {output}.")
+    before = read_verdict(now).get("replaced")
+    if before is None:
+        raise SpecError(f"Nothing was deployed in {output} before {now.name}.")
+    folder = output / HISTORY / Path(str(before)).name
+    if not folder.is_dir():
+        raise SpecError(f"{before}, which was deployed before {now.name}, is kept no more.")
+    promote(output, folder)
+    return folder
+
+
+def clear_history(output: Path, keep: int) -> list[str]:
+    """Delete all but the newest folders of the history; return the names of those that went.
+
+    What is deployed stays, and what it replaced: a roll-back must find it.
+    """
+    history = output / HISTORY
+    if not history.is_dir():
+        return []
+    now = current(output)
+    safe = set() if now is None else {now.name, str(read_verdict(now).get("replaced"))}
+    # Studies are named by the time that they were due at.
+    names = sorted(folder.name for folder in history.iterdir() if folder.is_dir())
+    gone = [name for name in names[:-keep] if name not in safe]
+    for name in gone:
+        shutil.rmtree(history / name, ignore_errors=True)
+    return gone
+
+
+def _told(interval: Interval, unit: str = "", digits: int = 3) -> str:
+    return f"[{interval[0]:.{digits}f}{unit}, {interval[1]:.{digits}f}{unit}]"

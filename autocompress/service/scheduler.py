@@ -1,0 +1,138 @@
+"""Fires schedules: claims what is due, and runs it, one run at a time.
+
+Models are timed while they run: two runs at once on one machine would spoil both measurements.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import psutil
+
+from autocompress.service.firings import due
+from autocompress.store.base import Json
+from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
+
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at what is due."""
+BEAT_SECONDS: Final = 20.0
+SILENT_SECONDS: Final = 300.0
+"""A run of another machine that was not heard of for so long is taken over."""
+MOST_TRIES: Final = 3
+"""Processes that one run may cost before it is given up."""
+
+Say = Callable[[str, dict[str, Json]], None]
+
+
+class Scheduler:
+    """One of any number of schedulers on a database: each firing is run by one of them."""
+
+    def __init__(self, storage: str, store: ScheduleStore, say: Say) -> None:
+        """Do nothing yet.
+
+        Args:
+            say: Is told what happens: a kind of event, and its values.
+        """
+        self._storage = storage
+        self._store = store
+        self._say = say
+        # A process number may be given again: when it began tells two processes apart.
+        own = psutil.Process()
+        self._name = f"{socket.gethostname()}:{own.pid}:{own.create_time():.2f}:{_unique()}"
+
+    def forever(self) -> None:
+        """Run what is due, until interrupted."""
+        while True:
+            if not self.step(datetime.now(UTC)):
+                time.sleep(LOOK_SECONDS)
+
+    def step(self, now: datetime) -> bool:
+        """Run the first thing that is due; False if nothing is.
+
+        What was missed while no scheduler ran is run once: the last of a schedule's firings, the
+        ones before are recorded as missed.
+        """
+        for schedule in self._store.all():
+            runs = self._store.runs(schedule.id)
+            for run in runs:
+                is_orphan = run.state is RunState.RUNNING and self._is_orphan(run, now)
+                if is_orphan and self._store.take_over(run, self._name):
+                    self._say("taken over", {"schedule": schedule.name, "due_at": run.due_at})
+                    self.carry_out(schedule, run)
+                    return True
+            last = max((run.due_at for run in runs), default=schedule.created_at)
+            waiting = due(schedule.cron, schedule.zone, datetime.fromisoformat(last), now)
+            for missed in waiting[:-1]:
+                if self._store.claim(schedule.id, missed, self._name, RunState.MISSED):
+                    self._say("missed", {"schedule": schedule.name, "due_at": missed.isoformat()})
+            if waiting:
+                own = self._store.claim(schedule.id, waiting[-1], self._name)
+                if own is not None:
+                    self.carry_out(schedule, own)
+                    return True
+        return False
+
+    def claim_now(self, schedule: Schedule) -> Run | None:
+        """Take a firing that no cron expression asked for; None if this second has one."""
+        return self._store.claim(schedule.id, datetime.now(UTC).replace(microsecond=0), self._name)
+
+    def carry_out(self, schedule: Schedule, run: Run) -> RunState:
+        """Run a claimed firing to its end, in processes of its own.
+
+        One that dies is begun again, and goes on with what the store holds.
+        """
+        self._say("run", {"schedule": schedule.name, "due_at": run.due_at})
+        state, tries = RunState.RUNNING, 0
+        while state is RunState.RUNNING:
+            status = self._process(run)
+            tries += 1
+            state = self._store.find_run(run.id)[1].state
+            if state is RunState.RUNNING:
+                self._say("died", {"schedule": schedule.name, "status": status})
+                if tries == MOST_TRIES:
+                    state = RunState.FAILED
+                    said = f"{MOST_TRIES} processes died of it, the last with {status}"
+                    self._store.finish(run, state, {"error": said})
+        self._say("ended", {"schedule": schedule.name, "state": state.value})
+        return state
+
+    def _process(self, run: Run) -> int:
+        """Run one process to its end, saying now and then that it goes on."""
+        command = [sys.executable, "-m", "autocompress.service.nightly", self._storage]
+        command += [str(run.id), str(os.getpid())]
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            while True:
+                try:
+                    return process.wait(BEAT_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._store.beat(run)
+        except BaseException:
+            # The run goes on another time, where it is now.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+
+    def _is_orphan(self, run: Run, now: datetime) -> bool:
+        """Whether who ran it is gone: a process of this machine, or long silent elsewhere."""
+        host, pid, began, _ = run.claimed_by.rsplit(":", 3)
+        if host == socket.gethostname():
+            try:
+                return abs(psutil.Process(int(pid)).create_time() - float(began)) > 1
+            except (psutil.NoSuchProcess, ValueError):
+                return True
+        return now - datetime.fromisoformat(run.beat_at) > timedelta(seconds=SILENT_SECONDS)
+
+
+def _unique() -> str:
+    """Return what tells two schedulers of one process apart."""
+    return uuid.uuid4().hex[:8]
