@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from autocompress.evaluators.latency_rows import Row
     from autocompress.spaces.base import SearchSpace
 
+DEFAULT_ARTIFACTS = Path(".autocompress/dashboard")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 2 for a failure, or 130 for Ctrl-C."""
@@ -235,6 +237,21 @@ def _verify(parsed: argparse.Namespace) -> None:
     print(to_text(verify(parsed.folder, parsed.device, loads=not parsed.files_only)), end="")
 
 
+def _serve(parsed: argparse.Namespace) -> None:
+    try:
+        from autocompress.service.dashboard import serve
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"`serve` needs {error.name}: run `pip install 'autocompress[dashboard]'`."
+        ) from error
+
+    serve(parsed.storage, parsed.artifacts or DEFAULT_ARTIFACTS, parsed.port, _say_now)
+
+
+def _say_now(text: str) -> None:
+    print(text, flush=True)
+
+
 def _check_parent(file: Path | None) -> None:
     """Make sure that a file can be written where it is wanted."""
     if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
@@ -313,6 +330,7 @@ COMMANDS: Mapping[str, Command] = {
     "export": _export,
     "verify": _verify,
     "studies": _studies,
+    "serve": _serve,
     "schedule add": schedules.add,
     "schedule list": schedules.show,
     "schedule remove": schedules.remove,

@@ -1,4 +1,4 @@
-"""The flags of `schedule`."""
+"""The flags of the commands that go on: `serve` and `schedule`."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -8,6 +8,26 @@ from typing import TypeVar
 Command = Callable[[argparse.Namespace], None]
 Add = Callable[[argparse.ArgumentParser], None]
 Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
+
+
+def add_serve(
+    commands: "argparse._SubParsersAction[Parser]",
+    run: Mapping[str, Command],
+    add_storage: Add,
+) -> None:
+    """Add `serve`."""
+    serve = commands.add_parser("serve", help="show all studies in Optuna's dashboard")
+    serve.add_argument(
+        "--port", type=int, default=8080, metavar="8080", help="on 127.0.0.1; 0 takes a free one"
+    )
+    serve.add_argument(
+        "--artifacts",
+        type=Path,
+        metavar="DIR",
+        help="takes the files that studies show (default: .autocompress/dashboard)",
+    )
+    add_storage(serve)
+    serve.set_defaults(command=run["serve"])
 
 
 def add_schedule(

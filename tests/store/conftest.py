@@ -24,7 +24,8 @@ def postgres_url(_folder: Path) -> Iterator[str]:
     url = sa.make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}"})
     yield url.render_as_string(hide_password=False)
     with server.begin() as connection:
-        connection.execute(sa.schema.DropSchema(schema, cascade=True))
+        for own in (schema, f"{schema}_optuna"):
+            connection.execute(sa.schema.DropSchema(own, cascade=True, if_exists=True))
     server.dispose()
 
 

@@ -19,7 +19,12 @@ from autocompress.store.database import writing
 from autocompress.store.profiles import find_profile, save_profile
 from autocompress.store.study_store import SqlStudyStore, create_study, open_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
-from tests.postgres_server import PostgresServer
+from benchmarks.postgres_server import PostgresServer, binaries
+
+pytestmark = pytest.mark.skipif(
+    binaries() is None,
+    reason="PostgreSQL's server is not installed here: none can be stopped and started",
+)
 
 
 def shard(level: int) -> Record:
