@@ -248,6 +248,25 @@ def _serve(parsed: argparse.Namespace) -> None:
     serve(parsed.storage, parsed.artifacts or DEFAULT_ARTIFACTS, parsed.port, _say_now)
 
 
+def _api(parsed: argparse.Namespace) -> None:
+    try:
+        from autocompress.service.server import run_api
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"`api` needs {error.name}: run `pip install 'autocompress[service]'`."
+        ) from error
+
+    run_api(
+        parsed.storage,
+        parsed.output,
+        parsed.root,
+        parsed.host,
+        parsed.port,
+        parsed.token_file,
+        _say_now,
+    )
+
+
 def _say_now(text: str) -> None:
     print(text, flush=True)
 
@@ -331,6 +350,7 @@ COMMANDS: Mapping[str, Command] = {
     "verify": _verify,
     "studies": _studies,
     "serve": _serve,
+    "api": _api,
     "schedule add": schedules.add,
     "schedule list": schedules.show,
     "schedule remove": schedules.remove,

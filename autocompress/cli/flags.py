@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import autocompress
-from autocompress.cli.service_flags import Command, add_schedule, add_serve
+from autocompress.cli.service_flags import Command, add_api, add_schedule, add_serve
 from autocompress.errors import SpecError
 from autocompress.spec import (
     PRUNERS,
@@ -197,6 +197,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     studies.set_defaults(command=run["studies"])
 
     add_serve(commands, run, _add_storage)
+    add_api(commands, run, _add_storage)
     add_schedule(commands, run, _add_storage)
     return parser
 

@@ -30,6 +30,38 @@ def add_serve(
     serve.set_defaults(command=run["serve"])
 
 
+def add_api(
+    commands: "argparse._SubParsersAction[Parser]",
+    run: Mapping[str, Command],
+    add_storage: Add,
+) -> None:
+    """Add `api`."""
+    api = commands.add_parser(
+        "api", help="let searches be submitted and watched over HTTP, with a page to start from"
+    )
+    api.add_argument("--host", default="127.0.0.1", help="beyond the loopback a token is wanted")
+    api.add_argument("--port", type=int, default=8090, metavar="8090")
+    api.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="holds what every request must bring"
+    )
+    api.add_argument(
+        "--root",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="submitted searches may name files of this folder alone (default: here)",
+    )
+    api.add_argument(
+        "--output",
+        type=Path,
+        default=Path("autocompress-out"),
+        metavar="DIR",
+        help="folder that they publish into",
+    )
+    add_storage(api)
+    api.set_defaults(command=run["api"])
+
+
 def add_schedule(
     commands: "argparse._SubParsersAction[Parser]",
     run: Mapping[str, Command],
