@@ -5,6 +5,7 @@ of torch brings gigabytes of CUDA packages; PyTorch's CPU index has the same ver
 The dependencies of torch are left to the install that follows, which pins them.
 """
 
+import argparse
 import importlib
 import json
 import re
@@ -55,8 +56,17 @@ def installed_torch_needs_cuda() -> bool:
 
 def main() -> None:
     """Install torch, then make sure that it is the kind this machine can use."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--for",
+        dest="device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="the machine that it will run on, where that is not this one",
+    )
+    device = parser.parse_args().device
     requirement = pinned_torch()
-    on_cpu = not has_gpu()
+    on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
     from_cpu_index = on_cpu and needs_cuda(candidate_requirements(requirement))
     index = ["--index-url", CPU_INDEX] if from_cpu_index else []
     subprocess.run([*PIP, *index, requirement], check=True)

@@ -30,6 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow-seconds", type=float, help="begin no slow test later than that")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with another file each day where time is short: else the last ones would never run."""
+    if config.getoption("--slow-seconds") is None or not items:
+        return
+    files = list(dict.fromkeys(item.path for item in items))
+    first = int(time.time() // 86_400) % len(files)
+    order = {file: place for place, file in enumerate(files[first:] + files[:first])}
+    items.sort(key=lambda item: order[item.path])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a slow test that would begin too late."""
     limit = item.config.getoption("--slow-seconds")

@@ -245,7 +245,8 @@ def _serve(parsed: argparse.Namespace) -> None:
             f"`serve` needs {error.name}: run `pip install 'autocompress[dashboard]'`."
         ) from error
 
-    serve(parsed.storage, parsed.artifacts or DEFAULT_ARTIFACTS, parsed.port, _say_now)
+    artifacts = parsed.artifacts or DEFAULT_ARTIFACTS
+    serve(parsed.storage, artifacts, parsed.host, parsed.port, _say_now)
 
 
 def _api(parsed: argparse.Namespace) -> None:

@@ -18,8 +18,9 @@ def add_serve(
     """Add `serve`."""
     serve = commands.add_parser("serve", help="show all studies in Optuna's dashboard")
     serve.add_argument(
-        "--port", type=int, default=8080, metavar="8080", help="on 127.0.0.1; 0 takes a free one"
+        "--host", default="127.0.0.1", help="who reaches it may look, under this machine's name"
     )
+    serve.add_argument("--port", type=int, default=8080, metavar="8080", help="0 takes a free one")
     serve.add_argument(
         "--artifacts",
         type=Path,

@@ -1,7 +1,7 @@
 """Optuna's dashboard on a database of ours: brings the mirror up to date, and shows it.
 
-The dashboard can write and asks nobody who he is. So it is shown on the loopback alone, and who
-looks at it may only read: what it shows is a view of our tables, and changing it means nothing.
+The dashboard can write and asks nobody who he is. So whoever looks at it may only read, under the
+loopback's names: what it shows is a view of our tables, and changing it means nothing.
 """
 
 import contextlib
@@ -27,7 +27,6 @@ from autocompress.store.study_store import list_studies, open_study
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-HOST: Final = "127.0.0.1"
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what was measured."""
 LOCK: Final = ".mirror-lock"
@@ -76,11 +75,15 @@ class Refresher:
         self._mirror.show(shown)
 
 
-def serve(storage: str, artifacts: Path, port: int, said: Callable[[str], None]) -> None:
+def serve(
+    storage: str, artifacts: Path, host: str, port: int, said: Callable[[str], None]
+) -> None:
     """Show all studies of a database until interrupted.
 
     Args:
         artifacts: Folder that takes the files that studies show.
+        host: To listen on; a page is shown under 127.0.0.1 or localhost alone, such as a port
+            that a container publishes there.
         port: 0 takes a free one.
         said: Is told the address once it answers.
 
@@ -90,23 +93,20 @@ def serve(storage: str, artifacts: Path, port: int, said: Callable[[str], None])
     mirror = Mirror(storage, artifacts)
     application = read_only(optuna_dashboard.wsgi(mirror.storage, mirror.artifacts))
     try:
-        server = make_server(HOST, port, application, _Server, _Quiet)
-    except OSError as error:
-        raise EngineError(f"Cannot listen on {HOST}:{port}: {error.strerror}.") from error
+        server = make_server(host, port, application, _Server, _Quiet)
+    except (OSError, OverflowError) as error:
+        raise EngineError(f"Cannot listen on {host}:{port}: {error}.") from error
     ended = threading.Event()
     refresher = Refresher(storage, mirror, artifacts / "reports")
     with server, _only_writer(artifacts) as is_writer:
         thread = threading.Thread(target=_keep_fresh, args=(refresher, ended), daemon=True)
         if is_writer:
-            refresher.refresh()
             thread.start()
-        said(f"http://{HOST}:{server.server_port}/dashboard")
+        said(f"http://{host}:{server.server_port}/dashboard")
         try:
             server.serve_forever()
         finally:
             ended.set()
-            if is_writer:
-                thread.join()
 
 
 def read_only(application: "WSGIApplication") -> "WSGIApplication":
@@ -136,11 +136,13 @@ def _refused(status: str, reason: str, start_response: "StartResponse") -> Itera
 
 
 def _keep_fresh(refresher: Refresher, ended: threading.Event) -> None:
-    while not ended.wait(LOOK_SECONDS):
+    while True:
         try:
             refresher.refresh()
         except AutocompressError as error:
             _log.warning("The dashboard is not fresh: %s", error)
+        if ended.wait(LOOK_SECONDS):
+            return
 
 
 @contextlib.contextmanager

@@ -1,0 +1,81 @@
+"""docker-compose.yml is what it says, and its commands serve a search."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.postgres_server import binaries
+from tests.tiny_models import make_config, write_model
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docker-compose.yml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+ALONE = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-r", "-n"]
+"""Gives a command a network of its own."""
+
+
+def test_the_file_is_of_composes_schema() -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+
+    done = subprocess.run([*check, str(FILE)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_service_is_nobody_special_and_says_whether_it_is_well(name: str) -> None:
+    service = COMPOSE["services"][name]
+
+    assert service["user"] not in ("root", "0")
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert "privileged" not in service
+
+
+def test_no_secret_is_in_the_file() -> None:
+    text = FILE.read_text(encoding="utf-8")
+
+    assert set(COMPOSE["secrets"]) == {"db-password", "api-token", "ray-token"}
+    assert all(set(own) == {"file"} for own in COMPOSE["secrets"].values())
+    assert not re.search(r"(?i)(password|token|secret)\s*[:=]\s*(?!token$)[\w.]{6,}$", text, re.M)
+    assert "://autocompress:" not in text
+    ignored = (ROOT / ".gitignore").read_text("utf-8"), (ROOT / ".dockerignore").read_text("utf-8")
+    assert all("secrets" in own for own in ignored)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(binaries() is None, reason="PostgreSQL's server is not installed here")
+@pytest.mark.skipif(
+    subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode != 0,
+    reason="the system lets nobody have a network of his own (`unshare -n`)",
+)
+def test_the_commands_of_the_containers_serve_a_search(tmp_path: Path, calibration: Path) -> None:
+    write_model(tmp_path / "models" / "model", make_config())
+    command = [*ALONE, sys.executable, str(Path(__file__).with_name("compose_machine.py"))]
+
+    # Another user runs PostgreSQL, who must get there; and sockets have short names.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            [*command, folder, str(tmp_path / "models"), str(calibration)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stderr[-4000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["met"] is True
+    assert told["refused"] == 401
+    assert told["shown"] == ["first"]
+    assert {"report.html", "model/model.safetensors"} <= {*told["files"]}
