@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -278,11 +279,14 @@ def test_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
 def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines(as_json=True)
 
+    lines.tell("study", {"study": "first", "model": "m"})
     lines.stage("levels")
     lines.tell("measured", {"speedup": 2.0, "low": 1.9, "high": 2.1, "target": 2.0})
 
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [event["event"] for event in events] == ["stage", "measured"]
+    assert [event["event"] for event in events] == ["study", "stage", "measured"]
+    assert {event["study"] for event in events} == {"first"}
+    assert all(datetime.fromisoformat(event["at"]).tzinfo is not None for event in events)
 
 
 def test_an_evaluation_names_all_that_cannot_be_meant(

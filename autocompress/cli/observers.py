@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import NoReturn
 
 from tqdm import tqdm
@@ -12,10 +13,14 @@ Values = Mapping[str, bool | int | float | str | None]
 
 
 class Lines:
-    """Tells a search in plain lines, or as JSON Lines, at most one a second for mere progress."""
+    """Tells a search in plain lines, or as JSON Lines, every ten seconds for mere progress.
+
+    JSON has the time and the study's name in each.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
+        self._study: dict[str, str] = {}
         self._stage = ""
         self._last = 0.0
 
@@ -34,6 +39,8 @@ class Lines:
 
     def tell(self, kind: str, values: Values) -> None:
         """Print what happened."""
+        if kind == "study":
+            self._study = {"study": str(values["study"])}
         self._print(kind, values, _told(kind, values))
 
     def end(self) -> None:
@@ -41,7 +48,8 @@ class Lines:
 
     def _print(self, kind: str, values: Values, text: str) -> None:
         if self._as_json:
-            print(json.dumps({"event": kind, **values}), flush=True)
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            print(json.dumps({"at": at, "event": kind, **self._study, **values}), flush=True)
         elif text:
             print(text, flush=True)
 
