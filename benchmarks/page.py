@@ -195,6 +195,55 @@ def resumes(result: Any) -> str:
     )
 
 
+def failures(result: Any) -> str:
+    kinds = result["by_kind"]
+    names = {"driver": "drivers", "worker": "workers", "database": "stops of the database"}
+    told = ", ".join(f"{kinds.get(kind, 0)} {words}" for kind, words in names.items())
+    ended = kinds.get("ended in one line", 0)
+    return (
+        "## Drivers, workers and the database, killed at random moments\n\n"
+        "`python -m benchmarks.failures --output benchmarks/results/failures.json` (CI runs a "
+        "sample)\n\n"
+        f"{result['failures']} failures in {result['searches']} searches of a tiny model, its "
+        f"study in a PostgreSQL of the benchmark's own: {told}, all with kill -9 or as by a power "
+        f"cut, {result['failures'] / result['searches']:.1f} a search of "
+        f"{result['undisturbed_seconds']:.0f} s. A killed driver's study was resumed; the rest "
+        f"the searches rode out by themselves, but {ended} times the database was away when a "
+        "command opened it, which then says so in one line and ends, and was given again. Each "
+        f"search was held against the undisturbed one: its winner, and all {result['shards']} "
+        "shards that were measured, losses to the bit, none lost and none doubled. "
+        f"**Differences: {result['differences']}.**\n"
+    )
+
+
+def store(result: Any) -> str:
+    head = ["", *(f"{row['database']}, {row['trials']:,} trials" for row in result["rows"])]
+    lines = {
+        "inserts a second, 1,000 at a time": ("inserts_a_second", "{:,.0f}"),
+        "driver, store and Ray, ms a trial (median)": ("ms_a_trial", "{:.2f}"),
+        "the same, 95th percentile": ("p95_ms_a_trial", "{:.2f}"),
+        "seconds to read all of it for a resume": ("seconds_to_resume", "{:.2f}"),
+        "seconds until the dashboard shows all that it shows": ("seconds_until_fresh", "{:.0f}"),
+        "dashboard: list of studies, ms": ("list_ms", "{:.0f}"),
+        "dashboard: the study, first time, ms": ("study_cold_ms", "{:.0f}"),
+        "dashboard: the study, again, ms": ("study_warm_ms", "{:.0f}"),
+    }
+    return (
+        "## The store, and the dashboard on it\n\n"
+        "`python -m benchmarks.store --output benchmarks/results/store.json`\n\n"
+        f"Candidates of {result['genes']} genes, read on eight sequences; batches of 16 measured "
+        "by two Ray workers that answer at once, each shard a transaction. The dashboard shows "
+        f"2,000 trials of a study at most. {result['hardware']}.\n\n"
+        + table(
+            head,
+            [
+                [name, *(form.format(row[key]) for row in result["rows"])]
+                for name, (key, form) in lines.items()
+            ],
+        )
+    )
+
+
 def main() -> None:
     parts = [
         f"# What was measured\n\n{INTRODUCTION}",
@@ -245,6 +294,10 @@ def main() -> None:
         scaling_page.draw(scaling, ROOT / "docs" / "scaling.png")
     if (RESULTS / "resume.json").is_file():
         parts.append(resumes(read("resume.json")))
+    if (RESULTS / "failures.json").is_file():
+        parts.append(failures(read("failures.json")))
+    if (RESULTS / "store.json").is_file():
+        parts.append(store(read("store.json")))
     page = ROOT / "docs" / "measured.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
