@@ -10,8 +10,9 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the t-interval of the mean of a loss, or of a paired difference, over sequences."""
     if not values.std() > 0:
         return (float(values.mean()), float(values.mean()))
-    interval = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return (float(interval.low), float(interval.high))
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    interval = stats.t.interval(CONFIDENCE, len(values) - 1, loc=values.mean(), scale=error)
+    return (float(interval[0]), float(interval[1]))
 
 
 def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
