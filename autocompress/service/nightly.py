@@ -349,8 +349,11 @@ def main() -> int:
         except DatabaseAway:
             raise
         except AutocompressError as error:
-            store.finish(run, RunState.FAILED, {"error": " ".join(str(error).split())})
-            _log.error("%s", error)
+            said = " ".join(str(error).split())
+            told: dict[str, Json] = {"outcome": None, "schedule": schedule.name, "error": said}
+            told["hooks"] = list(_tell(Settings.from_json(schedule.settings), told))
+            store.finish(run, RunState.FAILED, told)
+            _log.error("%s", said)
             return 2
     log.tell("verdict", {"outcome": verdict.outcome, "reasons": "; ".join(verdict.reasons)})
     return 0

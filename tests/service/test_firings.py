@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autocompress.errors import SpecError
-from autocompress.service.firings import check_cron, due, firings
+from autocompress.service.firings import MOST_DUE, check_cron, due, firings
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MOMENTS = st.integers(0, 2 * 365 * 24 * 60).map(
@@ -57,12 +57,21 @@ def test_every_ten_minutes_follow_the_time_that_passes() -> None:
     assert steps == {timedelta(minutes=10)}
 
 
+def test_of_a_year_of_minutes_the_last_ones_are_due() -> None:
+    after, until = datetime(2025, 11, 26, tzinfo=UTC), datetime(2026, 11, 26, tzinfo=UTC)
+
+    found = due("* * * * *", "UTC", after, until)
+
+    assert len(found) == MOST_DUE
+    assert found[-1] == until
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["* * * * *", "0 2 * * *", "30 1 * * 0", "15 */6 1,15 * *", "59 23 31 12 *"]),
     st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
     MOMENTS,
-    st.lists(st.integers(0, 48 * 60), min_size=1, max_size=5),
+    st.lists(st.integers(0, MOST_DUE), min_size=1, max_size=5),
 )
 def test_what_is_due_does_not_depend_on_how_often_one_looks(
     cron: str, zone: str, after: datetime, looks: list[int]
