@@ -19,6 +19,7 @@ COPY --chown=autocompress autocompress ./autocompress
 RUN /app/venv/bin/python -m pip install --no-cache-dir -c constraints.txt \
     '.[compressed-tensors,dashboard,postgres,service]'
 
-ENV PATH=/app/venv/bin:$PATH AUTOCOMPRESS_CACHE=/cache RAY_USAGE_STATS_ENABLED=0
+ENV PATH=/app/venv/bin:$PATH AUTOCOMPRESS_CACHE=/cache HF_HOME=/cache/huggingface \
+    RAY_USAGE_STATS_ENABLED=0
 ENTRYPOINT ["/app/scripts/container.sh"]
 CMD ["autocompress", "--help"]

@@ -8,6 +8,7 @@ if [ -r "$secrets/db-password" ]; then
     export PGPASSWORD
 fi
 if [ -n "${RAY_HEAD:-}" ]; then
-    ray start --address="$RAY_HEAD" --num-cpus=0 --disable-usage-stats
+    # Without its node the container is of no use: it ends with it, and is started again.
+    (ray start --address="$RAY_HEAD" --num-cpus=0 --disable-usage-stats --block || true; kill $$) &
 fi
 exec "$@"

@@ -92,7 +92,7 @@ def run(parsed: argparse.Namespace) -> None:
         scheduler = Scheduler(parsed.storage, store, _say)
         claimed = scheduler.claim_now(own)
         if claimed is None:
-            raise SpecError(f"Schedule {own.name!r} is due this very second: it runs already.")
+            raise SpecError(f"Schedule {own.name!r} is running: try again when it has ended.")
         if scheduler.carry_out(own, claimed) is not RunState.FINISHED:
             verdict = next(r for r in store.runs(own.id) if r.id == claimed.id).verdict or {}
             raise EvaluationError(str(verdict.get("error")))

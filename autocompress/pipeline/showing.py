@@ -28,15 +28,18 @@ MOST_NOTES: Final = 20
 """Of trials: the dashboard reads the notes of all with every page."""
 
 
+RUNG: Final = "won a rung"
+
+
 def shown_study(
     known: StoredStudy, winner: Genotype | None, most: int, folder: Path
 ) -> ShownStudy:
-    """Return the winner, the finalists, the Pareto front and what reached the last rung.
+    """Return the winner, the finalists, the Pareto front and what won a rung.
 
     In the order in which they were first measured.
 
     Args:
-        most: Trials at most; of those of the last rung, the ones that lose least.
+        most: Trials at most; of those that won a rung, the ones that were read furthest.
         folder: Takes the files that can be fetched.
     """
     spec, space, dense = known.spec, known.space, known.dense
@@ -61,9 +64,9 @@ def shown_study(
         genotype = reading.genotype
         entries = space.entries(genotype)
         choices = space.choices(genotype)
-        role = roles.get(genotype, "last rung")
+        role = roles.get(genotype, RUNG)
         notes = sum(bool(trial.note) for trial in trials)
-        is_told = role != "last rung" and notes < MOST_NOTES
+        is_told = role != RUNG and notes < MOST_NOTES
         trials.append(
             ShownTrial(
                 genotype.key,
@@ -199,11 +202,17 @@ def _roles(
 def _kept(
     readings: Sequence[Reading], roles: Mapping[Genotype, str], most: int
 ) -> Sequence[Reading]:
-    """Return those with a role, and of those that were read furthest the ones that lose least."""
-    furthest = max((reading.sequences for reading in readings), default=0)
+    """Return those with a role, then those that won a rung: the ones that were read further."""
+    read = [reading.sequences for reading in readings]
+    least, furthest = min(read, default=0), max(read, default=0)
     chosen = [reading for reading in readings if reading.genotype in roles]
-    others = [r for r in readings if r.genotype not in roles and r.sequences == furthest]
-    others.sort(key=lambda reading: (reading.measurement.loss, reading.genotype.levels))
+    others = [
+        reading
+        for reading in readings
+        if reading.genotype not in roles
+        and (reading.sequences > least or reading.sequences == furthest)
+    ]
+    others.sort(key=lambda r: (-r.sequences, r.measurement.loss, r.genotype.levels))
     order = ["winner", "finalist", "Pareto front"]
     chosen.sort(key=lambda r: (order.index(roles[r.genotype]), r.measurement.loss))
     return [*chosen, *others][:most]

@@ -277,13 +277,16 @@ def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
     """Open the workers: one for each GPU, or for each core of a CPU."""
     spec = prepared.spec
     gpus = loading.visible_gpus(prepared.device)
-    n_workers = spec.workers or len(gpus or os.sched_getaffinity(0))
+    here = len(gpus or os.sched_getaffinity(0))
+    n_workers = spec.workers or here
     pool: WorkerPool
     if spec.pool == "ray":
         # Ray takes a while to import: only those who ask for it wait.
         from autocompress.workers.ray_pool import RayPool
 
-        pool = RayPool(plan, n_workers, spec.address, min(1.0, len(gpus) / n_workers))
+        # A cluster knows how many it holds; this machine may be but where its driver runs.
+        wanted = spec.workers if spec.address else n_workers
+        pool = RayPool(plan, wanted, spec.address, min(1.0, len(gpus) / n_workers))
     elif len(gpus) > 1:
         # To each worker its GPU is the only one, and so the one that `cuda` names.
         own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]

@@ -44,6 +44,7 @@ MOST_CLIENTS: Final = 1024
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LOOK_SECONDS: Final = 0.5
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 FILES: Final = ("model", "calibration", "latency_table", "start")
 """What a spec names that is read from this machine."""
 
@@ -124,13 +125,16 @@ def _guard(app: FastAPI, service: Service) -> None:
             return _refusal(429, "Too many requests: wait a second.")
         if service.token is not None:
             given = request.headers.get("authorization", "").encode()
-            if request.url.path != "/v1/health" and not secrets.compare_digest(
+            # The page holds nothing: it asks for the token.
+            if request.url.path not in ("/", "/v1/health") and not secrets.compare_digest(
                 given, f"Bearer {service.token}".encode()
             ):
                 return _refusal(401, "A token is wanted: `Authorization: Bearer TOKEN`.")
-        elif re.sub(r":\d*$", "", request.headers.get("host", "")) not in LOOPBACK:
+        elif not _is_ours(request.headers.get("host", "")):
             # A page elsewhere could have its own name lead here.
             return _refusal(403, "This is no host of this service.")
+        elif not _is_ours(re.sub(r"^https?://", "", request.headers.get("origin", "localhost"))):
+            return _refusal(403, "Pages of other hosts may not ask.")
         if await _is_too_large(request):
             return _refusal(413, f"`body <= {MOST_BODY}` bytes must hold.")
         answer = await call(request)
@@ -138,6 +142,10 @@ def _guard(app: FastAPI, service: Service) -> None:
         answer.headers.setdefault("Content-Security-Policy", "default-src 'none'")
         answer.headers["Cache-Control"] = "no-store"
         return answer
+
+
+def _is_ours(host: str) -> bool:
+    return re.sub(r":\d*$", "", host) in LOOPBACK
 
 
 async def _is_too_large(request: Request) -> bool:
@@ -161,10 +169,11 @@ class _Allowance:
         """Take one of a client's requests, if it has one."""
         left, since = self._left.pop(client, (BURST, now))
         left = min(BURST, left + (now - since) * MOST_A_SECOND)
-        self._left[client] = (max(0.0, left - 1.0), now)
+        is_granted = left >= 1.0
+        self._left[client] = (left - is_granted, now)
         if len(self._left) > MOST_CLIENTS:
             self._left.popitem(last=False)
-        return left >= 1.0
+        return is_granted
 
 
 def _answer_failures(app: FastAPI) -> None:
@@ -276,18 +285,18 @@ def _add_studies(app: FastAPI, service: Service, jobs: Jobs) -> None:
     def artifact(name: Name, path: str) -> FileResponse:
         """Return a file that a search published."""
         folder = jobs.output(name).resolve()
-        file = _file_within(folder, path)
-        if file is None:
+        file = _within(folder, path)
+        if file is None or not file.is_file():
             raise HTTPException(404, "There is no such file.")
         # To be saved and not shown: a report may quote what a model wrote.
         return FileResponse(file, filename=file.name, media_type="application/octet-stream")
 
 
-def _file_within(folder: Path, path: str) -> Path | None:
-    """Return a file of a folder; None if there is none, or the path leads out of it."""
+def _within(folder: Path, path: str) -> Path | None:
+    """Return what a path leads to in a folder; None if there is nothing, or it leads out."""
     try:
-        file = (folder / path).resolve()
-        return file if file.is_relative_to(folder) and file.is_file() else None
+        found = (folder / path).resolve()
+        return found if found.is_relative_to(folder.resolve()) and found.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None
 
@@ -314,26 +323,29 @@ def _told(row: StudyRow, jobs: Jobs) -> dict[str, Any]:
 
 
 def _checked(spec: dict[str, Any], service: Service) -> dict[str, Json]:
-    """Return a spec that can be meant and names no file beside the root.
+    """Return a spec that can be meant, brings no code and names no file beside the root.
 
     Raises:
-        SpecError: If it is none; all offenders are named.
+        SpecError: If it is none, or does.
     """
-    if spec.get("trust_remote_code"):
+    plain = {name.replace("-", "_"): value for name, value in spec.items()}
+    if str(plain.get("pruner", "")).endswith(".json"):
+        raise SpecError("pruner: a request gives a formula, and no file of one.")
+    checked = from_mapping(plain)
+    if checked.trust_remote_code:
         raise SpecError("`trust_remote_code` is not taken from requests: start the search here.")
-    checked = from_mapping(spec)
+    if checked.address not in (None, "auto"):
+        raise SpecError("address: a request joins the cluster of this machine alone: `auto`.")
     for name in FILES:
         value = getattr(checked, name)
         if value is None:
             continue
-        path = service.root / str(value)
-        inside = path.resolve().is_relative_to(service.root.resolve())
-        is_hub_name = name == "model" and not path.exists() and ".." not in str(value)
-        if not inside or (name != "model" and not path.is_file()):
+        file = _within(service.root, str(value))
+        if file is not None and (name == "model" or file.is_file()):
+            plain[name] = str(file)
+        elif name != "model" or HUB_NAME.fullmatch(value) is None or Path(value).exists():
             raise SpecError(f"{name}: no file of {service.root} is meant by {value!r}.")
-        if not is_hub_name:
-            spec = {**spec, name: str(path.resolve())}
-    return dict(spec)
+    return plain
 
 
 async def _stream(jobs: Jobs, name: str) -> AsyncIterator[str]:
@@ -343,8 +355,6 @@ async def _stream(jobs: Jobs, name: str) -> AsyncIterator[str]:
         events, place = await asyncio.to_thread(read_events, jobs.events(name), place)
         for event in events:
             yield f"event: {event.get('event', 'said')}\ndata: {json.dumps(event)}\n\n"
-        if events and events[-1].get("event") == "end":
-            return
         if not events and name not in jobs.waiting:
             return
         quiet = 0.0 if events else quiet + LOOK_SECONDS

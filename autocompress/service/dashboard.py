@@ -68,8 +68,8 @@ class Refresher:
         try:
             known = read_stored(self._storage, row.name)
             shown = shown_study(known, winner, MOST_TRIALS, self._folder / row.name)
-        except AutocompressError as error:
-            # Nothing is measured yet; or its spec is of an older autocompress.
+        except (AutocompressError, ValueError, KeyError, TypeError) as error:
+            # Nothing is measured yet; or its documents are of another autocompress.
             _log.info("Study %s is not shown: %s", row.name, error)
             return
         self._mirror.show(shown)

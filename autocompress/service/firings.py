@@ -41,6 +41,8 @@ def firings(cron: str, zone: str, after: datetime) -> Iterator[datetime]:
             f"Unknown time zone {zone!r}: give a name such as Europe/Berlin or UTC."
         ) from error
     try:
+        if len(cron.split()) != 5:
+            raise CronSimError("it has not five fields")
         times = CronSim(cron, after.astimezone(place))
     except CronSimError as error:
         raise SpecError(

@@ -7,6 +7,7 @@ each in a folder, so that it is found again after a restart; a search that had b
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -24,8 +25,10 @@ from autocompress.store.study_store import list_studies
 QUEUE: Final = ".searches"
 WAITING: Final = ".waiting.json"
 EVENTS: Final = ".events.jsonl"
-CANCELLED: Final = 130
-"""The exit status of a command that was interrupted."""
+RETRY_SECONDS: Final = 5.0
+"""Until a search is begun again that could not be."""
+
+_log = logging.getLogger(__name__)
 
 
 class Jobs:
@@ -54,14 +57,18 @@ class Jobs:
         self._process: subprocess.Popen[bytes] | None = None
         self._running: str | None = None
         self._cancelled = False
-        self._is_stopped = False
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     @property
     def waiting(self) -> list[str]:
         """The names of what waits, the first first."""
-        files = sorted(self._folder.glob(f"*{WAITING}"), key=lambda file: file.stat().st_mtime_ns)
-        return [file.name.removesuffix(WAITING) for file in files]
+        since: list[tuple[int, str]] = []
+        for file in self._folder.glob(f"*{WAITING}"):
+            # It may have ended since it was listed.
+            with contextlib.suppress(FileNotFoundError):
+                since.append((file.stat().st_mtime_ns, file.name.removesuffix(WAITING)))
+        return [name for _, name in sorted(since)]
 
     @property
     def running(self) -> str | None:
@@ -75,7 +82,7 @@ class Jobs:
     def stop(self) -> None:
         """Interrupt what runs; it goes on at the next start."""
         with self._changed:
-            self._is_stopped = True
+            self._stopped.set()
             self._interrupt()
             self._changed.notify_all()
         if self._thread.is_alive():
@@ -123,6 +130,8 @@ class Jobs:
         return self._output / name
 
     def _enqueue(self, name: str, spec: Mapping[str, Json]) -> None:
+        # What it told before ended with an end.
+        self.events(name).unlink(missing_ok=True)
         write_texts({f"{name}{WAITING}": json.dumps(dict(spec)) + "\n"}, self._folder)
         self._changed.notify_all()
 
@@ -134,19 +143,26 @@ class Jobs:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_stopped or self.waiting)
-                if self._is_stopped:
+                self._changed.wait_for(lambda: self._stopped.is_set() or self.waiting)
+                if self._stopped.is_set():
                     return
                 self._running = name = self.waiting[0]
                 self._cancelled = False
-                self._process = self._begin(name)
+                try:
+                    self._process = self._begin(name)
+                except (StoreError, OSError) as error:
+                    _log.warning("Search %s cannot begin yet: %s", name, error)
+                    self._running = None
+                    self._changed.wait_for(self._stopped.is_set, RETRY_SECONDS)
+                    continue
             status = self._process.wait()
             with self._changed:
                 self._running, self._process = None, None
                 # What was interrupted by `stop` waits on.
-                if status != CANCELLED or self._cancelled:
-                    (self._folder / f"{name}{WAITING}").unlink(missing_ok=True)
+                if self._stopped.is_set() and not self._cancelled and status != 0:
+                    return
                 self._tell(name, {"event": "end", "status": status, "cancelled": self._cancelled})
+                (self._folder / f"{name}{WAITING}").unlink(missing_ok=True)
 
     def _begin(self, name: str) -> "subprocess.Popen[bytes]":
         """Start a search, or go on with one that the store knows."""
@@ -158,14 +174,17 @@ class Jobs:
             command = ["search", f"--spec={spec}", f"--study={name}", *own]
         with self.events(name).open("ab") as told:
             return subprocess.Popen(
-                [sys.executable, "-m", "autocompress", *command],
+                [
+                    *(sys.executable, "-m", "autocompress.service.parent", str(os.getpid())),
+                    *command,
+                ],
                 stdout=told,
                 stderr=told,
                 start_new_session=True,
             )
 
     def _tell(self, name: str, event: Mapping[str, Json]) -> None:
-        with self.events(name).open("a", encoding="utf-8") as told:
+        with contextlib.suppress(OSError), self.events(name).open("a", encoding="utf-8") as told:
             told.write(json.dumps(dict(event)) + "\n")
 
 

@@ -1,18 +1,18 @@
 """One run of a schedule: measure what is deployed, search on from it, promote what is better.
 
-`python -m autocompress.service.nightly STORAGE RUN SCHEDULER` is the process of its own that a
+`python -m autocompress.service.nightly STORAGE RUN CLAIMANT PID` is the process of its own that a
 scheduler starts for each run, and that ends with it: what was begun is found again.
 """
 
 import dataclasses
+import http.client
 import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from autocompress.errors import AutocompressError, DatabaseAway, SpecError, StoreError
-from autocompress.export.manifest import read_manifest
+from autocompress.export.manifest import check_files, read_manifest
 from autocompress.export.report import Report
+from autocompress.export.report import Verdict as Verdicts
 from autocompress.models import loading, text
 from autocompress.pipeline.comparing import losses_of, machine_of, speedup_between
 from autocompress.pipeline.conclusion import MODEL, versions
@@ -30,6 +31,7 @@ from autocompress.pipeline.prepared import prepare
 from autocompress.pipeline.study import resume, start
 from autocompress.service import promotion
 from autocompress.service.event_log import EventLog
+from autocompress.service.parent import end_with
 from autocompress.service.promotion import Candidate, Deployed, Outcome, Verdict
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json
@@ -37,7 +39,7 @@ from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore,
 from autocompress.store.study_store import list_studies
 
 HOOK_SECONDS: Final = 60.0
-WATCH_SECONDS: Final = 0.5
+INTERRUPTED: Final = 130
 RECIPE: Final = "recipe.yaml"
 
 _log = logging.getLogger(__name__)
@@ -76,7 +78,12 @@ def study_name(schedule: Schedule, run: Run) -> str:
 
 
 def run_once(
-    storage: str, store: ScheduleStore, schedule: Schedule, run: Run, observer: Observer
+    storage: str,
+    store: ScheduleStore,
+    schedule: Schedule,
+    run: Run,
+    claimant: str,
+    observer: Observer,
 ) -> Verdict:
     """Carry a run to its verdict; one that was begun before goes on where it was.
 
@@ -85,7 +92,24 @@ def run_once(
             spec or the output folder.
     """
     settings = Settings.from_json(schedule.settings)
-    output = Path(settings.output)
+    # Another run must not change what is deployed while this one measures it.
+    with promotion.locked(Path(settings.output)) as output:
+        told = _verdict(storage, store, schedule, run, output, settings.keep, observer)
+    told["hooks"] = list(_tell(settings, told))
+    store.finish(run, claimant, RunState.FINISHED, told)
+    return Verdict(Outcome(str(told["outcome"])), tuple(map(str, _list(told["reasons"]))))
+
+
+def _verdict(
+    storage: str,
+    store: ScheduleStore,
+    schedule: Schedule,
+    run: Run,
+    output: Path,
+    keep: int,
+    observer: Observer,
+) -> dict[str, Json]:
+    """Measure, search and promote; return the verdict with all that it stands on."""
     study = study_name(schedule, run)
     folder = output / promotion.HISTORY / study
     spec = _spec_of(schedule, run, store)
@@ -93,8 +117,7 @@ def run_once(
     deployed_at = promotion.current(output)
     if known and deployed_at == folder.resolve():
         # It was promoted, and the end of that was never recorded.
-        verdict = Verdict(Outcome(str(known["outcome"])), tuple(map(str, _list(known["reasons"]))))
-        return _conclude(store, run, settings, verdict, dict(known))
+        return dict(known)
     facts = _facts(spec)
     deployed = None if deployed_at is None else _measured_again(spec, deployed_at, observer)
     changes = () if deployed_at is None else _changes(promotion.read_verdict(deployed_at), facts)
@@ -118,21 +141,8 @@ def run_once(
     promotion.keep_verdict(folder, told)
     if verdict.outcome is Outcome.PROMOTED:
         promotion.promote(output, folder)
-    told["deleted"] = list(promotion.clear_history(output, settings.keep))
-    return _conclude(store, run, settings, verdict, told)
-
-
-def _conclude(
-    store: ScheduleStore,
-    run: Run,
-    settings: Settings,
-    verdict: Verdict,
-    told: dict[str, Json],
-) -> Verdict:
-    """Record a verdict and tell it; that nobody listens changes nothing."""
-    told["hooks"] = list(_tell(settings, told))
-    store.finish(run, RunState.FINISHED, told)
-    return verdict
+    told["deleted"] = list(promotion.clear_history(output, keep))
+    return told
 
 
 def _spec_of(schedule: Schedule, run: Run, store: ScheduleStore) -> SearchSpec:
@@ -174,18 +184,20 @@ def _changes(before: Mapping[str, Json], facts: Mapping[str, Json]) -> tuple[str
 
 
 def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deployed:
-    """Measure what is deployed, from its files."""
+    """Measure what is deployed, from its files.
+
+    Raises:
+        AutocompressError: If it is as it was published, and cannot be measured here and now.
+    """
     known = promotion.read_verdict(folder).get("promised")
     promised: Mapping[str, Any] = known if isinstance(known, Mapping) else {}
     model = _model_of(folder)
     try:
-        read_manifest(folder / MODEL)
-        (measurement,) = losses_of(spec, [model], observer)
-        speed = speedup_between(spec, spec.model, str(model), observer) if spec.is_timed else None
-    except DatabaseAway:
-        raise
+        check_files(read_manifest(folder / MODEL))
     except AutocompressError as error:
         return Deployed(" ".join(str(error).split()))
+    (measurement,) = losses_of(spec, [model], observer)
+    speed = speedup_between(spec, spec.model, str(model), observer) if _is_timed(spec) else None
     observer.tell("deployed", {"study": folder.name, "loss": measurement.loss})
     return Deployed(
         None,
@@ -194,7 +206,14 @@ def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deplo
         measurement,
         None if speed is None else speed.interval,
         spec.target_speedup,
+        None if speed is None else speed.compressed_interval,
+        spec.target_latency,
     )
+
+
+def _is_timed(spec: SearchSpec) -> bool:
+    """Whether the clock of this machine has a say: nothing runs what a roofline reckons."""
+    return spec.is_timed and spec.roofline is None
 
 
 def _search(
@@ -218,6 +237,8 @@ def _search(
         return None, f"the search ended without a model: {' '.join(str(error).split())}"
     if not report.met:
         return report, "the search's winner misses the target"
+    if report.verdict is not Verdicts.USABLE:
+        return report, "the search's winner is not usable without recovery"
     if report.gate is None or not report.gate.passed:
         return report, "the search's winner failed the gate"
     return report, None
@@ -249,7 +270,7 @@ def _beside(
         return Candidate(None)
     old = _model_of(deployed_at)
     mine, theirs = losses_of(spec, [new, old], observer)
-    speed = speedup_between(spec, str(old), str(new), observer) if spec.is_timed else None
+    speed = speedup_between(spec, str(old), str(new), observer) if _is_timed(spec) else None
     return Candidate(None, mine, theirs, None if speed is None else speed.interval)
 
 
@@ -303,7 +324,7 @@ def _tell(settings: Settings, told: Mapping[str, Json]) -> list[str]:
         try:
             with urllib.request.urlopen(request, timeout=HOOK_SECONDS):  # noqa: S310
                 pass
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             problems.append(f"the webhook could not be reached: {error}")
     for problem in problems:
         _log.warning("%s", problem)
@@ -320,41 +341,28 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _end_with(scheduler: int) -> None:
-    """End this process when its scheduler dies: another one takes the run over.
-
-    Args:
-        scheduler: Its process. It may be gone by now: importing torch takes seconds.
-    """
-
-    def watch() -> None:
-        while os.getppid() == scheduler:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
-
-    if os.getppid() != scheduler:
-        sys.exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> int:
     """Run what a scheduler claimed; return the exit status."""
-    storage, number, scheduler = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    _end_with(scheduler)
+    storage, number, claimant, scheduler = sys.argv[1:]
+    end_with(int(scheduler))
+    # Whoever ends it lets it clear up behind itself, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with open_schedules(storage) as store:
-        schedule, run = store.find_run(number)
+        schedule, run = store.find_run(int(number))
         log = EventLog({"schedule": schedule.name, "study": study_name(schedule, run)})
         try:
-            verdict = run_once(storage, store, schedule, run, log)
+            verdict = run_once(storage, store, schedule, run, claimant, log)
         except DatabaseAway:
             raise
         except AutocompressError as error:
             said = " ".join(str(error).split())
             told: dict[str, Json] = {"outcome": None, "schedule": schedule.name, "error": said}
             told["hooks"] = list(_tell(Settings.from_json(schedule.settings), told))
-            store.finish(run, RunState.FAILED, told)
+            store.finish(run, claimant, RunState.FAILED, told)
             _log.error("%s", said)
             return 2
+        except KeyboardInterrupt:
+            return INTERRUPTED
     log.tell("verdict", {"outcome": verdict.outcome, "reasons": "; ".join(verdict.reasons)})
     return 0
 

@@ -100,8 +100,13 @@ async function watch(name) {
     if (watched !== name) return;
     if (event.event === 'generation') { points.push(event); curve(points); }
     $('said').textContent = event.stage || event.text || event.headline || event.event;
-    if (event.event === 'end') { list(); watch(name); }
-  }); } catch (error) { if (error.name !== 'AbortError') $('said').textContent = error.message; }
+  });
+    if (watched !== name) return;
+    list();
+    const report = await ask('/v1/studies/' + encodeURIComponent(name) + '/report');
+    layers(report.layer_map);
+    $('said').textContent = 'KL ' + report.loss.kl.toPrecision(4) + (report.met ? ', target met' : ', target missed');
+  } catch (error) { if (error.name !== 'AbortError') $('said').textContent = error.message; }
 }
 
 async function list() {

@@ -1,11 +1,13 @@
 """Decides what is deployed: a new model only where it was measured to be better."""
 
+import contextlib
 import enum
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ CURRENT: Final = "current"
 """The link to what is deployed."""
 HISTORY: Final = "history"
 VERDICT: Final = "verdict.json"
+LOCK: Final = ".lock"
 
 Interval = tuple[float, float]
 
@@ -44,6 +47,8 @@ class Deployed:
         measurement: On the report text, now.
         speedup: The interval over the dense model, now; None where it cannot be timed beside it.
         least_speedup: What the target asks of the clock; None if it asks nothing.
+        milliseconds: The interval of a request, now.
+        most_milliseconds: What the target asks of that.
     """
 
     broken: str | None
@@ -52,12 +57,16 @@ class Deployed:
     measurement: Measurement | None = None
     speedup: Interval | None = None
     least_speedup: float | None = None
+    milliseconds: Interval | None = None
+    most_milliseconds: float | None = None
 
     @property
     def is_too_slow(self) -> bool:
         """Whether it misses what the target asks of the clock, beyond the interval."""
-        asked = self.least_speedup
-        return self.speedup is not None and asked is not None and self.speedup[1] < asked
+        least, most = self.least_speedup, self.most_milliseconds
+        if self.milliseconds is not None and most is not None and self.milliseconds[0] > most:
+            return True
+        return self.speedup is not None and least is not None and self.speedup[1] < least
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -67,9 +76,11 @@ class Deployed:
         found = []
         if self.speedup is not None:
             if self.is_too_slow:
+                asked = f"{self.least_speedup:.2f}x" if self.least_speedup else "its latency"
+                took = "" if self.milliseconds is None else f" ({_told(self.milliseconds, ' ms')})"
                 found.append(
-                    f"the deployed model misses the target of {self.least_speedup:.2f}x: it "
-                    f"measures {_told(self.speedup, 'x')}"
+                    f"the deployed model misses the target of {asked}: it measures "
+                    f"{_told(self.speedup, 'x')}{took}"
                 )
             elif self.promised_speedup and self.speedup[1] < self.promised_speedup[0]:
                 found.append(
@@ -146,6 +157,24 @@ def decide(deployed: Deployed | None, found: Candidate) -> Verdict:
     return Verdict(stays, (*complaints, f"no improvement beyond the interval: {difference}"))
 
 
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[Path]:
+    """Let nobody else change what is deployed, until the block ends.
+
+    Raises:
+        ExportError: If somebody else does that now, or the folder cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with (output / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield output
+    except BlockingIOError as error:
+        raise ExportError(f"Another run works on {output}.") from error
+    except OSError as error:
+        raise ExportError(f"Cannot write {output}: {error.strerror}.") from error
+
+
 def current(output: Path) -> Path | None:
     """Return the folder that is deployed; None if nothing is."""
     link = output / CURRENT
@@ -212,7 +241,8 @@ def clear_history(output: Path, keep: int) -> list[str]:
     now = current(output)
     safe = set() if now is None else {now.name, str(read_verdict(now).get("replaced"))}
     # Studies are named by the time that they were due at.
-    names = sorted(folder.name for folder in history.iterdir() if folder.is_dir())
+    folders = (folder for folder in history.iterdir() if folder.is_dir())
+    names = sorted(folder.name for folder in folders if not folder.name.startswith("."))
     gone = [name for name in names[:-keep] if name not in safe]
     for name in gone:
         shutil.rmtree(history / name, ignore_errors=True)

@@ -13,10 +13,12 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import psutil
 
+from autocompress.errors import AutocompressError
 from autocompress.service.firings import due
 from autocompress.store.base import Json
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
@@ -24,8 +26,11 @@ from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
 LOOK_SECONDS: Final = 5.0
 """Between two looks at what is due."""
 BEAT_SECONDS: Final = 20.0
-SILENT_SECONDS: Final = 300.0
-"""A run of another machine that was not heard of for so long is taken over."""
+SILENT_SECONDS: Final = 900.0
+"""A run of another machine that was not heard of for so long is taken over: a database that is
+waited for may keep it silent for five minutes."""
+BEGAN_SECONDS: Final = 60.0
+"""By which a clock may have been set since a process began: another of its number began later."""
 MOST_TRIES: Final = 3
 """Processes that one run may cost before it is given up."""
 
@@ -46,7 +51,7 @@ class Scheduler:
         self._say = say
         # A process number may be given again: when it began tells two processes apart.
         own = psutil.Process()
-        self._name = f"{socket.gethostname()}:{own.pid}:{own.create_time():.2f}:{_unique()}"
+        self._name = f"{_machine()}:{own.pid}:{own.create_time():.2f}:{_unique()}"
 
     def forever(self) -> None:
         """Run what is due, until interrupted."""
@@ -61,27 +66,38 @@ class Scheduler:
         ones before are recorded as missed.
         """
         for schedule in self._store.all():
-            runs = self._store.runs(schedule.id)
-            for run in runs:
-                is_orphan = run.state is RunState.RUNNING and self._is_orphan(run, now)
-                if is_orphan and self._store.take_over(run, self._name):
-                    self._say("taken over", {"schedule": schedule.name, "due_at": run.due_at})
-                    self.carry_out(schedule, run)
-                    return True
-            last = max((run.due_at for run in runs), default=schedule.created_at)
-            waiting = due(schedule.cron, schedule.zone, datetime.fromisoformat(last), now)
-            for missed in waiting[:-1]:
-                if self._store.claim(schedule.id, missed, self._name, RunState.MISSED):
-                    self._say("missed", {"schedule": schedule.name, "due_at": missed.isoformat()})
-            if waiting:
-                own = self._store.claim(schedule.id, waiting[-1], self._name)
-                if own is not None:
-                    self.carry_out(schedule, own)
-                    return True
+            try:
+                run = self._next(schedule, now)
+            except AutocompressError as error:
+                # Of one schedule: the others are run all the same.
+                said = " ".join(str(error).split())
+                self._say("problem", {"schedule": schedule.name, "error": said})
+                continue
+            if run is not None:
+                self.carry_out(schedule, run)
+                return True
         return False
 
+    def _next(self, schedule: Schedule, now: datetime) -> Run | None:
+        """Claim what is to be run of a schedule: one run at a time."""
+        runs = self._store.runs(schedule.id)
+        for run in runs:
+            if run.state is RunState.RUNNING:
+                if not self._is_orphan(run, now) or not self._store.take_over(run, self._name):
+                    return None
+                self._say("taken over", {"schedule": schedule.name, "due_at": run.due_at})
+                return run
+        last = max((run.due_at for run in runs), default=schedule.created_at)
+        waiting = due(schedule.cron, schedule.zone, datetime.fromisoformat(last), now)
+        for missed in waiting[:-1]:
+            if self._store.claim(schedule.id, missed, self._name, RunState.MISSED):
+                self._say("missed", {"schedule": schedule.name, "due_at": missed.isoformat()})
+        return self._store.claim(schedule.id, waiting[-1], self._name) if waiting else None
+
     def claim_now(self, schedule: Schedule) -> Run | None:
-        """Take a firing that no cron expression asked for; None if this second has one."""
+        """Take a firing that no cron expression asked for; None while another run goes on."""
+        if any(run.state is RunState.RUNNING for run in self._store.runs(schedule.id)):
+            return None
         return self._store.claim(schedule.id, datetime.now(UTC).replace(microsecond=0), self._name)
 
     def carry_out(self, schedule: Schedule, run: Run) -> RunState:
@@ -94,27 +110,33 @@ class Scheduler:
         while state is RunState.RUNNING:
             status = self._process(run)
             tries += 1
-            state = self._store.find_run(run.id)[1].state
+            now = self._store.find_run(run.id)[1]
+            state = now.state
+            if now.claimed_by != self._name:
+                break
             if state is RunState.RUNNING:
                 self._say("died", {"schedule": schedule.name, "status": status})
                 if tries == MOST_TRIES:
                     state = RunState.FAILED
                     said = f"{MOST_TRIES} processes died of it, the last with {status}"
-                    self._store.finish(run, state, {"error": said})
+                    self._store.finish(run, self._name, state, {"error": said})
         self._say("ended", {"schedule": schedule.name, "state": state.value})
         return state
 
     def _process(self, run: Run) -> int:
         """Run one process to its end, saying now and then that it goes on."""
         command = [sys.executable, "-m", "autocompress.service.nightly", self._storage]
-        command += [str(run.id), str(os.getpid())]
+        command += [str(run.id), self._name, str(os.getpid())]
         process = subprocess.Popen(command, start_new_session=True)
         try:
             while True:
                 try:
                     return process.wait(BEAT_SECONDS)
                 except subprocess.TimeoutExpired:
-                    self._store.beat(run)
+                    if not self._store.beat(run, self._name):
+                        # Somebody took it over, or it has just ended.
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(process.pid, signal.SIGTERM)
         except BaseException:
             # The run goes on another time, where it is now.
             with contextlib.suppress(ProcessLookupError):
@@ -124,13 +146,20 @@ class Scheduler:
 
     def _is_orphan(self, run: Run, now: datetime) -> bool:
         """Whether who ran it is gone: a process of this machine, or long silent elsewhere."""
-        host, pid, began, _ = run.claimed_by.rsplit(":", 3)
-        if host == socket.gethostname():
+        machine, pid, began, _ = run.claimed_by.rsplit(":", 3)
+        if machine == _machine():
             try:
-                return abs(psutil.Process(int(pid)).create_time() - float(began)) > 1
+                born = psutil.Process(int(pid)).create_time()
+                return abs(born - float(began)) > BEGAN_SECONDS
             except (psutil.NoSuchProcess, ValueError):
                 return True
         return now - datetime.fromisoformat(run.beat_at) > timedelta(seconds=SILENT_SECONDS)
+
+
+def _machine() -> str:
+    """Return what names the machine, or container, whose processes can be looked at from here."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return f"{socket.gethostname()}/{boot[:8]}/{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def _unique() -> str:

@@ -208,23 +208,33 @@ class ScheduleStore:
             return connection.execute(change).rowcount == 1
 
     @ridden_out
-    def beat(self, run: Run) -> None:
-        """Say that a run goes on."""
-        table = schema.run
+    def beat(self, run: Run, claimant: str) -> bool:
+        """Say that a run goes on; False if somebody else has taken it over, or it has ended."""
         with writing(self._engine) as connection:
-            connection.execute(sa.update(table).where(table.c.id == run.id).values(beat_at=now()))
+            change = self._own(run, claimant).values(beat_at=now())
+            return connection.execute(change).rowcount == 1
+
+    def _own(self, run: Run, claimant: str) -> sa.Update:
+        """Return the change of a run that goes on, if it is still its claimant's."""
+        table = schema.run
+        return sa.update(table).where(
+            table.c.id == run.id,
+            table.c.claimed_by == claimant,
+            table.c.state == RunState.RUNNING.value,
+        )
 
     @ridden_out
-    def finish(self, run: Run, state: RunState, verdict: Mapping[str, Json]) -> None:
-        """Record what came of a run."""
-        table = schema.run
+    def finish(
+        self, run: Run, claimant: str, state: RunState, verdict: Mapping[str, Json]
+    ) -> None:
+        """Record what came of a run, unless somebody else has taken it over."""
         values = {
             "state": state.value,
             "finished_at": now(),
             "verdict": plain("verdict", verdict),
         }
         with writing(self._engine) as connection:
-            connection.execute(sa.update(table).where(table.c.id == run.id).values(values))
+            connection.execute(self._own(run, claimant).values(values))
 
     def close(self) -> None:
         """Release the connections."""

@@ -106,8 +106,8 @@ class Patience:
         times: How many times as long as the slowest so far of its kind, for as much work.
     """
 
-    first: float = 3600.0
-    least: float = 120.0
+    first: float = 6 * 3600.0
+    least: float = 600.0
     times: float = 20.0
 
 
@@ -116,20 +116,22 @@ class _Pace:
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        # Seconds for a unit of work, of the slowest.
-        self._slowest: dict[type[Job], float] = {}
+        # Of the slowest: seconds, and seconds for a unit of work.
+        self._slowest: dict[type[Job], tuple[float, float]] = {}
 
     def learn(self, job: Job, seconds: float) -> None:
         """Take what a job took that ended."""
-        kind = type(job)
-        self._slowest[kind] = max(self._slowest.get(kind, 0.0), seconds / _work(job))
+        whole, rate = self._slowest.get(type(job), (0.0, 0.0))
+        self._slowest[type(job)] = max(whole, seconds), max(rate, seconds / _work(job))
 
     def allowed(self, job: Job) -> float:
         """Return the seconds that a job may take."""
         slowest = self._slowest.get(type(job))
         if slowest is None:
             return self._patience.first
-        return max(self._patience.least, self._patience.times * slowest * _work(job))
+        # Small jobs may cost as much as large ones: what they begin with is the same.
+        longest = max(slowest[0], slowest[1] * _work(job))
+        return max(self._patience.least, self._patience.times * longest)
 
 
 def _work(job: Job) -> int:
@@ -138,7 +140,8 @@ def _work(job: Job) -> int:
         case Shard(genotypes=genotypes, fidelity=fidelity):
             return len(genotypes) * fidelity.sequences
         case BuildJob(layers=layers):
-            return len(layers)
+            # All layers before them are run to calibrate them.
+            return 1 + max(layers)
         case _:
             return 1
 

@@ -42,6 +42,7 @@ class RayPool:
     """Keeps one Ray actor per worker; Ray is started or joined at the first job.
 
     Args:
+        n_workers: None takes as many as the cluster holds.
         address: `host:port` of a running cluster to join; None starts Ray on this machine.
         gpus_per_worker: A share that Ray counts, but does not enforce.
     """
@@ -49,14 +50,16 @@ class RayPool:
     def __init__(
         self,
         factory: SessionFactory,
-        n_workers: int,
+        n_workers: int | None,
         address: str | None,
         gpus_per_worker: float = 0.0,
         patience: Patience | None = None,
     ) -> None:
-        """Start nothing yet."""
+        """Start nothing yet, unless the cluster has to be asked how many workers it holds."""
         self._actors = _Actors(factory, n_workers, address, gpus_per_worker)
-        self._dispatcher = Dispatcher(self._actors, n_workers, patience)
+        self._dispatcher = Dispatcher(
+            self._actors, n_workers or self._actors.count_workers(), patience
+        )
 
     @property
     def n_workers(self) -> int:
@@ -89,7 +92,11 @@ class _Actors:
     """Workers that are Ray actors."""
 
     def __init__(
-        self, factory: SessionFactory, n_workers: int, address: str | None, gpus_per_worker: float
+        self,
+        factory: SessionFactory,
+        n_workers: int | None,
+        address: str | None,
+        gpus_per_worker: float,
     ) -> None:
         self._factory = factory
         self._n_workers = n_workers
@@ -97,6 +104,23 @@ class _Actors:
         self._gpus_per_worker = gpus_per_worker
         self._is_joined = False
         self._actor_class: Any = None
+
+    def count_workers(self) -> int:
+        """Return how many workers the cluster holds."""
+        import ray
+
+        if self._actor_class is None:
+            self._actor_class = self._join()
+        held = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray left it so.
+        places = held.get("CPU", 0.0)
+        if self._gpus_per_worker:
+            places = min(places, held.get("GPU", 0.0) / self._gpus_per_worker)
+        if places < 1:
+            raise EngineError(
+                "The Ray cluster holds no worker: none of its nodes has a CPU to give, or a GPU "
+                "where one is wanted."
+            )
+        return int(places)
 
     def start(self) -> _Worker:
         if self._actor_class is None:
@@ -164,7 +188,7 @@ class _Actors:
             # "local", because None would join whatever cluster this machine happens to run.
             options = {
                 "address": "local",
-                "num_cpus": max(self._n_workers, os.cpu_count() or 1),
+                "num_cpus": max(self._n_workers or 1, os.cpu_count() or 1),
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
@@ -186,6 +210,8 @@ class _Actors:
         import ray
 
         held = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray left it so.
+        if self._n_workers is None:
+            return
         wanted = {"CPU": float(self._n_workers), "GPU": self._gpus_per_worker * self._n_workers}
         lacking = [
             f"{amount:g} {name} (it has {held.get(name, 0.0):g})"

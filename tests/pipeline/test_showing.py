@@ -79,7 +79,7 @@ def shown(storage: str, tmp_path: Path, most: int = 100) -> ShownStudy:
     return shown_study(read_stored(storage, "mine"), WINNER, most, tmp_path / "files")
 
 
-def test_winner_finalists_and_the_last_rung_are_shown_in_the_order_of_their_coming(
+def test_winner_finalists_and_those_that_won_a_rung_are_shown_in_the_order_of_their_coming(
     storage: str, tmp_path: Path
 ) -> None:
     found = shown(storage, tmp_path)
@@ -87,8 +87,8 @@ def test_winner_finalists_and_the_last_rung_are_shown_in_the_order_of_their_comi
     stages = {trial.key: trial.about["stage"] for trial in found.trials}
     assert stages[WINNER.key] == "winner"
     assert stages[FINALIST.key] == "finalist"
-    assert stages[candidate(1, 0, 1).key] in ("last rung", "Pareto front")
-    assert stages.get(candidate(0, 0, 4).key) != "last rung"
+    assert stages[candidate(1, 0, 1).key] in ("won a rung", "Pareto front")
+    assert stages.get(candidate(0, 0, 4).key) != "won a rung"
     keys = [trial.key for trial in found.trials]
     assert keys.index(candidate(1, 0).key) < keys.index(WINNER.key)
     assert keys[-1] == FINALIST.key

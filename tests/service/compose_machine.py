@@ -201,7 +201,6 @@ def main() -> None:
         "calibration": "text.txt",
         "context": 16,
         "max_tokens": 20000,
-        "workers": 2,
         "pool": "ray",
         "address": "auto",
     }

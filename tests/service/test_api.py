@@ -141,6 +141,13 @@ def test_no_path_leads_out_of_the_folder(client: TestClient, service: Service, p
         (SPEC | {"start": "/etc/passwd"}, "start: no file of"),
         (SPEC | {"latency_table": "nowhere.json"}, "latency_table: no file of"),
         (SPEC | {"trust_remote_code": True}, "is not taken from requests"),
+        (SPEC | {"trust-remote-code": True}, "is not taken from requests"),
+        (SPEC | {"model": "~/model"}, "model: no file of"),
+        (SPEC | {"model": "examples/reference-model"}, "model: no file of"),
+        (SPEC | {"model": "a\0b"}, "model: no file of"),
+        (SPEC | {"model": "m" * 5000 + "/" + "m"}, "model: no file of"),
+        (SPEC | {"pruner": "/tmp/X/tree.json"}, "pruner: a request gives a formula"),
+        (SPEC | {"pool": "ray", "address": "10.0.0.1:6379"}, "address: a request joins"),
         (SPEC | {"pruner": "__import__('os').system('true')"}, "pruner"),
         (SPEC | {"nonsense": 1}, "nonsense"),
         ({"model": "model"}, "target: missing"),
@@ -181,6 +188,17 @@ def test_a_body_is_small_whatever_it_says_of_itself(client: TestClient) -> None:
     assert bomb.status_code == 422
 
 
+def test_a_page_of_another_host_is_refused(client: TestClient, jobs: Jobs) -> None:
+    client.post("/v1/studies", json={"name": "first", "spec": SPEC})
+
+    foreign = client.post("/v1/studies/first/cancel", headers={"Origin": "https://evil.example"})
+
+    assert foreign.status_code == 403
+    assert jobs.waiting == ["first"]
+    own = client.post("/v1/studies/first/cancel", headers={"Origin": "http://127.0.0.1:8090"})
+    assert own.status_code == 200
+
+
 def test_another_host_is_refused(client: TestClient) -> None:
     answer = client.get("/v1/studies", headers={"Host": "evil.example"})
 
@@ -196,11 +214,13 @@ def test_without_the_token_nothing_is_told(service: Service, jobs: Jobs, given: 
     with TestClient(make_app(guarded, jobs)) as client:
         refused = client.get("/v1/studies", headers={b"Authorization": given.encode()})
         allowed = client.get("/v1/studies", headers={"Authorization": f"Bearer {TOKEN}"})
-        health = client.get("/v1/health")
+        health, page = client.get("/v1/health"), client.get("/")
 
     assert refused.status_code == 401
     assert allowed.status_code == 200
     assert health.status_code == 200
+    # It holds nothing but the form that asks for the token.
+    assert page.text == PAGE
 
 
 def test_who_asks_too_often_waits(client: TestClient) -> None:
@@ -250,6 +270,15 @@ def test_schedules_are_added_listed_and_removed(client: TestClient) -> None:
     assert (listed["name"], listed["cron"], listed["runs"]) == ("nightly", "0 2 * * *", [])
     assert client.delete("/v1/schedules/nightly").status_code == 200
     assert client.get("/v1/schedules").json() == []
+
+
+def test_what_is_resumed_tells_anew(jobs: Jobs, service: Service) -> None:
+    jobs.events("first").write_text('{"event": "end"}\n', encoding="utf-8")
+
+    jobs.resume("first")
+
+    assert jobs.waiting == ["first"]
+    assert read_events(jobs.events("first"), 0) == ([], 0)
 
 
 def test_events_come_whole_and_once(tmp_path: Path) -> None:

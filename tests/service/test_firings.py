@@ -95,6 +95,7 @@ def test_what_is_due_does_not_depend_on_how_often_one_looks(
     [
         ("0 2 * *", "UTC", "'0 2 \\* \\*' is no cron expression"),
         ("60 2 * * *", "UTC", "is no cron expression"),
+        ("0 0 2 * * *", "UTC", "it has not five fields"),
         ("tonight", "UTC", "is no cron expression"),
         ("0 0 31 2 *", "UTC", "is no cron expression"),
         ("0 2 * * *", "Berlin", "Unknown time zone 'Berlin': give a name such as Europe/Berlin"),

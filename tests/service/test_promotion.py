@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.errors import SpecError
+from autocompress.errors import ExportError, SpecError
 from autocompress.service.promotion import (
     CURRENT,
     HISTORY,
@@ -17,6 +17,7 @@ from autocompress.service.promotion import (
     current,
     decide,
     keep_verdict,
+    locked,
     promote,
     roll_back,
 )
@@ -71,6 +72,10 @@ def test_as_good_and_faster_is_an_improvement() -> None:
         (
             Deployed(None, (0.18, 0.26), (2.3, 2.4), losing(0.0), (2.0, 2.1), 1.9),
             "measures [2.000x, 2.100x], published with [2.300x, 2.400x]",
+        ),
+        (
+            Deployed(None, None, None, losing(0.0), (1.2, 1.3), None, (21.0, 22.0), 20.0),
+            "misses the target of its latency: it measures [1.200x, 1.300x] ([21.000 ms, 22.000",
         ),
         (
             Deployed(None, (0.08, 0.1), (1.95, 2.1), losing(0.0), (1.97, 2.08), 1.9),
@@ -130,6 +135,15 @@ def test_a_link_leads_to_what_is_deployed_and_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [CURRENT, HISTORY]
     with pytest.raises(SpecError, match=r"Nothing was deployed in .* before s-1"):
         roll_back(tmp_path)
+
+
+def test_one_run_at_a_time_changes_what_is_deployed(tmp_path: Path) -> None:
+    with locked(tmp_path / "out") as output, pytest.raises(ExportError) as caught, locked(output):
+        pass
+    with locked(tmp_path / "out"):
+        pass
+
+    assert "Another run works on" in str(caught.value)
 
 
 def test_nothing_deployed_cannot_be_rolled_back(tmp_path: Path) -> None:

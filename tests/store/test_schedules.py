@@ -70,7 +70,11 @@ def test_a_run_is_taken_over_by_one(store: ScheduleStore) -> None:
 
     assert store.take_over(run, "b")
     assert not store.take_over(run, "c")
-    store.finish(run, RunState.FINISHED, {"outcome": "KEPT"})
+    assert not store.beat(run, "dead")
+    store.finish(run, "dead", RunState.FAILED, {"error": "late"})
+    assert store.runs(own.id)[0].state is RunState.RUNNING
+    assert store.beat(run, "b")
+    store.finish(run, "b", RunState.FINISHED, {"outcome": "KEPT"})
     assert not store.take_over(store.runs(own.id)[0], "c")
 
 
@@ -94,7 +98,7 @@ def test_what_runs_is_not_removed(store: ScheduleStore) -> None:
 
     with pytest.raises(StoreError, match="is running"):
         store.remove("nightly")
-    store.finish(run, RunState.FAILED, {"error": "no"})
+    store.finish(run, "a", RunState.FAILED, {"error": "no"})
     store.remove("nightly")
 
     assert store.all() == []

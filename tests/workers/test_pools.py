@@ -349,6 +349,14 @@ def test_an_address_without_a_port_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("running_ray")
+def test_a_cluster_is_asked_how_many_workers_it_holds(running_ray: None, tmp_path: Path) -> None:
+    pool = RayPool(ToyFactory(tmp_path), None, address=None)
+
+    assert pool.n_workers == max(4, os.cpu_count() or 1)
+    assert list(pool.measure([shard(1)])) == [(0, answer_of(1))]
+    pool.close()
+
+
 def test_more_workers_than_the_cluster_can_hold_are_refused() -> None:
     pool = RayPool(RaisingFactory(), 2, address=None, gpus_per_worker=1000.0)
 
