@@ -52,13 +52,14 @@ class Bench:
     flags: tuple[str, ...]
 
     def start(self, verb: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "autocompress", verb, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"AUTOCOMPRESS_CACHE": str(self.folder / "cache")},
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "errors").open("ab"),
-        )
+        with (self.folder / "errors").open("ab") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-m", "autocompress", verb, *arguments],
+                cwd=ROOT,
+                env=os.environ | {"AUTOCOMPRESS_CACHE": str(self.folder / "cache")},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
 
     def begin(self, study: str) -> "subprocess.Popen[bytes]":
         """Search, or go on where a study stands that is known already."""

@@ -126,9 +126,8 @@ class Machine:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def _run(self, name: str, command: Sequence[str]) -> None:
-        log = (self._folder / f"{name}.log").open("ab")
-        self._processes.append(
-            subprocess.Popen(
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
                 [self._told(str(part)) for part in command],
                 env=self._environment(name),
                 stdout=log,
@@ -136,7 +135,7 @@ class Machine:
                 start_new_session=True,
                 cwd=self._folder,
             )
-        )
+        self._processes.append(process)
 
     def _environment(self, name: str) -> dict[str, str]:
         own = self.services[name].get("environment", {})
