@@ -76,7 +76,7 @@ def main() -> None:
                 spent += fill(store, space, rng, size - known)
                 known = size
                 row = {"database": kind, "trials": size, "inserts_a_second": size / spent}
-                row |= {"best_ms": best(store)} | overhead(store, space, rng)
+                row |= overhead(store, space, rng)
                 known += BATCH * BATCHES
                 row |= dashboard(url, min(known, MOST_TRIALS))
                 rows.append(row)
@@ -133,16 +133,6 @@ def fill(store: SqlStudyStore, space: SearchSpace, rng: np.random.Generator, n: 
         store.record(records)
         seconds += time.perf_counter() - started
     return seconds
-
-
-def best(store: SqlStudyStore) -> float:
-    """Return the milliseconds of asking for the twenty best trials."""
-    taken = []
-    for _ in range(ASKED):
-        started = time.perf_counter()
-        store.best(20)
-        taken.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(taken)
 
 
 def overhead(

@@ -49,15 +49,6 @@ class Record:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class BestTrial:
-    """What a trial lost on the search text, all of it that was read."""
-
-    genotype: Genotype
-    sequences: int
-    loss: float
-
-
 class StudyStore(Protocol):
     """One study, open for its driver."""
 
@@ -69,9 +60,6 @@ class StudyStore(Protocol):
 
     def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
         """Return every shard recorded."""
-
-    def best(self, n: int) -> list[BestTrial]:
-        """Return n trials: those that were read furthest first, and of these the least losses."""
 
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
         """Keep a named JSON document (the latency table, say), replacing an earlier one."""

@@ -57,7 +57,6 @@ def from_record(record: Record) -> dict[str, object]:
         "kl": None if measurement is None else _floats_to_bytes(measurement.kl),
         "nll": None if measurement is None else _floats_to_bytes(measurement.nll),
         "tokens": None if measurement is None else measurement.tokens,
-        "loss": None if measurement is None else _finite_mean(measurement.kl),
         "error": None if record.error is None else _storable(record.error),
         "seconds": record.seconds,
     }
@@ -74,13 +73,6 @@ def to_record(row: sa.Row[Any]) -> Record:
         error=row.error,
         seconds=row.seconds,
     )
-
-
-def _finite_mean(values: Sequence[float]) -> float | None:
-    """Return a mean to sort by; None where it is no finite number, which no column holds."""
-    with np.errstate(all="ignore"):
-        mean = float(np.mean(values))
-    return mean if np.isfinite(mean) else None
 
 
 def _floats_to_bytes(values: Sequence[float]) -> bytes:

@@ -39,11 +39,7 @@ trial = sa.Table(
     # A digest of the genotype: PostgreSQL indexes no value beyond about 2,700 bytes.
     sa.Column("key", sa.String(32), nullable=False),
     sa.Column("genotype", sa.LargeBinary, nullable=False),
-    # Of the search text: sequences read, and the mean loss on them.
-    sa.Column("sequences", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("loss", sa.Double),
     sa.UniqueConstraint("study_id", "key"),
-    sa.Index("ix_ac_trial_best", "study_id", "sequences", "loss"),
 )
 
 measurement = sa.Table(
@@ -59,8 +55,6 @@ measurement = sa.Table(
     sa.Column("kl", sa.LargeBinary),
     sa.Column("nll", sa.LargeBinary),
     sa.Column("tokens", sa.Integer),
-    # The mean of `kl`.
-    sa.Column("loss", sa.Double),
     sa.Column("error", sa.Text),
     sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("recorded_at", sa.String, nullable=False),

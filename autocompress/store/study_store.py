@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from autocompress.errors import StoreError
 from autocompress.store import schema
-from autocompress.store.base import BestTrial, Event, Json, Record, StudyRow, StudyState
+from autocompress.store.base import Event, Json, Record, StudyRow, StudyState
 from autocompress.store.database import (
     INSERTS,
     masked,
@@ -20,7 +20,7 @@ from autocompress.store.database import (
 from autocompress.store.plain_json import plain
 from autocompress.store.riding_out import ridden_out
 from autocompress.store.rows import from_record, now, study_query, to_record, to_study, trial_key
-from autocompress.trial import Fidelity, Genotype, Split
+from autocompress.trial import Fidelity, Genotype
 
 
 class SqlStudyStore:
@@ -62,7 +62,7 @@ class SqlStudyStore:
             .scalar_subquery()
         )
         add = insert(table).values(trial_id=trial_id)
-        outcome = ("kl", "nll", "tokens", "loss", "error", "seconds", "recorded_at")
+        outcome = ("kl", "nll", "tokens", "error", "seconds", "recorded_at")
         add = add.on_conflict_do_update(
             index_elements=["trial_id", "split", "draw", "first", "sequences"],
             set_={name: add.excluded[name] for name in outcome},
@@ -81,23 +81,6 @@ class SqlStudyStore:
             connection.execute(
                 add, [from_record(record) | {"recorded_at": recorded_at} for record in records]
             )
-            connection.execute(self._summed().where(schema.trial.c.key.in_(trials)))
-
-    def _summed(self) -> sa.Update:
-        """Return the statement that sums up what trials lost on the search text."""
-        trial, table = schema.trial, schema.measurement
-        read = (table.c.trial_id == trial.c.id) & table.c.loss.is_not(None)
-        read &= table.c.split == Split.SEARCH.value
-        n = sa.func.sum(table.c.sequences)
-        total = sa.func.sum(table.c.loss * table.c.sequences)
-        return (
-            sa.update(trial)
-            .where(trial.c.study_id == self._study_id)
-            .values(
-                sequences=sa.func.coalesce(sa.select(n).where(read).scalar_subquery(), 0),
-                loss=sa.select(total / n).where(read).scalar_subquery(),
-            )
-        )
 
     @ridden_out
     def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
@@ -111,22 +94,6 @@ class SqlStudyStore:
         with reading(self._engine) as connection:
             records = [to_record(row) for row in connection.execute(query)]
         return {(record.genotype, record.fidelity): record for record in records}
-
-    @ridden_out
-    def best(self, n: int) -> list[BestTrial]:
-        """Return n trials: those that were read furthest first, and of these the least losses."""
-        trial = schema.trial
-        query = (
-            sa.select(trial.c.genotype, trial.c.sequences, trial.c.loss)
-            .where(trial.c.study_id == self._study_id, trial.c.sequences > 0)
-            .order_by(trial.c.sequences.desc(), trial.c.loss, trial.c.id)
-            .limit(n)
-        )
-        with reading(self._engine) as connection:
-            return [
-                BestTrial(Genotype.from_bytes(row.genotype), row.sequences, row.loss)
-                for row in connection.execute(query)
-            ]
 
     @ridden_out
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:

@@ -111,39 +111,6 @@ def test_recording_twice_doubles_nothing(url: str, records: list[Record]) -> Non
     assert n_trials == len({record.genotype for record in records})
 
 
-@LAW
-@given(SHARDS)
-def test_the_best_are_those_read_furthest_with_the_least_losses(
-    url: str, records: list[Record]
-) -> None:
-    finite = [
-        own
-        for own in records
-        if own.measurement is None or all(abs(loss) < 1e6 for loss in own.measurement.kl)
-    ]
-    store = new_study(url)
-    store.record(finite)
-    store.record(finite)  # nothing counts twice
-
-    found = store.best(100)
-    store.close()
-
-    read: dict[Genotype, tuple[int, float]] = {}
-    for own in finite:
-        if own.measurement is not None and own.fidelity.split is Split.SEARCH:
-            n, total = read.get(own.genotype, (0, 0.0))
-            size = own.fidelity.sequences
-            read[own.genotype] = (n + size, total + own.measurement.loss * size)
-    assert {best.genotype: best.sequences for best in found} == {
-        g: n for g, (n, _) in read.items()
-    }
-    for best in found:
-        n, total = read[best.genotype]
-        assert best.loss == pytest.approx(total / n)
-    order = [(-best.sequences, best.loss) for best in found]
-    assert order == sorted(order)
-
-
 def test_a_loss_comes_back_to_the_last_bit(store: StudyStore) -> None:
     losses = (math.nan, math.inf, -0.0, 5e-324, 0.1 + 0.2)
     measurement = Measurement(losses, losses, 1)
