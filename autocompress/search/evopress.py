@@ -17,8 +17,9 @@ from autocompress.search.base import Batch, Standing, Task
 from autocompress.search.ledger import Ledger
 from autocompress.search.single_changes import random_candidates
 from autocompress.search.steps import Conversation, Steps, read
-from autocompress.spaces.base import GeneKind, Levels, SearchSpace
+from autocompress.spaces.base import Gene, GeneKind, Levels, SearchSpace
 from autocompress.spaces.even import even_candidates
+from autocompress.spaces.settings import WeightSetting
 from autocompress.trial import Genotype, Trial
 
 ATTEMPTS = 1000
@@ -41,7 +42,10 @@ class Trade(enum.Enum):
     """Between which genes a mutation moves budget: the program's `group_rule`."""
 
     SIZE = "size"
-    """A level up and a level down in two groups of one size, so that each size's share stays."""
+    """A level up and a level down in two groups of one size, so that each size's share stays.
+
+    Of zeros, in any two groups whose levels lie as many weights apart.
+    """
     NONE = "none"
     """Levels up anywhere, then levels down anywhere until the constraint is met."""
 
@@ -231,12 +235,23 @@ class EvoPressStrategy:
 def _trading(space: SearchSpace) -> list[list[int]]:
     """Return the genes between which levels are switched.
 
-    Those that drop or narrow sites of one kind, or drop layers; those that store as many weights.
+    Those that drop or narrow sites of one kind, or drop layers; those that store as many weights;
+    of zeros, those whose levels lie as many weights apart, whatever they store.
     """
     groups: dict[object, list[int]] = {}
     for index, (gene, number) in enumerate(zip(space.genes, space.gene_bundles, strict=True)):
         bundle = space.bundles[number]
         linears = (group for site in bundle.sites for group in site.groups)
         size = sum(group.weights for group in linears if group.name == gene.group)
-        groups.setdefault((gene.kind, size or bundle.kind), []).append(index)
+        traded = size or bundle.kind
+        if gene.kind is GeneKind.SPARSITY:
+            traded = _step(gene, size)
+        groups.setdefault((gene.kind, traded), []).append(index)
     return list(groups.values())
+
+
+def _step(gene: Gene, weights: int) -> int:
+    """Return how many weights lie between the first levels of zeros of a gene."""
+    settings = (own for own in gene.settings if isinstance(own, WeightSetting))
+    shares = sorted({own.sparsity for own in settings if own.is_sparse})
+    return round((shares[1] - shares[0]) * weights) if len(shares) > 1 else weights

@@ -106,6 +106,28 @@ def test_groups_of_one_size_keep_their_share_of_the_bits() -> None:
     assert shares == {(12, 12, 12)}
 
 
+def test_zeros_move_between_sizes_where_levels_are_equal_counts() -> None:
+    # EvoPress's own levels: a step up here and one down there keep the number of zeros.
+    space = make_space(
+        3,
+        1,
+        96,
+        depth=False,
+        width=False,
+        weights=Weights(sparsities=(WeightSetting(sparsity=0.5),), sparsity_step=64),
+        groups=GROUPS,
+    )
+    # Shares are rounded to six digits.
+    limit = under(space, nominal_bits(space, 16), 8.0 * (1 + 1e-5))
+
+    batches = run("evopress-fast", Task(limit, 0, 256, 600), 60)
+
+    candidates = [genotype for batch in batches for genotype in batch.candidates]
+    shares = {tuple(sum(own.levels[kind::3]) for kind in range(3)) for own in candidates}
+    assert len(shares) > 5
+    assert all(limit.violation(own) <= 0 for own in candidates)
+
+
 def test_without_groups_bits_move_between_kinds() -> None:
     batches = run("evopress-fast-free", task_of(3.0), 60)
 
