@@ -5,7 +5,6 @@ candidate is the winner: it goes through the gate, and what is said of it is mea
 """
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +15,9 @@ from autocompress.export.checkpoint import layer_texts
 from autocompress.export.render import write_texts
 from autocompress.export.tool_recipes import TOOLS, ToolRecipe, tool_recipe
 from autocompress.pipeline.stored_study import StoredStudy, read_stored, too_early
-from autocompress.spaces.base import Choice
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.spec_rules import FORMATS
-from autocompress.store.base import Json, StudyStore
+from autocompress.store.base import StudyStore
 from autocompress.store.study_store import open_study
 from autocompress.trial import Genotype
 
@@ -45,8 +43,8 @@ def export_recipe(storage: str, study: str, tool: str, output: Path) -> ToolReci
     """
     if tool not in TOOLS:
         raise SpecError(f"Unknown format {tool!r}. Known: {', '.join((*FORMATS, *TOOLS))}.")
-    known, kept = _winner(storage, study)
-    recipe = tool_recipe(tool, known.space, _choices(known, kept))
+    known, winner = _winner(storage, study)
+    recipe = tool_recipe(tool, known.space, known.space.choices(winner))
     write_texts({recipe.file: recipe.text}, output)
     return recipe
 
@@ -61,7 +59,7 @@ def export_spec(storage: str, study: str, form: str, output: Path) -> SearchSpec
             or it has no winner yet.
         ExportError: If the file cannot be written.
     """
-    known, kept = _winner(storage, study)
+    known, winner = _winner(storage, study)
     told: dict[str, object] = {**known.spec.to_json()}
     given: dict[str, object] = {
         "format": form,
@@ -78,26 +76,27 @@ def export_spec(storage: str, study: str, form: str, output: Path) -> SearchSpec
         own = ("bits", "group_size", "symmetric", "quantizer")
         usual += [name for name in own if "llama.cpp" in (engine, known.spec.engine)]
     spec = from_mapping({k: v for k, v in told.items() if k not in usual} | given)
-    text = {"study": study, "layers": layer_texts(known.space, _choices(known, kept))}
+    text = {"study": study, "layers": layer_texts(known.space, known.space.choices(winner))}
     write_texts({START: yaml.safe_dump(text, sort_keys=False)}, output)
     return spec
 
 
-def _winner(storage: str, study: str) -> tuple[StoredStudy, Mapping[str, Json]]:
-    """Return a study and the document of its winner.
+def winner_of(store: StudyStore) -> Genotype | None:
+    """Return what a study has published; None if it has published nothing yet."""
+    kept = store.document(WINNER)
+    levels = None if kept is None else kept.get("levels")
+    return Genotype(tuple(int(str(n)) for n in levels)) if isinstance(levels, list) else None
+
+
+def _winner(storage: str, study: str) -> tuple[StoredStudy, Genotype]:
+    """Return a study and its winner.
 
     Raises:
         SpecError: If the study is unknown or has no winner yet.
     """
     known = read_stored(storage, study)
     with contextlib.closing(open_study(storage, study)) as store:
-        kept = store.document(WINNER)
-    if kept is None:
+        winner = winner_of(store)
+    if winner is None:
         raise too_early(known.row, "a winner")
-    return known, kept
-
-
-def _choices(known: StoredStudy, kept: Mapping[str, Json]) -> tuple[Choice, ...]:
-    levels = kept["levels"]
-    genotype = Genotype(tuple(int(str(n)) for n in levels) if isinstance(levels, list) else ())
-    return known.space.choices(genotype)
+    return known, winner

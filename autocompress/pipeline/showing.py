@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,11 @@ from autocompress.export.report_markdown import to_markdown
 from autocompress.pipeline.pareto import Reading, read_all, usual_least
 from autocompress.pipeline.stored_study import StoredStudy, latency_of
 from autocompress.pipeline.targets import needed_speedup, stored_cost, stored_limits
+from autocompress.spaces import sizes
 from autocompress.spaces.base import SUB_BLOCKS, Choice, GeneKind, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit
 from autocompress.spaces.pareto import pareto_front
-from autocompress.spaces.settings import DENSE
-from autocompress.store.base import Json
+from autocompress.spaces.settings import WeightSetting
 from autocompress.store.mirror import Parameter, ShownStudy, ShownTrial
 from autocompress.trial import Genotype, Split
 
@@ -59,14 +59,12 @@ def shown_study(
     seconds: dict[Genotype, float] = {}
     for record in known.records:
         seconds[record.genotype] = seconds.get(record.genotype, 0.0) + record.seconds
-    trials: list[ShownTrial] = []
+    noted = [reading.genotype for reading in kept if reading.genotype in roles][:MOST_NOTES]
+    trials = []
     for reading in kept:
         genotype = reading.genotype
         entries = space.entries(genotype)
         choices = space.choices(genotype)
-        role = roles.get(genotype, RUNG)
-        notes = sum(bool(trial.note) for trial in trials)
-        is_told = role != RUNG and notes < MOST_NOTES
         trials.append(
             ShownTrial(
                 genotype.key,
@@ -74,14 +72,14 @@ def shown_study(
                 (reading.measurement.loss, cost.of(entries)),
                 constraint.violation_of(entries) if constraint is not None else 0.0,
                 {
-                    "stage": role,
+                    "stage": roles.get(genotype, RUNG),
                     "sequences": reading.sequences,
                     "perplexity": reading.measurement.perplexity,
                     "bytes": stored.of(entries),
                     "speedup": cost.dense / cost.of(entries),
                     "seconds": seconds[genotype],
                 },
-                _note(space, choices) if is_told else "",
+                _note(space, choices) if genotype in noted else "",
             )
         )
     report = None if known.row.report is None else Report.from_json(known.row.report)
@@ -122,9 +120,11 @@ def summary(
             shares = [choice.kept / choice.total for _, choice in left]
             found[f"{kind} kept"] = Parameter(_mean(shares), 1.0)
         if GeneKind.BITS in kinds:
-            found[f"{kind} bits"] = Parameter(_bits(left, dense_bits), dense_bits)
+            found[f"{kind} bits"] = Parameter(
+                _weighted(left, lambda setting: setting.nominal_bits(dense_bits)), dense_bits
+            )
     if GeneKind.SPARSITY in kinds:
-        found["sparsity"] = Parameter(_sparsity(pairs), 1.0)
+        found["sparsity"] = Parameter(_weighted(pairs, lambda setting: setting.sparsity), 1.0)
     if GeneKind.CACHE in kinds:
         caches = [
             choice.cache.bits or dense_bits
@@ -150,32 +150,15 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def _weighted(values: Iterable[tuple[float, int]]) -> float:
-    """Return the mean of values, each with the number of weights that it holds for."""
-    known = list(values)
-    weights = sum(weight for _, weight in known)
-    return math.fsum(value * weight for value, weight in known) / weights if weights else 0.0
-
-
-def _bits(pairs: Sequence[tuple[Site, Choice]], dense_bits: int) -> float:
-    return _weighted(
-        (setting.nominal_bits(dense_bits), math.prod(group.shape(choice.kept, choice.total)))
+def _weighted(pairs: Sequence[tuple[Site, Choice]], of: Callable[[WeightSetting], float]) -> float:
+    """Return the mean over all weights that are left of something that settings say."""
+    parts = [
+        (of(setting), math.prod(shape))
         for site, choice in pairs
-        for group, setting in zip(
-            site.groups, choice.weights or (DENSE,) * len(site.groups), strict=True
-        )
-    )
-
-
-def _sparsity(pairs: Sequence[tuple[Site, Choice]]) -> float:
-    return _weighted(
-        (setting.sparsity, math.prod(group.shape(choice.kept, choice.total)))
-        for site, choice in pairs
-        if not choice.is_dropped
-        for group, setting in zip(
-            site.groups, choice.weights or (DENSE,) * len(site.groups), strict=True
-        )
-    )
+        for setting, shape in sizes.matrices(site, choice)
+    ]
+    weights = sum(n for _, n in parts)
+    return math.fsum(value * n for value, n in parts) / weights if weights else 0.0
 
 
 def _roles(
@@ -251,9 +234,3 @@ def _files(
         write_texts({"recipe.yaml": yaml.safe_dump(recipe, sort_keys=False)}, folder)
         names.append("recipe.yaml")
     return {name: folder / name for name in names}
-
-
-def winner_of(document: Mapping[str, Json] | None) -> Genotype | None:
-    """Return the genotype that a study's document tells as its winner."""
-    levels = None if document is None else document.get("levels")
-    return Genotype(tuple(int(str(n)) for n in levels)) if isinstance(levels, list) else None

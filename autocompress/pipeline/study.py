@@ -277,8 +277,7 @@ def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
     """Open the workers: one for each GPU, or for each core of a CPU."""
     spec = prepared.spec
     gpus = loading.visible_gpus(prepared.device)
-    here = len(gpus or os.sched_getaffinity(0))
-    n_workers = spec.workers or here
+    n_workers = spec.workers or len(gpus or os.sched_getaffinity(0))
     pool: WorkerPool
     if spec.pool == "ray":
         # Ray takes a while to import: only those who ask for it wait.

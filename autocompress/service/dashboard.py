@@ -17,8 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from autocompress.errors import AutocompressError, EngineError
-from autocompress.pipeline.exporting import WINNER
-from autocompress.pipeline.showing import shown_study, winner_of
+from autocompress.pipeline.exporting import winner_of
+from autocompress.pipeline.showing import shown_study
 from autocompress.pipeline.stored_study import read_stored
 from autocompress.store.base import StudyRow
 from autocompress.store.mirror import MOST_TRIALS, Mirror
@@ -64,7 +64,7 @@ class Refresher:
 
     def _show(self, row: StudyRow) -> None:
         with contextlib.closing(open_study(self._storage, row.name)) as store:
-            winner = winner_of(store.document(WINNER))
+            winner = winner_of(store)
         try:
             known = read_stored(self._storage, row.name)
             shown = shown_study(known, winner, MOST_TRIALS, self._folder / row.name)

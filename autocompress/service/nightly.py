@@ -191,11 +191,11 @@ def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deplo
     """
     known = promotion.read_verdict(folder).get("promised")
     promised: Mapping[str, Any] = known if isinstance(known, Mapping) else {}
-    model = _model_of(folder)
     try:
         check_files(read_manifest(folder / MODEL))
     except AutocompressError as error:
         return Deployed(" ".join(str(error).split()))
+    model = _model_of(folder)
     (measurement,) = losses_of(spec, [model], observer)
     speed = speedup_between(spec, spec.model, str(model), observer) if _is_timed(spec) else None
     observer.tell("deployed", {"study": folder.name, "loss": measurement.loss})
@@ -276,12 +276,7 @@ def _beside(
 
 def _model_of(folder: Path) -> Path:
     """Return what is opened of a published folder: the model's, or a file in it."""
-    manifest = folder / MODEL / "manifest.json"
-    try:
-        file = json.loads(manifest.read_text(encoding="utf-8"))["artifact"]["file"]
-    except (OSError, ValueError, KeyError, TypeError):
-        file = None
-    return folder / MODEL / file if file else folder / MODEL
+    return folder / MODEL / (read_manifest(folder / MODEL).artifact.file or "")
 
 
 def _promised(report: Report) -> Json:

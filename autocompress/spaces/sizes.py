@@ -64,7 +64,7 @@ def served_bytes(
 
     def of(site: Site, choice: Choice) -> float:
         cache = dense_bits * site.cached(choice) * tokens
-        linear = sum(held(s, *shape, dense_bits) for s, shape in _matrices(site, choice))
+        linear = sum(held(s, *shape, dense_bits) for s, shape in matrices(site, choice))
         return (cache + dense_bits * _uncompressed(site, choice) + linear) / 8
 
     return sum_of_sites(space, other_bytes, of)
@@ -83,7 +83,7 @@ def parameters(space: SearchSpace, other_parameters: int) -> AdditiveCost:
     """
 
     def of(site: Site, choice: Choice) -> float:
-        stored = (s.stored_weights(*shape) for s, shape in _matrices(site, choice))
+        stored = (s.stored_weights(*shape) for s, shape in matrices(site, choice))
         return _uncompressed(site, choice) + sum(stored)
 
     return sum_of_sites(space, other_parameters, of)
@@ -98,8 +98,8 @@ def nominal_bits(space: SearchSpace, dense_bits: int) -> AdditiveCost:
     total = sum(group.weights for site in space.sites for group in site.groups)
 
     def of(site: Site, choice: Choice) -> float:
-        matrices = _matrices(site, choice)
-        return sum(s.nominal_bits(dense_bits) * math.prod(shape) for s, shape in matrices) / total
+        held = matrices(site, choice)
+        return sum(s.nominal_bits(dense_bits) * math.prod(shape) for s, shape in held) / total
 
     return sum_of_sites(space, 0.0, of)
 
@@ -114,7 +114,7 @@ def _linear(site: Site, choice: Choice, dense_bits: int, stored: Stored) -> floa
     return sum(bits) / 8
 
 
-def _matrices(site: Site, choice: Choice) -> Iterator[tuple[WeightSetting, tuple[int, int]]]:
+def matrices(site: Site, choice: Choice) -> Iterator[tuple[WeightSetting, tuple[int, int]]]:
     """Yield the setting and the (rows, columns) of each linear group that a choice leaves."""
     settings = choice.weights or (DENSE,) * len(site.groups)
     for group, setting in zip(site.groups, settings, strict=True):

@@ -1,5 +1,6 @@
 """What is picked for a person to look at, from the store of a tiny study without its weights."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.models.architecture import read_architecture, shape_of
+from autocompress.pipeline.exporting import keep_winner, winner_of
 from autocompress.pipeline.shapes import to_document
-from autocompress.pipeline.showing import shown_study, summary, winner_of
+from autocompress.pipeline.showing import shown_study, summary
 from autocompress.pipeline.stored_study import read_stored
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.making import Weights, make_space
@@ -17,7 +19,7 @@ from autocompress.spaces.settings import WeightSetting
 from autocompress.spec import SearchSpec
 from autocompress.store.base import Record
 from autocompress.store.mirror import ShownStudy
-from autocompress.store.study_store import create_study
+from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workload import Mix
 from tests.tiny_models import FFN_COLUMNS, KV_GROUPS, LAYERS, make_config
@@ -132,6 +134,8 @@ def test_a_summary_lies_between_nothing_and_the_most(entries: tuple[int, ...]) -
         assert found["attention dropped"].value + found["mlp dropped"].value == len(RICH.sites)
 
 
-def test_a_winner_is_told_by_its_document() -> None:
-    assert winner_of(None) is None
-    assert winner_of({"levels": [0, 2]}) == Genotype((0, 2))
+def test_a_winner_is_told_by_its_document(storage: str) -> None:
+    with contextlib.closing(open_study(storage, "mine")) as store:
+        assert winner_of(store) is None
+        keep_winner(store, Genotype((0, 2)))
+        assert winner_of(store) == Genotype((0, 2))
