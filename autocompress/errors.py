@@ -5,6 +5,7 @@ AutocompressError
 ├── ModelError           a model that cannot be read or is of no known architecture
 ├── TextError            calibration text that cannot be read or is too short
 ├── StoreError           a database that cannot be opened, or an unknown study
+│   ├── StudyHeld        a study that another driver runs
 │   └── DatabaseAway     a database whose connection was lost, and may come back
 ├── UnreachableTarget    no candidate of the space meets the target
 ├── EvaluationError      a candidate, or all of a rung, could not be measured
@@ -32,6 +33,10 @@ class TextError(AutocompressError):
 
 class StoreError(AutocompressError):
     """A database that cannot be opened, or an unknown study."""
+
+
+class StudyHeld(StoreError):
+    """Another driver runs the study."""
 
 
 class DatabaseAway(StoreError):

@@ -222,6 +222,7 @@ def store(result: Any) -> str:
         "inserts a second, 1,000 at a time": ("inserts_a_second", "{:,.0f}"),
         "driver, store and Ray, ms a trial (median)": ("ms_a_trial", "{:.2f}"),
         "the same, 95th percentile": ("p95_ms_a_trial", "{:.2f}"),
+        "the twenty best trials, ms": ("best_ms", "{:.1f}"),
         "seconds to read all of it for a resume": ("seconds_to_resume", "{:.2f}"),
         "seconds until the dashboard shows all that it shows": ("seconds_until_fresh", "{:.0f}"),
         "dashboard: list of studies, ms": ("list_ms", "{:.0f}"),

@@ -16,6 +16,7 @@ from autocompress.errors import (
     DatabaseAway,
     ExportError,
     SpecError,
+    StudyHeld,
     UnreachableTarget,
 )
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
@@ -55,6 +56,7 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces.cost import least_left
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import StudyState, StudyStore
+from autocompress.store.holding import held
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Genotype
 from autocompress.workers.base import BuildJob, WorkerPool
@@ -94,13 +96,13 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     check_output(output)
     inherited = inherit(storage, spec)
     store = create_study(storage, study, spec.to_json())
-    with contextlib.closing(store):
+    with contextlib.closing(store), held(store):
         try:
             return _run(prepared, study, storage, store, inherited, output, observer)
         except UnreachableTarget:
             store.discard()
             raise
-        except DatabaseAway:
+        except (DatabaseAway, StudyHeld):
             raise
         except AutocompressError:
             store.finish(StudyState.FAILED, None)
@@ -114,14 +116,14 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
         AutocompressError: Whatever stops the search.
     """
     store = open_study(storage, study)
-    with contextlib.closing(store):
+    with contextlib.closing(store), held(store):
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)
         inherited = inherit(storage, prepared.spec)
         store.finish(StudyState.RUNNING, None)
         try:
             return _run(prepared, study, storage, store, inherited, output, observer)
-        except DatabaseAway:
+        except (DatabaseAway, StudyHeld):
             raise
         except AutocompressError:
             store.finish(StudyState.FAILED, None)

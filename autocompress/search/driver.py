@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from autocompress.search.base import Batch, Strategy
 from autocompress.search.memo import Memo
 from autocompress.search.shards import Cut, cut
+from autocompress.search.totals import Totals
 from autocompress.store.base import Record, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 from autocompress.workers.base import Measured, Shard, WorkerPool
@@ -42,7 +43,9 @@ class SearchDriver:
         self._how = how or Cut()
         self._store = store
         self._on_shard = on_shard
-        self._memo = Memo.of(store.measurements().values())
+        measured = store.measurements().values()
+        self._memo = Memo.of(measured)
+        self._totals = Totals(measured)
         # How far each candidate has been asked for in this run, and why it failed.
         self._asked: dict[_Text, int] = defaultdict(int)
         self._failed: dict[_Text, str] = {}
@@ -148,7 +151,7 @@ class SearchDriver:
                 )
             share = seconds / len(shard.genotypes)
             records.append(Record(genotype, shard.fidelity, measurement, error, share))
-        self._store.record(records)
+        self._store.record(records, self._totals.add(records))
         for record in records:
             if record.measurement is not None:
                 self._memo.add(record.genotype, record.fidelity, record.measurement)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
@@ -243,6 +243,20 @@ def _add_studies(app: FastAPI, service: Service, jobs: Jobs) -> None:
                 raise HTTPException(409, f"Study {name!r} is finished.")
         jobs.resume(name)
         return {"name": name, "state": "waiting"}
+
+    @app.get("/v1/studies/{name}/best")
+    def best(name: Name, n: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[dict[str, Any]]:
+        """List the trials that were read furthest, and of these those that lose least."""
+        with contextlib.closing(open_study(service.storage, name)) as store:
+            return [
+                {
+                    "genotype": own.genotype.key,
+                    "levels": list(own.genotype.levels),
+                    "sequences": own.sequences,
+                    "kl": own.loss,
+                }
+                for own in store.best(n)
+            ]
 
     @app.get("/v1/studies/{name}/report")
     def report(row: Found) -> dict[str, Any]:

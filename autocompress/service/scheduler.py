@@ -6,31 +6,21 @@ Models are timed while they run: two runs at once on one machine would spoil bot
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Final
-
-import psutil
 
 from autocompress.errors import AutocompressError
 from autocompress.service.firings import due
 from autocompress.store.base import Json
+from autocompress.store.claims import BEAT_SECONDS, claimant, is_gone
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
 
 LOOK_SECONDS: Final = 5.0
 """Between two looks at what is due."""
-BEAT_SECONDS: Final = 20.0
-SILENT_SECONDS: Final = 900.0
-"""A run of another machine that was not heard of for so long is taken over: a database that is
-waited for may keep it silent for five minutes."""
-BEGAN_SECONDS: Final = 60.0
-"""By which a clock may have been set since a process began: another of its number began later."""
 MOST_TRIES: Final = 3
 """Processes that one run may cost before it is given up."""
 
@@ -49,9 +39,7 @@ class Scheduler:
         self._storage = storage
         self._store = store
         self._say = say
-        # A process number may be given again: when it began tells two processes apart.
-        own = psutil.Process()
-        self._name = f"{_machine()}:{own.pid}:{own.create_time():.2f}:{_unique()}"
+        self._name = claimant()
 
     def forever(self) -> None:
         """Run what is due, until interrupted."""
@@ -83,7 +71,9 @@ class Scheduler:
         runs = self._store.runs(schedule.id)
         for run in runs:
             if run.state is RunState.RUNNING:
-                if not self._is_orphan(run, now) or not self._store.take_over(run, self._name):
+                if not is_gone(run.claimed_by, run.beat_at, now):
+                    return None
+                if not self._store.take_over(run, self._name):
                     return None
                 self._say("taken over", {"schedule": schedule.name, "due_at": run.due_at})
                 return run
@@ -143,25 +133,3 @@ class Scheduler:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
-
-    def _is_orphan(self, run: Run, now: datetime) -> bool:
-        """Whether who ran it is gone: a process of this machine, or long silent elsewhere."""
-        machine, pid, began, _ = run.claimed_by.rsplit(":", 3)
-        if machine == _machine():
-            try:
-                born = psutil.Process(int(pid)).create_time()
-                return abs(born - float(began)) > BEGAN_SECONDS
-            except (psutil.NoSuchProcess, ValueError):
-                return True
-        return now - datetime.fromisoformat(run.beat_at) > timedelta(seconds=SILENT_SECONDS)
-
-
-def _machine() -> str:
-    """Return what names the machine, or container, whose processes can be looked at from here."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return f"{socket.gethostname()}/{boot[:8]}/{Path('/proc/self/ns/pid').stat().st_ino}"
-
-
-def _unique() -> str:
-    """Return what tells two schedulers of one process apart."""
-    return uuid.uuid4().hex[:8]

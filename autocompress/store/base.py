@@ -49,17 +49,33 @@ class Record:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class TrialLoss:
+    """What a trial loses on the search text: the mean over all of it that was read."""
+
+    genotype: Genotype
+    sequences: int
+    loss: float
+
+
 class StudyStore(Protocol):
     """One study, open for its driver."""
 
     def row(self) -> StudyRow:
         """Return the study as stored."""
 
-    def record(self, records: Sequence[Record]) -> None:
-        """Add measured shards; a shard that is there already is left as it is (never doubled)."""
+    def record(self, records: Sequence[Record], losses: Sequence[TrialLoss] = ()) -> None:
+        """Add measured shards; a shard that is there already is left as it is (never doubled).
+
+        Args:
+            losses: What trials of these shards lose now, for `best`.
+        """
 
     def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
         """Return every shard recorded."""
+
+    def best(self, n: int) -> list[TrialLoss]:
+        """Return n trials: those that were read furthest first, and of these the least losses."""
 
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
         """Keep a named JSON document (the latency table, say), replacing an earlier one."""

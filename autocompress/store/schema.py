@@ -28,6 +28,9 @@ study = sa.Table(
     sa.Column("finished_at", sa.String),
     sa.Column("spec", JSON, nullable=False),
     sa.Column("report", JSON),
+    # Who runs it, and when it was last heard of: two drivers would ask for each other's shards.
+    sa.Column("driver", sa.String),
+    sa.Column("beat_at", sa.String),
     sa.UniqueConstraint("name"),
 )
 
@@ -39,8 +42,13 @@ trial = sa.Table(
     # A digest of the genotype: PostgreSQL indexes no value beyond about 2,700 bytes.
     sa.Column("key", sa.String(32), nullable=False),
     sa.Column("genotype", sa.LargeBinary, nullable=False),
+    # Of the search text: sequences read, and the mean loss on them.
+    sa.Column("sequences", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("loss", sa.Double),
     sa.UniqueConstraint("study_id", "key"),
 )
+# In the order of the best: those read furthest first, and of these the least losses.
+sa.Index("ix_ac_trial_best", trial.c.study_id, trial.c.sequences.desc(), trial.c.loss)
 
 measurement = sa.Table(
     "ac_measurement",

@@ -3,12 +3,14 @@
 import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from autocompress.errors import StoreError
+from autocompress.errors import StoreError, StudyHeld
 from autocompress.store import schema
-from autocompress.store.base import Event, Json, Record, StudyRow, StudyState
+from autocompress.store.base import Event, Json, Record, StudyRow, StudyState, TrialLoss
+from autocompress.store.claims import in_words, is_gone
 from autocompress.store.database import (
     INSERTS,
     masked,
@@ -32,6 +34,7 @@ class SqlStudyStore:
     def __init__(self, engine: sa.Engine, study_id: int) -> None:
         self._engine = engine
         self._study_id = study_id
+        self._is_lost = False
 
     @ridden_out
     def row(self) -> StudyRow:
@@ -41,20 +44,32 @@ class SqlStudyStore:
             return to_study(connection.execute(query).one())
 
     @ridden_out
-    def record(self, records: Sequence[Record]) -> None:
+    def record(self, records: Sequence[Record], losses: Sequence[TrialLoss] = ()) -> None:
         """Add measured shards, all or none; a repetition changes nothing, but heals an error.
 
         A shard that is there with an error takes a measurement that comes later: an error is tried
         again on resume.
 
+        Args:
+            losses: What trials of these shards lose now, for `best`.
+
         Raises:
             StoreError: If a record holds neither a measurement nor an error, or both.
+            StudyHeld: If another driver took the study over, because this one was long silent.
         """
+        if self._is_lost:
+            raise StudyHeld("Another driver took the study over: this one was silent too long.")
         if not records:
             return
         insert = INSERTS[self._engine.dialect.name]
         table = schema.measurement
-        add_trial = insert(schema.trial).on_conflict_do_nothing()
+        add_trial = insert(schema.trial)
+        read = {name: add_trial.excluded[name] for name in ("sequences", "loss")}
+        add_trial = add_trial.on_conflict_do_update(
+            index_elements=["study_id", "key"],
+            set_=read,
+            where=add_trial.excluded.sequences > schema.trial.c.sequences,
+        )
         trial_id = (
             sa.select(schema.trial.c.id)
             .where(schema.trial.c.study_id == self._study_id)
@@ -69,13 +84,22 @@ class SqlStudyStore:
             where=table.c.error.is_not(None) & add.excluded.error.is_(None),
         )
         recorded_at = now()
-        trials = {trial_key(record.genotype): record.genotype.to_bytes() for record in records}
+        trials: dict[Genotype, tuple[int, float | None]] = {
+            record.genotype: (0, None) for record in records
+        }
+        trials |= {own.genotype: (own.sequences, own.loss) for own in losses}
         with writing(self._engine) as connection:
             connection.execute(
                 add_trial,
                 [
-                    {"study_id": self._study_id, "key": key, "genotype": genotype}
-                    for key, genotype in trials.items()
+                    {
+                        "study_id": self._study_id,
+                        "key": trial_key(genotype),
+                        "genotype": genotype.to_bytes(),
+                        "sequences": sequences,
+                        "loss": loss,
+                    }
+                    for genotype, (sequences, loss) in trials.items()
                 ],
             )
             connection.execute(
@@ -94,6 +118,22 @@ class SqlStudyStore:
         with reading(self._engine) as connection:
             records = [to_record(row) for row in connection.execute(query)]
         return {(record.genotype, record.fidelity): record for record in records}
+
+    @ridden_out
+    def best(self, n: int) -> list[TrialLoss]:
+        """Return n trials: those that were read furthest first, and of these the least losses."""
+        trial = schema.trial
+        query = (
+            sa.select(trial.c.genotype, trial.c.sequences, trial.c.loss)
+            .where(trial.c.study_id == self._study_id, trial.c.sequences > 0)
+            .order_by(trial.c.sequences.desc(), trial.c.loss)
+            .limit(n)
+        )
+        with reading(self._engine) as connection:
+            return [
+                TrialLoss(Genotype.from_bytes(row.genotype), row.sequences, row.loss)
+                for row in connection.execute(query)
+            ]
 
     @ridden_out
     def save_document(self, name: str, payload: Mapping[str, Json]) -> None:
@@ -176,6 +216,48 @@ class SqlStudyStore:
         table = schema.study
         with writing(self._engine) as connection:
             connection.execute(sa.update(table).where(table.c.id == self._study_id).values(values))
+
+    @ridden_out
+    def hold(self, claimant: str) -> None:
+        """Have a claimant be the only one that drives the study.
+
+        Raises:
+            StudyHeld: If another does, and is not gone.
+        """
+        table = schema.study
+        own = table.c.id == self._study_id
+        query = sa.select(table.c.name, table.c.driver, table.c.beat_at).where(own)
+        with writing(self._engine) as connection:
+            row = connection.execute(query.with_for_update()).one()
+            driver = row.driver
+            if driver not in (None, claimant) and not is_gone(
+                driver, row.beat_at, datetime.now(UTC)
+            ):
+                raise StudyHeld(
+                    f"Study {row.name!r} is being run by {in_words(driver)}, last heard of at "
+                    f"{row.beat_at}: stop that one, or let it end."
+                )
+            change = sa.update(table).where(own)
+            connection.execute(change.values(driver=claimant, beat_at=now()))
+
+    @ridden_out
+    def beat(self, claimant: str) -> bool:
+        """Say that the study goes on; False if its claimant holds it no longer."""
+        with writing(self._engine) as connection:
+            change = self._held(claimant).values(beat_at=now())
+            holds = connection.execute(change).rowcount == 1
+        self._is_lost = not holds
+        return holds
+
+    @ridden_out
+    def release(self, claimant: str) -> None:
+        """Let another drive the study."""
+        with writing(self._engine) as connection:
+            connection.execute(self._held(claimant).values(driver=None, beat_at=None))
+
+    def _held(self, claimant: str) -> sa.Update:
+        table = schema.study
+        return sa.update(table).where(table.c.id == self._study_id, table.c.driver == claimant)
 
     @ridden_out
     def discard(self) -> None:

@@ -129,6 +129,34 @@ def test_usual_rungs_give_each_of_16_workers_as_much(candidates: int, sequences:
     assert sizes == {candidates * sequences // 16}
 
 
+@given(POPULATIONS, st.integers(1, 30), st.integers(0, 30))
+def test_the_store_is_told_what_trials_lose_on_all_that_was_read(
+    population: list[Genotype], first: int, more: int
+) -> None:
+    short, other = Fidelity(Split.SEARCH, 0, 0, first), Fidelity(Split.SEARCH, 1, 0, 3)
+    long, unread = Fidelity(Split.SEARCH, 0, 0, first + more), Fidelity(Split.REPORT, 0, 0, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/studies.db"
+        with contextlib.closing(create_study(url, "study", {})) as store:
+            driver = driver_of(SynchronousPool(), store)
+            driver.measure(Batch(tuple(population), short))
+        # A driver that goes on sums on.
+        with contextlib.closing(open_study(url, "study")) as store:
+            driver = driver_of(SynchronousPool(), store)
+            driver.measure(Batch(tuple(population), short))
+            for reading in (other, long, unread):
+                driver.measure(Batch(tuple(population[:3]), reading))
+            best = {own.genotype: own for own in store.best(100)}
+
+    assert set(best) == set(population)
+    for genotype, own in best.items():
+        readings = [long, other] if genotype in population[:3] else [short]
+        measured = [measure(genotype, reading) for reading in readings]
+        losses = [loss for one in measured for loss in one.kl]
+        assert own.sequences == len(losses)
+        assert own.loss == pytest.approx(sum(losses) / len(losses))
+
+
 def test_trials_are_joined_in_the_order_asked(pool: SynchronousPool, store: StudyStore) -> None:
     trials = driver_of(pool, store).measure(Batch(CANDIDATES, LONG))
 

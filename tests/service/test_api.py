@@ -22,8 +22,9 @@ from schemathesis.core.result import Ok
 from autocompress.service.api import BURST, MOST_BODY, Service, _Allowance, make_app
 from autocompress.service.jobs import Jobs, read_events
 from autocompress.service.web_page import PAGE, POLICY
-from autocompress.store.base import StudyState
+from autocompress.store.base import Record, StudyState, TrialLoss
 from autocompress.store.study_store import create_study
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from tests.tiny_models import make_config, write_model
 
 TOKEN = "a-token-of-enough-letters"
@@ -71,6 +72,23 @@ def test_what_is_submitted_waits_and_is_found(client: TestClient, jobs: Jobs) ->
     assert client.post("/v1/studies/first/cancel").json()["state"] == "cancelled"
     assert client.get("/v1/studies").json() == []
     assert client.post("/v1/studies/first/cancel").status_code == 404
+
+
+def test_the_best_of_a_study_are_told(client: TestClient, service: Service) -> None:
+    store = create_study(service.storage, "going", {"model": "m"})
+    for level, loss in ((1, 0.5), (2, 0.25)):
+        measured = Measurement((loss,), (2.0,), 8)
+        reading = Fidelity(Split.SEARCH, 0, 0, 1)
+        genotype = Genotype((level,))
+        told = TrialLoss(genotype, 1, loss)
+        store.record([Record(genotype, reading, measured, None, 0.1)], [told])
+    store.close()
+
+    told = client.get("/v1/studies/going/best", params={"n": 1}).json()
+
+    assert [(own["levels"], own["sequences"], own["kl"]) for own in told] == [([2], 1, 0.25)]
+    assert client.get("/v1/studies/going/best", params={"n": 0}).status_code == 422
+    assert client.get("/v1/studies/nowhere/best").status_code == 400
 
 
 def test_a_finished_study_has_a_report_and_files(client: TestClient, service: Service) -> None:

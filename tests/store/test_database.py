@@ -54,7 +54,7 @@ def test_a_database_of_a_past_schema_is_brought_up_to_date(url: str, revision: s
 
     with contextlib.closing(open_study(url, "old")) as store:
         row, measured, events = store.row(), store.measurements(), store.events()
-        winner = store.document("winner")
+        winner, best = store.document("winner"), store.best(2)
         store.add_event(Event("resumed", {}))
     create_study(url, "new", {}).close()
     current = open_database(url)
@@ -68,6 +68,8 @@ def test_a_database_of_a_past_schema_is_brought_up_to_date(url: str, revision: s
     assert record.measurement == Measurement((0.1, 0.2), (2.5, 2.6), 127)
     assert events == [Event("stop", {"phase": 0})]
     assert winner == {"levels": [0, 3, 1]}
+    assert [(own.genotype, own.sequences) for own in best] == [(genotype, 2)]
+    assert best[0].loss == pytest.approx(0.15)
     assert [own.name for own in list_studies(url)] == ["new", "old"]
 
 

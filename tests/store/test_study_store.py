@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autocompress.errors import StoreError
-from autocompress.store.base import Event, Json, Record, StudyState, StudyStore
+from autocompress.store.base import Event, Json, Record, StudyState, StudyStore, TrialLoss
 from autocompress.store.study_store import create_study, list_studies, open_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
@@ -39,6 +39,7 @@ MEASUREMENTS = st.builds(
     st.integers(1, 2**31 - 1),
 )
 GENOTYPES = st.builds(Genotype, st.lists(st.integers(0, 255), max_size=8).map(tuple))
+TRIAL_LOSSES = st.builds(TrialLoss, GENOTYPES, st.integers(2, 2**31 - 1), st.floats(0, 1e9))
 SECONDS = st.floats(0, 1e9)
 RECORDS = st.one_of(
     st.builds(Record, GENOTYPES, FIDELITIES, MEASUREMENTS, st.none(), SECONDS),
@@ -109,6 +110,30 @@ def test_recording_twice_doubles_nothing(url: str, records: list[Record]) -> Non
 
     assert list(found.values()) == records
     assert n_trials == len({record.genotype for record in records})
+
+
+@LAW
+@given(st.lists(TRIAL_LOSSES, unique_by=lambda own: own.genotype, max_size=8), st.integers(0, 9))
+def test_the_best_are_those_read_furthest_with_the_least_losses(
+    url: str, losses: list[TrialLoss], n: int
+) -> None:
+    store = new_study(url)
+    for own in losses:
+        record = dataclasses.replace(SHARD, genotype=own.genotype)
+        # What was known earlier, and is told again, changes nothing.
+        earlier = dataclasses.replace(own, sequences=own.sequences - 1, loss=0.5)
+        for known in (earlier, own, earlier):
+            store.record([record], [known])
+    store.record([dataclasses.replace(FAILED, genotype=Genotype((9, 9)))])
+
+    found = store.best(n)
+    store.close()
+
+    order = sorted(losses, key=lambda own: (-own.sequences, own.loss))[:n]
+    assert [(own.sequences, own.loss) for own in found] == [
+        (own.sequences, own.loss) for own in order
+    ]
+    assert set(found) <= set(losses)
 
 
 def test_a_loss_comes_back_to_the_last_bit(store: StudyStore) -> None:

@@ -1,0 +1,69 @@
+"""Holds a study for one driver: two would record into each other's search."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from autocompress.errors import AutocompressError, DatabaseAway, StudyHeld
+from autocompress.store.claims import BEAT_SECONDS, claimant
+from autocompress.store.study_store import SqlStudyStore
+
+PATIENCE_SECONDS = 30.0
+"""As long as a driver that was asked to stop may take to do so."""
+LOOK_SECONDS: Final = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def held(store: SqlStudyStore) -> Iterator[None]:
+    """Hold a study, saying now and then that it goes on, until the end of the block.
+
+    Raises:
+        StudyHeld: If another driver holds it.
+    """
+    own = claimant()
+    _hold(store, own)
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(store, own, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    except DatabaseAway:
+        # It was waited for; this process is about to end, and is found to be gone.
+        ended.set()
+        raise
+    except BaseException:
+        ended.set()
+        store.release(own)
+        raise
+    ended.set()
+    store.release(own)
+
+
+def _hold(store: SqlStudyStore, own: str) -> None:
+    """Hold a study now, or when the driver that holds it has ended within `PATIENCE_SECONDS`."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    is_told = False
+    while True:
+        try:
+            store.hold(own)
+        except StudyHeld as error:
+            if time.monotonic() >= until:
+                raise
+            if not is_told:
+                _log.warning("%s Waiting %g s for its end.", error, PATIENCE_SECONDS)
+                is_told = True
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+
+
+def _beat(store: SqlStudyStore, own: str, ended: threading.Event) -> None:
+    # A database that stays away fails the driver too, which says so.
+    with contextlib.suppress(AutocompressError):
+        while not ended.wait(BEAT_SECONDS) and store.beat(own):
+            pass
