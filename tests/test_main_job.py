@@ -327,6 +327,25 @@ def test_a_model_streamed_from_its_checkpoint_is_searched_alike(
 
 
 @pytest.mark.slow
+def test_nodes_without_a_common_disk_build_levels_once(
+    job: Job, undisturbed: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_SHARED_LEVELS", f"file://{tmp_path}/shared")
+    first, second = Job(tmp_path / "first", job.flags), Job(tmp_path / "second", job.flags)
+
+    first.run("search", "study")
+    built = {file: file.stat().st_mtime_ns for file in (tmp_path / "shared").rglob("*.*")}
+    second.run("search", "study")
+
+    assert built == {file: file.stat().st_mtime_ns for file in (tmp_path / "shared").rglob("*.*")}
+    names = {file.name for file in built}
+    for own in (first, second):
+        assert {file.name for file in (own.folder / "cache" / "levels").rglob("*.*")} == names
+        assert own.winner("study") == job.winner("undisturbed")
+        assert own.shards("study") == job.shards("undisturbed")
+
+
+@pytest.mark.slow
 def test_a_data_free_start_leads_to_a_checkpoint_that_passes_the_gate(job: Job) -> None:
     job.run("search", "data-free", "--warm-start=weights")
 

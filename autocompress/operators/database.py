@@ -1,7 +1,8 @@
 """The level database: tensors in files that are whole or not there, addressed by what made them.
 
 A file appears at once under its name, so many processes may build and read together; what it
-holds is checked against a digest whenever it is read.
+holds is checked against a digest whenever it is read. Nodes that share no disk share levels by a
+storage that all of them reach: what a node lacks is fetched from there, once.
 """
 
 import hashlib
@@ -14,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autocompress.operators.shared_storage import SharedStorage
+
 CHECKSUM = "checksum"
 
 
@@ -23,13 +26,31 @@ def address(*parts: str) -> str:
 
 
 class LevelDatabase:
-    """Named sets of tensors of one model under one calibration."""
+    """Named sets of tensors of one model under one calibration.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: On this node; its name is the `address`.
+        shared: Where other nodes look too, or None.
+    """
+
+    def __init__(self, folder: Path, shared: SharedStorage | None = None) -> None:
         self._folder = folder
+        self._shared = shared
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """Return what was written under a name; None if nothing was, or it is not as written."""
+        """Return what was written under a name; None if nothing was, or it is not as written.
+
+        Raises:
+            EvaluationError: If the shared storage cannot be reached.
+        """
+        tensors = self._read(name)
+        if tensors is None and self._shared is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if self._shared.fetch(self._file(name)):
+                tensors = self._read(name)
+        return tensors
+
+    def _read(self, name: str) -> dict[str, Tensor] | None:
         try:
             with safe_open(self._file(name), framework="pt") as file:
                 promised = (file.metadata() or {}).get(CHECKSUM)
@@ -39,13 +60,19 @@ class LevelDatabase:
         return tensors if _checksum(tensors) == promised else None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write tensors under a name, in the place of what was there."""
+        """Write tensors under a name, in the place of what was there.
+
+        Raises:
+            EvaluationError: If the shared storage cannot be written.
+        """
         plain = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(name)
         partial = file.with_suffix(f".{os.getpid()}.partial")
         save_file(plain, partial, {CHECKSUM: _checksum(plain)})
         partial.replace(file)
+        if self._shared is not None:
+            self._shared.give(file)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"

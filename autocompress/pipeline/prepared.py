@@ -21,6 +21,7 @@ from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
 from autocompress.operators.ggml_blocks import check_packages
+from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.weight_operators import load_weight_operator
 from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.pipeline.starting import start_of
@@ -100,6 +101,7 @@ class Prepared:
             codes=self.spec.quantizer,
             zeros=self.spec.pruner,
             upstream=setting_of(self.spec.upstream),
+            shared_levels=shared_levels(),
         )
 
 
@@ -134,6 +136,9 @@ def prepare(spec: SearchSpec) -> Prepared:
             f"`engine = {imported.first.engine}` of the latency table must hold, but got "
             f"{spec.engine}."
         )
+    shared = shared_levels()
+    if shared is not None:
+        SharedStorage(shared)
     documents = text.read_documents(spec.calibration)
     tokenizer = loading.load_tokenizer(folder, spec.trust_remote_code)
     sequences = text.make_sequences(tokenizer, documents, spec.context)
@@ -185,3 +190,8 @@ def import_table(path: str, space: SearchSpace) -> LatencyTables:
 def cache_folder() -> Path:
     """Return where levels are kept for all studies: `$AUTOCOMPRESS_CACHE`, or under the home."""
     return Path(os.environ.get("AUTOCOMPRESS_CACHE", "~/.cache/autocompress")).expanduser()
+
+
+def shared_levels() -> str | None:
+    """Return the URL of what nodes without a common disk share levels by, or None."""
+    return os.environ.get("AUTOCOMPRESS_SHARED_LEVELS") or None

@@ -14,6 +14,7 @@ from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
 from autocompress.operators.levels import Levels, Operators, stored_as
+from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.statistics import dense, gather
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.operators.weight_operators import load_weight_operator
@@ -31,7 +32,9 @@ class SessionPlan:
 
     Args:
         sequences: For each split, (sequences, T) token ids.
-        levels: Folder of the level database.
+        levels: Folder of the level database, on each node.
+        shared_levels: URL of the storage through which nodes share levels; None for a folder
+            that all of them see.
         codes: Name of the operator that builds codes; `zeros`, of the one that builds zeros.
         upstream: How layers are stored while those after them are calibrated, whatever the
             size of groups; None leaves them dense.
@@ -52,6 +55,7 @@ class SessionPlan:
     codes: str = "gptq"
     zeros: str = "sparsegpt"
     upstream: WeightSetting | None = None
+    shared_levels: str | None = None
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -61,11 +65,12 @@ class SessionPlan:
         """Return the level database with what builds it.
 
         Raises:
-            SpecError: If an operator is unknown.
+            SpecError: If an operator is unknown, or no storage is meant.
         """
         names = (self.codes, self.zeros, "round-to-nearest", "ggml")
         operators = Operators(StructuredObs(), *map(load_weight_operator, names))
-        return Levels(LevelDatabase(self.levels), operators)
+        shared = None if self.shared_levels is None else SharedStorage(self.shared_levels)
+        return Levels(LevelDatabase(self.levels, shared), operators)
 
 
 class ModelSession:
