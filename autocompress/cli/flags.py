@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import autocompress
-from autocompress.cli.service_flags import Command, add_api, add_schedule, add_serve
+from autocompress.cli.service_flags import Command, add_api, add_schedule, add_serve, add_sweep
 from autocompress.errors import SpecError
 from autocompress.spec import (
     PRUNERS,
@@ -196,6 +196,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_storage(studies)
     studies.set_defaults(command=run["studies"])
 
+    add_sweep(commands, run, _add_storage)
     add_serve(commands, run, _add_storage)
     add_api(commands, run, _add_storage)
     add_schedule(commands, run, _add_storage)

@@ -114,6 +114,7 @@ def _told(kind: str, values: Values) -> str:
         "for {hardware}: nothing is timed",
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
         "{seconds:.0f} s",
+        "trial": "{study}: {outcome}",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
         "memory correction": "serving the winner holds {measured:,} bytes: searching on for "
         "{target_used:,.0f}",

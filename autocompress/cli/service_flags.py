@@ -1,4 +1,4 @@
-"""The flags of the commands that go on: `serve` and `schedule`."""
+"""The flags of the commands that go on: `sweep`, `serve`, `api` and `schedule`."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -61,6 +61,39 @@ def add_api(
     )
     add_storage(api)
     api.set_defaults(command=run["api"])
+
+
+def add_sweep(
+    commands: "argparse._SubParsersAction[Parser]",
+    run: Mapping[str, Command],
+    add_storage: Add,
+) -> None:
+    """Add `sweep`."""
+    sweep = commands.add_parser(
+        "sweep", help="run searches that differ in some settings, side by side, by Ray Tune"
+    )
+    sweep.add_argument(
+        "file", type=Path, metavar="FILE", help="YAML: a search's settings, and what may `vary`"
+    )
+    sweep.add_argument("--by", default="grid", metavar="grid", help="grid, random or tpe")
+    sweep.add_argument(
+        "--trials", type=int, default=16, metavar="16", help="searches that are drawn"
+    )
+    sweep.add_argument(
+        "--at-once", type=int, default=1, metavar="1", help="searches that run at a time"
+    )
+    sweep.add_argument("--seed", type=int, default=0, metavar="0", help="of what is drawn")
+    sweep.add_argument("--address", metavar="HOST:PORT", help="a running Ray cluster")
+    sweep.add_argument("--name", help="default: the file's name")
+    sweep.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="takes a folder of each search, and the table (default: autocompress-out/NAME)",
+    )
+    sweep.add_argument("--json", action="store_true", help="print events as JSON Lines")
+    add_storage(sweep)
+    sweep.set_defaults(command=run["sweep"])
 
 
 def add_schedule(

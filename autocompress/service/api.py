@@ -33,7 +33,7 @@ from autocompress.service.web_page import PAGE, POLICY
 from autocompress.spec import from_mapping
 from autocompress.store.base import Json, StudyRow, StudyState
 from autocompress.store.schedules import Schedule, ScheduleStore, open_schedules
-from autocompress.store.study_store import list_studies, open_study
+from autocompress.store.study_store import find_study, list_studies, open_study
 
 MOST_BODY: Final = 64 * 1024
 """Bytes of a request."""
@@ -198,9 +198,9 @@ def _add_studies(app: FastAPI, service: Service, jobs: Jobs) -> None:
 
     def find(name: Name) -> StudyRow | str:
         """Return a study, or the name of one that waits."""
-        for row in list_studies(service.storage):
-            if row.name == name:
-                return row
+        row = find_study(service.storage, name)
+        if row is not None:
+            return row
         if name in jobs.waiting:
             return name
         raise HTTPException(404, f"Unknown study {name!r}.")
@@ -423,7 +423,7 @@ def _add_state(app: FastAPI, service: Service, jobs: Jobs) -> None:
     def health() -> dict[str, Any]:
         """Say whether the database answers."""
         try:
-            list_studies(service.storage)
+            find_study(service.storage, "")
         except StoreError as error:
             raise HTTPException(503, str(error)) from error
         return {"status": "ok", "version": autocompress.__version__}

@@ -20,7 +20,7 @@ from typing import Final
 from autocompress.errors import StoreError
 from autocompress.export.render import write_texts
 from autocompress.store.base import Json
-from autocompress.store.study_store import list_studies
+from autocompress.store.study_store import find_study
 
 QUEUE: Final = ".searches"
 WAITING: Final = ".waiting.json"
@@ -96,8 +96,7 @@ class Jobs:
             StoreError: If the name is taken.
         """
         with self._changed:
-            known = {row.name for row in list_studies(self._storage)}
-            if name in known or name in self.waiting:
+            if name in self.waiting or find_study(self._storage, name) is not None:
                 raise StoreError(f"Study {name!r} exists already; choose another name.")
             self._enqueue(name, spec)
 
@@ -167,7 +166,7 @@ class Jobs:
     def _begin(self, name: str) -> "subprocess.Popen[bytes]":
         """Start a search, or go on with one that the store knows."""
         own = [f"--storage={self._storage}", f"--output={self.output(name)}", "--json"]
-        if name in {row.name for row in list_studies(self._storage)}:
+        if find_study(self._storage, name) is not None:
             command = ["resume", name, *own]
         else:
             spec = self._folder / f"{name}{WAITING}"

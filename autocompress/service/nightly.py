@@ -36,7 +36,7 @@ from autocompress.service.promotion import Candidate, Deployed, Outcome, Verdict
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Json
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore, open_schedules
-from autocompress.store.study_store import list_studies
+from autocompress.store.study_store import find_study
 
 HOOK_SECONDS: Final = 60.0
 INTERRUPTED: Final = 130
@@ -225,9 +225,8 @@ def _search(
     observer: Observer,
 ) -> tuple[Report | None, str | None]:
     """Search, or go on; return the report, and why its winner cannot be published, if so."""
-    states = {row.name: row for row in list_studies(storage)}
     try:
-        if study in states:
+        if find_study(storage, study) is not None:
             report = resume(storage, study, folder, observer)
         else:
             report = start(_begun_at(spec, deployed), storage, study, folder, observer)

@@ -342,6 +342,24 @@ def list_studies(url: str) -> list[StudyRow]:
         engine.dispose()
 
 
+def find_study(url: str, name: str) -> StudyRow | None:
+    """Return a study as stored; None if there is none of this name.
+
+    Raises:
+        StoreError: If the database cannot be opened.
+    """
+    if _is_missing(url):
+        return None
+    engine = open_database(url)
+    try:
+        with reading(engine) as connection:
+            query = study_query().where(schema.study.c.name == name)
+            row = connection.execute(query).one_or_none()
+        return None if row is None else to_study(row)
+    finally:
+        engine.dispose()
+
+
 def _is_missing(url: str) -> bool:
     file = sqlite_file(url)
     return file is not None and not file.exists()

@@ -165,7 +165,7 @@ class _Actors:
             for name, value in LOCAL_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
         else:
-            _probe(self._address)
+            probe(self._address)
         import ray
 
         if not ray.is_initialized():
@@ -233,7 +233,7 @@ def _worker_environment() -> dict[str, str]:
     return {**ONE_THREAD, "PYTHONPATH": python_path}
 
 
-def _probe(address: str) -> None:
+def probe(address: str) -> None:
     """Raise at once if nothing listens there: Ray itself would try for over a minute."""
     if address == "auto":
         return
