@@ -1,9 +1,12 @@
 # The image of all of docker-compose.yml's own services. For GPUs:
 #
 #     docker compose build --build-arg TORCH=cuda
+#
+# For Kubernetes, `kubernetes` is one of its EXTRAS more; docs/kubernetes.md.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH=cpu
+ARG EXTRAS=compressed-tensors,dashboard,postgres,service
 
 RUN useradd --create-home --uid 10001 autocompress \
     && mkdir -p /app /cache /data /models \
@@ -17,7 +20,7 @@ COPY --chown=autocompress scripts ./scripts
 RUN python -m venv /app/venv && /app/venv/bin/python scripts/install_torch.py --for "$TORCH"
 COPY --chown=autocompress autocompress ./autocompress
 RUN /app/venv/bin/python -m pip install --no-cache-dir -c constraints.txt \
-    '.[compressed-tensors,dashboard,postgres,service]'
+    ".[$EXTRAS]"
 
 ENV PATH=/app/venv/bin:$PATH AUTOCOMPRESS_CACHE=/cache HF_HOME=/cache/huggingface \
     RAY_USAGE_STATS_ENABLED=0
