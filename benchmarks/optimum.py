@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from autocompress.workers.dispatch import ONE_THREAD
+from autocompress.workers.responder import ONE_THREAD
 from benchmarks.optimum_replay import Outcome, Replay, replay
 from benchmarks.optimum_table import Table, read, record
 

@@ -1,15 +1,14 @@
 """Who works on what: hands jobs to workers of any kind and replaces the ones that die."""
 
-import pickle
 import time
-import traceback
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from autocompress.errors import AutocompressError, EvaluationError
-from autocompress.workers.base import BuildJob, Measured, Session, SessionFactory, Shard
+from autocompress.errors import EvaluationError
+from autocompress.workers.base import BuildJob, Shard
+from autocompress.workers.responder import Answer, Job, OpenJob
 
 MAX_DEATHS = 2
 """Workers that one job may cost: one can be bad luck, two are taken for the job's own doing.
@@ -17,62 +16,12 @@ MAX_DEATHS = 2
 So it is of workers that die while they load the model, one after the other.
 """
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""The environment of a worker: cores are shared out by workers, and sums keep one order."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJob:
-    """Make the session, if it is not there yet."""
-
-
-Job = OpenJob | BuildJob | Shard
-
-Answer = None | int | Measured | Exception
-"""What a worker says: for `OpenJob` None, or in place of any result the exception."""
-
 
 @dataclass(frozen=True, slots=True)
 class Death:
     """A worker ended without an answer; `cause` continues a sentence."""
 
     cause: str
-
-
-class Responder:
-    """Answers jobs inside a worker, with one session; never raises an `Exception`."""
-
-    def __init__(self, factory: SessionFactory) -> None:
-        """Keep the factory; the session is made by the first `OpenJob`."""
-        self._factory = factory
-        self._session: Session | None = None
-
-    def answer(self, job: Job) -> Answer:
-        """Do the job and return its result, or the exception in a form that can travel."""
-        try:
-            if self._session is None:
-                self._session = self._factory()
-            if isinstance(job, Shard):
-                return self._session.measure(job)
-            if isinstance(job, BuildJob):
-                return self._session.build(job)
-            return None
-        except Exception as error:  # noqa: BLE001  # One candidate's failure must not end the rest.
-            return _portable(error)
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the exception if it survives pickling, else an `EvaluationError` with its text."""
-    text = f"{type(error).__name__}: {error}"
-    if not isinstance(error, AutocompressError):
-        # A bug, then: where it happened would be lost, because pickle drops the traceback.
-        error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
-    try:
-        # Loading fails as easily as dumping: for classes whose __init__ takes other arguments.
-        copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # Our own bytes.
-    except Exception:  # noqa: BLE001  # An exception's own pickling code may raise anything.
-        return EvaluationError(text)
-    return error if type(copy) is type(error) else EvaluationError(text)
 
 
 WorkerT = TypeVar("WorkerT", bound=Hashable)

@@ -14,15 +14,8 @@ from multiprocessing.context import SpawnProcess
 from typing import cast
 
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import (
-    ONE_THREAD,
-    Answer,
-    Death,
-    Dispatcher,
-    Job,
-    Patience,
-    Responder,
-)
+from autocompress.workers.dispatch import Death, Dispatcher, Patience
+from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 Pipe = connection.Connection
 

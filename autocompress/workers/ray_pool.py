@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import autocompress
 from autocompress.errors import EngineError
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import (
-    ONE_THREAD,
-    Answer,
-    Death,
-    Dispatcher,
-    Job,
-    Patience,
-    Responder,
-)
+from autocompress.workers.dispatch import Death, Dispatcher, Patience
+from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 if TYPE_CHECKING:
     import ray
