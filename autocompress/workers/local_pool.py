@@ -14,7 +14,8 @@ from multiprocessing.context import SpawnProcess
 from typing import cast
 
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import Death, Dispatcher, Patience
+from autocompress.workers.dispatch import Death, Dispatcher
+from autocompress.workers.patience import Patience
 from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 Pipe = connection.Connection

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import autocompress
 from autocompress.errors import EngineError
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
-from autocompress.workers.dispatch import Death, Dispatcher, Patience
+from autocompress.workers.dispatch import Death, Dispatcher
+from autocompress.workers.patience import Patience
 from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 if TYPE_CHECKING:

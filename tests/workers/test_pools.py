@@ -16,8 +16,8 @@ import pytest
 from autocompress.errors import EngineError, EvaluationError, ModelError
 from autocompress.trial import Measurement
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, WorkerPool
-from autocompress.workers.dispatch import Patience
 from autocompress.workers.local_pool import LocalPool
+from autocompress.workers.patience import Patience
 from autocompress.workers.ray_pool import RayPool
 from tests.workers.toy_sessions import (
     DIES,
