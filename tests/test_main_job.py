@@ -26,6 +26,7 @@ from autocompress.trial import Fidelity, Genotype
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import make_config, write_model
 from tests.vllm_player import STAND_IN, put_on_path
+from tests.workers.clusters import ENVIRONMENT, running_cluster
 
 # Whole searches: on a busy machine each may take minutes.
 pytestmark = pytest.mark.timeout(600)
@@ -81,15 +82,20 @@ class Job:
         return dict(found)
 
 
-def kill_at(job: Job, study: str, shards: int, *flags: str) -> None:
-    """Start a search and kill it when it has measured so many shards."""
-    process = job.start("search", study, *flags)
+def wait_until_measured(job: Job, study: str, shards: int) -> None:
+    """Wait until a search has measured so many shards."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         rows = [row for row in list_studies(job.storage) if row.name == study]
         if rows and len(job.shards(study)) >= shards:
             break
         time.sleep(0.02)
+
+
+def kill_at(job: Job, study: str, shards: int, *flags: str) -> None:
+    """Start a search and kill it when it has measured so many shards."""
+    process = job.start("search", study, *flags)
+    wait_until_measured(job, study, shards)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -274,6 +280,25 @@ def test_workers_and_pools_do_not_change_the_search(
 
     assert job.winner(study) == job.winner("undisturbed")
     assert job.shards(study) == job.shards("undisturbed")
+
+
+@pytest.mark.slow
+def test_a_node_lost_in_mid_search_changes_nothing(
+    job: Job, undisturbed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with running_cluster("1,0", "1,0") as cluster:
+        flags = ("--pool=ray", f"--address={cluster.address}")
+        process = job.start("search", "lost-node", *flags)
+        wait_until_measured(job, "lost-node", len(job.shards("undisturbed")) // 3)
+
+        cluster.lose(1)
+        _, errors = process.communicate(timeout=300)
+
+    assert process.returncode == 0, errors
+    assert job.winner("lost-node") == job.winner("undisturbed")
+    assert job.shards("lost-node") == job.shards("undisturbed")
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ class WorkerPool(Protocol):
 
     A job that raises yields its exception in place of a result. A worker that dies is replaced and
     its job is given to another worker once; if that one dies too, it yields `EvaluationError`.
+    Workers lost with their node are nobody's fault: their jobs are given to others three times.
+    Where there is room for fewer workers than `n_workers`, fewer work.
     Closing, or the death of the driver, ends every worker.
     """
 

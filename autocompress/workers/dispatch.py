@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from autocompress.errors import EvaluationError
 from autocompress.workers.base import BuildJob, Shard
 from autocompress.workers.patience import Pace, Patience
-from autocompress.workers.responder import Answer, Job, OpenJob
+from autocompress.workers.responder import Answer, ArriveJob, Job, OpenJob
 
 MAX_DEATHS = 2
 """Workers that one job may cost: one can be bad luck, two are taken for the job's own doing.
@@ -17,12 +17,25 @@ MAX_DEATHS = 2
 So it is of workers that die while they load the model, one after the other.
 """
 
+MAX_LOST_NODES = 4
+"""Nodes that one job may cost, or the loading of the model.
+
+Nodes are lost by nobody's doing, several at a time. But what takes too much memory can take a
+whole node with it, and then the next.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker ended without an answer; `cause` continues a sentence."""
+    """A worker ended without an answer.
+
+    Args:
+        cause: Continues a sentence.
+        node: Names the node that it was lost with, if it was.
+    """
 
     cause: str
+    node: str | None = None
 
 
 WorkerT = TypeVar("WorkerT", bound=Hashable)
@@ -46,6 +59,32 @@ class Crew(Protocol[WorkerT]):
         """End a worker at once, also in mid-job or if it is dead already."""
 
 
+class _Toll:
+    """What a job has cost, or loading the model."""
+
+    def __init__(self) -> None:
+        self._n_workers = 0
+        # All workers of a node are lost at once, and but once.
+        self._nodes: set[str] = set()
+
+    def take(self, death: Death) -> None:
+        """Count a death."""
+        if death.node is None:
+            self._n_workers += 1
+        else:
+            self._nodes.add(death.node)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether no more may be spent on it."""
+        return self._n_workers >= MAX_DEATHS or len(self._nodes) >= MAX_LOST_NODES
+
+    def __str__(self) -> str:
+        if self._n_workers >= MAX_DEATHS:
+            return f"{self._n_workers} workers"
+        return f"{len(self._nodes)} nodes"
+
+
 class Dispatcher(Generic[WorkerT]):
     """Keeps up to `n_workers` workers busy, starting them when there is work."""
 
@@ -60,8 +99,10 @@ class Dispatcher(Generic[WorkerT]):
         self._given: dict[WorkerT, tuple[Job, float, float]] = {}
         # Every living worker, and whether its session was made.
         self._is_open: dict[WorkerT, bool] = {}
-        # What each busy worker does: the index of a job, or None for `OpenJob`.
+        # What each busy worker does: the index of a job, or None to get ready for one.
         self._busy: dict[WorkerT, int | None] = {}
+        # When any worker was last heard of.
+        self._heard = 0.0
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the job, its answer) as jobs finish.
@@ -70,7 +111,8 @@ class Dispatcher(Generic[WorkerT]):
 
         Raises:
             Exception: What the session factory raised; all workers are ended.
-            EvaluationError: If workers die while they make their sessions; likewise.
+            EvaluationError: If workers die while they make their sessions, or if no worker finds
+                room; likewise.
         """
         self._end(worker for worker, index in self._busy.items() if index is not None)
         busy = self._busy = dict.fromkeys(self._busy)
@@ -79,15 +121,16 @@ class Dispatcher(Generic[WorkerT]):
             # keeps a death that no job has caused from being counted against one.
             self._give(worker, None, OpenJob())
         pending = deque(range(len(jobs)))
-        n_deaths = [0] * len(jobs)
+        tolls = [_Toll() for _ in jobs]
+        loading = _Toll()
         n_left = len(jobs)
-        n_unopened = 0
+        self._heard = time.monotonic()
         try:
             while n_left:
                 while len(self._is_open) < min(self.n_workers, n_left):
                     worker = self._crew.start()
                     self._is_open[worker] = False
-                    self._give(worker, None, OpenJob())
+                    self._give(worker, None, ArriveJob())
                 for worker in list(self._is_open):
                     if pending and worker not in busy:
                         index = pending.popleft()
@@ -99,25 +142,27 @@ class Dispatcher(Generic[WorkerT]):
                         was_open = self._is_open[worker]
                         self._end([worker])
                         if done is not None:
-                            n_deaths[done] += 1
-                            if n_deaths[done] < MAX_DEATHS:
-                                pending.append(done)
+                            tolls[done].take(answer)
+                            if tolls[done].is_too_much:
+                                finished.append((done, _poison(jobs[done], tolls[done], answer)))
                             else:
-                                finished.append((done, _poison(jobs[done], answer)))
+                                pending.append(done)
                         elif not was_open:
-                            n_unopened += 1
-                            if n_unopened == MAX_DEATHS:
+                            loading.take(answer)
+                            if loading.is_too_much:
                                 raise EvaluationError(
-                                    f"{MAX_DEATHS} workers died while they loaded the model, and "
-                                    f"the last {answer.cause}. If memory ran out, lower --workers."
+                                    f"{loading} died while they loaded the model, and the last "
+                                    f"{answer.cause}. If memory ran out, lower --workers."
                                 )
                     elif done is not None:
                         finished.append((done, answer))
                     elif isinstance(answer, Exception):
                         raise answer
+                    elif isinstance(answer, str):
+                        self._give(worker, None, OpenJob())
                     else:
                         self._is_open[worker] = True
-                        n_unopened = 0
+                        loading = _Toll()
                 n_left -= len(finished)
                 for index, result in finished:
                     yield index, result
@@ -151,16 +196,41 @@ class Dispatcher(Generic[WorkerT]):
         came = self._crew.wait(workers, max(0.0, min(ends) - time.monotonic()))
         now = time.monotonic()
         if not came:
+            late = [worker for worker in workers if self._given[worker][2] <= now]
+            roomless = [worker for worker in late if self._is_waiting_for_room(worker)]
+            self._give_up_on(roomless, now)
             return [
-                (worker, Death(f"had no answer after {now - begun:.0f} s"))
-                for worker, (_, begun, end) in self._given.items()
-                if worker in workers and end <= now
+                (worker, Death(f"had no answer after {now - self._given[worker][1]:.0f} s"))
+                for worker in late
+                if worker not in roomless
             ]
+        self._heard = now
         for worker, answer in came:
             job, begun, _ = self._given[worker]
             if not isinstance(answer, Death | Exception):
                 self._pace.learn(job, now - begun)
         return came
+
+    def _is_waiting_for_room(self, worker: WorkerT) -> bool:
+        return isinstance(self._given[worker][0], ArriveJob)
+
+    def _give_up_on(self, workers: Sequence[WorkerT], now: float) -> None:
+        """End workers that did not come to run: nobody's fault, and others take their places.
+
+        Their node may be lost, or what they need in other hands. That may last as long as it will
+        while any worker is at work.
+
+        Raises:
+            EvaluationError: If none is, and none was heard of for as long as they may take.
+        """
+        seconds = now - self._heard
+        nobody_works = all(map(self._is_waiting_for_room, self._is_open))
+        if workers and nobody_works and seconds >= self._pace.allowed(ArriveJob()):
+            raise EvaluationError(
+                f"No worker came to run in {seconds:.0f} s: there is no room for one. "
+                "Add nodes or wait until others are done, and resume."
+            )
+        self._end(workers)
 
     def _end(self, workers: Iterator[WorkerT] | Collection[WorkerT]) -> None:
         for worker in list(workers):
@@ -170,7 +240,7 @@ class Dispatcher(Generic[WorkerT]):
             self._given.pop(worker, None)
 
 
-def _poison(job: Job, death: Death) -> EvaluationError:
+def _poison(job: Job, toll: _Toll, death: Death) -> EvaluationError:
     """Return what is said of a job that has cost its last worker."""
     match job:
         case Shard(genotypes=genotypes):
@@ -181,6 +251,6 @@ def _poison(job: Job, death: Death) -> EvaluationError:
         case _:
             what = "No session could be made"
     return EvaluationError(
-        f"{what}: {MAX_DEATHS} workers died of it, and the last {death.cause}. "
+        f"{what}: {toll} died of it, and the last {death.cause}. "
         "If memory ran out, lower --workers."
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from autocompress.workers.base import BuildJob, Shard
-from autocompress.workers.responder import Job
+from autocompress.workers.responder import ArriveJob, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +11,8 @@ class Patience:
     """How long a job may take before its worker is taken to hang.
 
     Args:
-        first: Seconds, while no job of its kind has ended: a large model takes long to load.
+        first: Seconds, while no job of its kind has ended: a large model takes long to load. Also
+            for all workers to find no room, which others may hold until they are done.
         least: Seconds, for any job.
         times: How many times as long as the slowest so far of its kind, for as much work.
     """
@@ -31,6 +32,9 @@ class Pace:
 
     def learn(self, job: Job, seconds: float) -> None:
         """Take what a job took that ended."""
+        if isinstance(job, ArriveJob):
+            # How long one worker had to wait for room tells nothing of the next.
+            return
         whole, rate = self._slowest.get(type(job), (0.0, 0.0))
         self._slowest[type(job)] = max(whole, seconds), max(rate, seconds / _work(job))
 

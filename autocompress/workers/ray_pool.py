@@ -80,6 +80,7 @@ class _Worker:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.pending: ray.ObjectRef[Answer] | None = None
+        self.is_cut_off = False
 
 
 class _Actors:
@@ -131,7 +132,17 @@ class _Actors:
 
         by_reference = {worker.pending: worker for worker in workers}
         ready, _ = ray.wait(list(by_reference), num_returns=1, timeout=seconds)
-        return [(by_reference[reference], _receive(reference)) for reference in ready]
+        found: list[tuple[_Worker, Answer | Death]] = []
+        for reference in ready:
+            worker = by_reference[reference]
+            try:
+                found.append((worker, _receive(reference, worker.is_cut_off)))
+            except ray.exceptions.ActorUnavailableError:
+                # The connection broke, most likely with the node. Ray takes a while to be sure,
+                # and would put others there meanwhile; asked again, it says what became of it.
+                worker.is_cut_off = True
+                worker.pending = worker.actor.__ray_ready__.remote()
+        return found
 
     def end(self, worker: _Worker) -> None:
         import ray
@@ -243,17 +254,29 @@ def probe(address: str) -> None:
         ) from error
 
 
-def _receive(reference: "ray.ObjectRef[Answer]") -> Answer | Death:
-    """Fetch the answer that is ready, or say how the actor ended."""
+def _receive(reference: "ray.ObjectRef[Answer]", is_cut_off: bool) -> Answer | Death:
+    """Fetch the answer that is ready, or say how the actor ended.
+
+    Args:
+        is_cut_off: Whether the connection to the actor was lost, and with it its answer.
+
+    Raises:
+        ray.exceptions.ActorUnavailableError: If that is not known yet.
+    """
     import ray
 
     try:
-        return ray.get(reference)
+        answer = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         # Raised around the call, where `Responder` cannot catch: by unpickling, say.
         return error.cause if isinstance(error.cause, Exception) else error
+    except ray.exceptions.ActorUnavailableError:
+        raise
     except ray.exceptions.RayError as error:
-        # Ray knows no exit code; what it does know stands in the midst of a page of advice.
+        # What Ray knows, but no exit code, stands in the midst of a page of advice.
+        if lost := re.search(r"node has died\. Node Id: (\w+)", str(error)):
+            return Death("was lost with its node", lost.group(1))
         found = re.search(r"Worker exit type: (\w+)", str(error))
         reason = found.group(1) if found else type(error).__name__
         return Death(f"was ended: Ray says {reason}")
+    return Death("was cut off") if is_cut_off else answer

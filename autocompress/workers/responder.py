@@ -1,6 +1,8 @@
 """What runs inside a worker of any kind: answers jobs, one after the other."""
 
+import os
 import pickle
+import socket
 import traceback
 from dataclasses import dataclass
 
@@ -12,14 +14,21 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
+class ArriveJob:
+    """Say where the worker runs: the first job, and its answer the sign that there was room."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenJob:
     """Make the session, if it is not there yet."""
 
 
-Job = OpenJob | BuildJob | Shard
+Job = ArriveJob | OpenJob | BuildJob | Shard
 
-Answer = None | int | Measured | Exception
-"""What a worker says: for `OpenJob` None, or in place of any result the exception."""
+Answer = str | None | int | Measured | Exception
+"""What a worker says: for `ArriveJob` where it runs, for `OpenJob` None, or in place of any result
+the exception.
+"""
 
 
 class Responder:
@@ -32,6 +41,8 @@ class Responder:
 
     def answer(self, job: Job) -> Answer:
         """Do the job and return its result, or the exception in a form that can travel."""
+        if isinstance(job, ArriveJob):
+            return _place()
         try:
             if self._session is None:
                 self._session = self._factory()
@@ -42,6 +53,13 @@ class Responder:
             return None
         except Exception as error:  # noqa: BLE001  # One candidate's failure must not end the rest.
             return _portable(error)
+
+
+def _place() -> str:
+    """Return machine, process and, if it was given some, GPUs of this worker."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    place = f"{socket.gethostname()} {os.getpid()}"
+    return f"{place} GPU {gpus}" if gpus else place
 
 
 def _portable(error: Exception) -> Exception:

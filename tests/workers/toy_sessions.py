@@ -10,7 +10,7 @@ from autocompress.errors import ModelError
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 from autocompress.workers.base import BuildJob, Measured, Session, Shard
 
-RAISES, RAISES_UNPICKLABLE, DIES_ONCE, DIES, HANGS, MEETS = range(200, 206)
+RAISES, RAISES_UNPICKLABLE, DIES_ONCE, DIES, HANGS, MEETS, WAITS = range(200, 207)
 
 
 class UnpicklableError(Exception):
@@ -24,6 +24,13 @@ class UnpicklableError(Exception):
 def shard(level: int) -> Shard:
     """Return a shard that a toy session answers as `level` says."""
     return Shard((Genotype((level,)),), Fidelity(Split.SEARCH, draw=0, first=0, sequences=1))
+
+
+def wait_to_go(marks: Path) -> None:
+    """Leave a mark and wait until the folder holds `go`."""
+    (marks / f"{os.getpid()}.waits").touch()
+    while not (marks / "go").exists():
+        threading.Event().wait(0.01)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class ToySession:
             (self.marks / f"{os.getpid()}.meets").touch()
             while len(list(self.marks.glob("*.meets"))) < 2:
                 threading.Event().wait(0.01)
+        if level == WAITS:
+            wait_to_go(self.marks)
         threads = int(os.environ["OMP_NUM_THREADS"])
         return (Measurement((float(level),), (0.0,), threads),)
 
@@ -67,6 +76,18 @@ class ToyFactory:
 
     def __call__(self) -> Session:
         """Make one."""
+        return ToySession(self.marks)
+
+
+@dataclass(frozen=True)
+class WaitingFactory:
+    """Takes its time, as a large model does, until the folder holds `go`."""
+
+    marks: Path
+
+    def __call__(self) -> Session:
+        """Wait and make a toy session."""
+        wait_to_go(self.marks)
         return ToySession(self.marks)
 
 
