@@ -287,7 +287,7 @@ def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
 
         # A cluster knows how many it holds; this machine may be but where its driver runs.
         wanted = spec.workers if spec.address else n_workers
-        pool = RayPool(plan, wanted, spec.address, min(1.0, len(gpus) / n_workers))
+        pool = RayPool(plan, wanted, spec.address, None if gpus else 0.0)
     elif len(gpus) > 1:
         # To each worker its GPU is the only one, and so the one that `cuda` names.
         own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]

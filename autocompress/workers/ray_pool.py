@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +14,7 @@ from autocompress.errors import EngineError
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
 from autocompress.workers.dispatch import Death, Dispatcher
 from autocompress.workers.patience import Patience
+from autocompress.workers.placement import largest_share, room
 from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class RayPool:
     Args:
         n_workers: None takes as many as the cluster holds.
         address: `host:port` of a running cluster to join; None starts Ray on this machine.
-        gpus_per_worker: A share that Ray counts, but does not enforce.
+        gpus_per_worker: A share that Ray counts, but does not enforce. None takes as large a
+            part of one GPU as leaves room for all workers: a whole one wherever there are enough.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class RayPool:
         factory: SessionFactory,
         n_workers: int | None,
         address: str | None,
-        gpus_per_worker: float = 0.0,
+        gpus_per_worker: float | None = 0.0,
         patience: Patience | None = None,
     ) -> None:
         """Start nothing yet, unless the cluster has to be asked how many workers it holds."""
@@ -91,7 +93,7 @@ class _Actors:
         factory: SessionFactory,
         n_workers: int | None,
         address: str | None,
-        gpus_per_worker: float,
+        gpus_per_worker: float | None,
     ) -> None:
         self._factory = factory
         self._n_workers = n_workers
@@ -102,20 +104,9 @@ class _Actors:
 
     def count_workers(self) -> int:
         """Return how many workers the cluster holds."""
-        import ray
-
         if self._actor_class is None:
             self._actor_class = self._join()
-        held = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray left it so.
-        places = held.get("CPU", 0.0)
-        if self._gpus_per_worker:
-            places = min(places, held.get("GPU", 0.0) / self._gpus_per_worker)
-        if places < 1:
-            raise EngineError(
-                "The Ray cluster holds no worker: none of its nodes has a CPU to give, or a GPU "
-                "where one is wanted."
-            )
-        return int(places)
+        return room(_nodes(), self._share())
 
     def start(self) -> _Worker:
         if self._actor_class is None:
@@ -178,7 +169,7 @@ class _Actors:
         self._check_capacity()
         options = ray.remote(
             num_cpus=1,
-            num_gpus=self._gpus_per_worker,
+            num_gpus=self._share(),
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": _worker_environment()},
@@ -210,24 +201,35 @@ class _Actors:
             raise EngineError(f"Ray {where} could not be started or joined: {reason}") from error
         self._is_joined = True
 
+    def _share(self) -> float:
+        """Return how much of a GPU each worker gets."""
+        if self._gpus_per_worker is not None:
+            return self._gpus_per_worker
+        return largest_share(_nodes(), self._n_workers or 1)
+
     def _check_capacity(self) -> None:
         """Raise instead of waiting forever for workers that no node will ever hold."""
-        import ray
-
-        held = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray left it so.
-        if self._n_workers is None:
-            return
-        wanted = {"CPU": float(self._n_workers), "GPU": self._gpus_per_worker * self._n_workers}
-        lacking = [
-            f"{amount:g} {name} (it has {held.get(name, 0.0):g})"
-            for name, amount in wanted.items()
-            if amount > held.get(name, 0.0)
-        ]
-        if lacking:
+        share = self._share()
+        held = room(_nodes(), share)
+        if held == 0:
             raise EngineError(
-                f"{self._n_workers} workers need more than the Ray cluster has: "
-                f"{', '.join(lacking)}. Lower --workers."
+                "The Ray cluster holds no worker: none of its nodes has a CPU to give, or a GPU "
+                "where one is wanted."
             )
+        if self._n_workers is not None and self._n_workers > held:
+            each = f"a CPU and {share:g} GPU" if share else "a CPU"
+            raise EngineError(
+                f"The Ray cluster holds {held} workers, each with {each} of one node, but got "
+                f"{self._n_workers}. Lower --workers."
+            )
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    """Return what each living node has to give."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray left it so.
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _worker_environment() -> dict[str, str]:

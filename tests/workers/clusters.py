@@ -1,8 +1,9 @@
 """Ray clusters of several nodes on this machine, which lose nodes as machines are lost.
 
 `python clusters.py CPUS,GPUS ...` starts such a cluster, one node each and a head that holds
-nothing, and prints its address and its nodes' processes. It answers every line of its standard
-input with the number of living nodes, and ends with it. GPUs are declared: none need be there.
+nothing, and prints its address and its nodes' processes. On its standard input, with which it
+ends, it takes further nodes, and answers every line with the number of living ones. GPUs are
+declared: none need be there.
 """
 
 import contextlib
@@ -35,16 +36,20 @@ class RunningCluster:
     environment: Mapping[str, str]
     raylets: Sequence[int]
     """For each node the process that its workers descend from."""
-    count_nodes: Callable[[], int]
-    """Tells how many nodes Ray takes to be alive, the head among them."""
+    ask: Callable[[str], int]
+    """Adds a node, if one is named; tells how many Ray takes to be alive, the head among them."""
+
+    def add(self, node: str) -> None:
+        """Start a further node."""
+        self.ask(node)
 
     def lose(self, node: int) -> None:
         """Kill all processes of a node at once; return when Ray knows."""
-        before = self.count_nodes()
+        before = self.ask("")
         raylet = psutil.Process(self.raylets[node])
         for process in [raylet, *raylet.children(recursive=True)]:
             process.kill()
-        while self.count_nodes() == before:
+        while self.ask("") == before:
             threading.Event().wait(0.1)
 
 
@@ -65,14 +70,14 @@ def running_cluster(*nodes: str) -> Iterator[RunningCluster]:
         assert asking is not None
         assert answering is not None
 
-        def count_nodes() -> int:
-            asking.write("\n")
+        def ask(node: str) -> int:
+            asking.write(f"{node}\n")
             asking.flush()
             return int(answering.readline())
 
         try:
             told = json.loads(answering.readline())
-            yield RunningCluster(told["address"], environment, told["raylets"], count_nodes)
+            yield RunningCluster(told["address"], environment, told["raylets"], ask)
         finally:
             asking.close()
             keeper.wait()
@@ -80,7 +85,7 @@ def running_cluster(*nodes: str) -> Iterator[RunningCluster]:
 
 
 def main() -> None:
-    # Imported here: what imports this module may not want Ray in its process yet.
+    # Imported here: Ray reads the environment, and tests that import this module have another.
     import ray
     from ray.cluster_utils import Cluster
 
@@ -88,14 +93,20 @@ def main() -> None:
     answering, sys.stdout = sys.stdout, sys.stderr
     cluster = Cluster()
     cluster.add_node(num_cpus=0, include_dashboard=False)
-    raylets = []
-    for cpus, gpus in (map(int, node.split(",")) for node in sys.argv[1:]):
-        node = cluster.add_node(num_cpus=cpus, num_gpus=gpus)
-        raylets.append(node.all_processes["raylet"][0].process.pid)
-    print(json.dumps({"address": cluster.address, "raylets": raylets}), file=answering, flush=True)
+
+    def add(node: str) -> int:
+        cpus, gpus = map(int, node.split(","))
+        started = cluster.add_node(num_cpus=cpus, num_gpus=gpus)
+        raylet: int = started.all_processes["raylet"][0].process.pid
+        return raylet
+
+    told = {"raylets": [add(node) for node in sys.argv[1:]], "address": cluster.address}
+    print(json.dumps(told), file=answering, flush=True)
     ray.init(address=cluster.address, log_to_driver=False)
-    # Ray has left its own functions without types.
-    for _ in sys.stdin:
+    for line in map(str.strip, sys.stdin):
+        if line:
+            add(line)
+        # Ray has left its own functions without types.
         nodes = ray.nodes()  # type: ignore[no-untyped-call]
         print(sum(node["Alive"] for node in nodes), file=answering, flush=True)
     ray.shutdown()

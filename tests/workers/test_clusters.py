@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,41 @@ def test_a_node_lost_with_its_workers_costs_no_shard_and_doubles_none(
     assert dict(found["answers"]) == undisturbed
     # The cluster holds no more, and the run did not wait for more.
     assert found["workers"] == 2
+
+
+def test_a_node_that_comes_back_works_again(tmp_path: Path) -> None:
+    with running_cluster("2,0", "2,0") as cluster:
+        driver = start(cluster, "measuring", tmp_path)
+        wait_for_marks(tmp_path, "*.waits", 4)
+        cluster.lose(1)
+        cluster.add("2,0")
+        # The two that are left have yet to answer: others were given what was lost.
+        wait_for_marks(tmp_path, "*.waits", 6)
+        (tmp_path / "go").touch()
+        found = told(driver)
+
+    indices = [index for index, _ in found["answers"]]
+    assert sorted(indices) == list(range(len(SHARDS)))
+
+
+def test_workers_share_gpus_as_they_were_told(tmp_path: Path) -> None:
+    with running_cluster("3,1", "3,1") as cluster:
+        found = told(start(cluster, "placing", tmp_path))
+
+    refused = found.pop("three of six tenths")
+    sessions = {
+        name: Counter((place["node"], *place["gpus"]) for place in own["places"])
+        for name, own in found.items()
+    }
+    assert all(own["asked"] == own["at once"] == len(own["places"]) for own in found.values())
+    assert sorted(sessions["halves"].values()) == [2, 2]
+    # One session a device, as also where nothing was said.
+    assert sorted(sessions["wholes"].values()) == [1, 1]
+    assert sorted(sessions["by themselves"].values()) == [1, 1]
+    assert sorted(sessions["three of any"].values()) == [1, 2]
+    # CUDA is shown that one device, by its name on its own node.
+    assert {place["cuda"] for own in found.values() for place in own["places"]} == {"0"}
+    assert refused == (
+        "The Ray cluster holds 2 workers, each with a CPU and 0.6 GPU of one node, but got 3. "
+        "Lower --workers."
+    )
