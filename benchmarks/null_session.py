@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autocompress.trial import Measurement
-from autocompress.workers.base import BuildJob, Measured, Session, Shard
+from autocompress.workers.base import BuildJob, Measured, Session, Shard, Utilisation
 
 
 def recorded(shard: Shard) -> Measured:
@@ -55,6 +55,10 @@ class NullPool:
             self.asked.append(list(shards))
         for index, shard in enumerate(shards):
             yield index, recorded(shard)
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Tell of no workers."""
+        return ()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from autocompress.cli import commands, flags
 from autocompress.cli.observers import Lines
+from autocompress.pipeline.observer import Figure
 
 
 @pytest.fixture
@@ -287,6 +289,22 @@ def test_told_events_are_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert [event["event"] for event in events] == ["study", "stage", "measured"]
     assert {event["study"] for event in events} == {"first"}
     assert all(datetime.fromisoformat(event["at"]).tzinfo is not None for event in events)
+
+
+@pytest.mark.parametrize(
+    ("shares", "line"),
+    [((), ""), ((0.934, 0.5, 0.7), "3 workers, busy 50% to 93% of the search\n")],
+)
+def test_workers_are_told_of_in_one_line(
+    capsys: pytest.CaptureFixture[str], shares: Sequence[float], line: str
+) -> None:
+    rows: list[dict[str, Figure]] = [
+        {"worker": "here 1", "jobs": 12, "busy": busy} for busy in shares
+    ]
+
+    Lines(as_json=False).tell("workers", {"workers": rows})
+
+    assert capsys.readouterr().out == line
 
 
 def test_an_evaluation_names_all_that_cannot_be_meant(

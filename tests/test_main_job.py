@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -149,6 +150,10 @@ def test_search_ends_no_worse_than_its_baselines(job: Job, undisturbed: tuple[st
 
     for baseline in report["baselines"].values():
         assert report["loss"]["kl"] <= 1.1 * baseline["kl"]
+
+
+def test_search_tells_how_busy_its_workers_were(undisturbed: tuple[str, str]) -> None:
+    assert re.search(r"^2 workers, busy \d+% to \d+% of the search$", undisturbed[0], re.M)
 
 
 def test_checkpoint_answers_in_a_process_that_knows_nothing_of_us(

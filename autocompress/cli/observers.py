@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NoReturn
 
 from tqdm import tqdm
 
-Values = Mapping[str, bool | int | float | str | None]
+from autocompress.pipeline.observer import Figure, Values
 
 
 class Lines:
@@ -84,8 +84,8 @@ class Bar:
     def tell(self, kind: str, values: Values) -> None:
         """Show the figures beside the bar, or print them above it."""
         if kind == "generation" and self._bar is not None:
-            self._bar.n = int(values["generation"] or 0)
-            self._bar.total = max(int(values["generations"] or 0), self._bar.n)
+            self._bar.n = _count(values["generation"])
+            self._bar.total = max(_count(values["generations"]), self._bar.n)
             self._bar.set_postfix_str(
                 f"KL {values['loss']:.4f}, {_predicted(values)}{values['tokens']:,} tokens"
             )
@@ -116,11 +116,14 @@ def _told(kind: str, values: Values) -> str:
         "{seconds:.0f} s",
         "trial": "{study}: {outcome}",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
+        "workers": "{busy}",
         "memory correction": "serving the winner holds {measured:,} bytes: searching on for "
         "{target_used:,.0f}",
         "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
     }
     told = dict(values) | {"predicted": _predicted(values)}
+    if kind == "workers":
+        told["busy"] = _busy(values["workers"])
     if kind == "measured":
         target = values.get("target")
         told["target"] = "" if target is None else f", target {target:g}x"
@@ -130,3 +133,14 @@ def _told(kind: str, values: Values) -> str:
 def _predicted(values: Values) -> str:
     speedup = values.get("predicted_speedup")
     return "" if speedup is None else f"predicted {speedup:.2f}x, "
+
+
+def _busy(rows: Figure | Sequence[Mapping[str, Figure]]) -> str:
+    if not isinstance(rows, list) or not rows:
+        return ""
+    shares = [float(row["busy"] or 0.0) for row in rows]
+    return f"{len(rows)} workers, busy {min(shares):.0%} to {max(shares):.0%} of the search"
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,7 +1,12 @@
 """Who is told how a search goes; `cli` draws it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
+
+Figure = bool | int | float | str | None
+
+Values = Mapping[str, Figure | Sequence[Mapping[str, Figure]]]
+"""The figures of an event; one that is told of several things has a row for each."""
 
 
 class Observer(Protocol):
@@ -13,5 +18,5 @@ class Observer(Protocol):
     def advance(self, done: int, total: int) -> None:
         """Say how far the present stage has come; `total` 0 is unknown."""
 
-    def tell(self, kind: str, values: Mapping[str, bool | int | float | str | None]) -> None:
+    def tell(self, kind: str, values: Values) -> None:
         """Say something that happened, with its figures."""

@@ -232,6 +232,7 @@ def _run(
             room,
             observer,
         )
+        observer.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
         observer.stage("report text")
         standings = measure_standings(prepared, found, driver)
         observer.stage("export and gate")

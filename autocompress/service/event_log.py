@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from autocompress.pipeline.observer import Values
+
 PROGRESS_SECONDS = 10.0
 
 
@@ -33,7 +35,7 @@ class EventLog:
             self._last = now
             self.tell("progress", {"stage": self._stage, "done": done, "total": total})
 
-    def tell(self, kind: str, values: Mapping[str, bool | int | float | str | None]) -> None:
+    def tell(self, kind: str, values: Values) -> None:
         """Write what happened."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "event": kind, **self._names, **values}

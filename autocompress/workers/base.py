@@ -26,6 +26,22 @@ class BuildJob:
     layers: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """What one worker has done, or did until it died.
+
+    Args:
+        worker: Machine, process and, if it was given some, GPUs.
+        jobs: Builds and shards that it answered.
+        busy: The share of its time, while there was work, from being given a job to its answer's
+            being taken.
+    """
+
+    worker: str
+    jobs: int
+    busy: float
+
+
 class Session(Protocol):
     """One loaded model in one worker."""
 
@@ -62,6 +78,9 @@ class WorkerPool(Protocol):
 
     def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
         """Yield (index of the shard, its measurements or the exception), as shards finish."""
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Return what each worker has done so far, also after the pool was closed."""
 
     def close(self) -> None:
         """End all workers; may be called twice."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from autocompress.errors import EvaluationError
-from autocompress.workers.base import BuildJob, Shard
+from autocompress.workers.base import BuildJob, Shard, Utilisation
 from autocompress.workers.patience import Pace, Patience
 from autocompress.workers.responder import Answer, ArriveJob, Job, OpenJob
+from autocompress.workers.timesheet import Timesheet
 
 MAX_DEATHS = 2
 """Workers that one job may cost: one can be bad luck, two are taken for the job's own doing.
@@ -103,6 +104,7 @@ class Dispatcher(Generic[WorkerT]):
         self._busy: dict[WorkerT, int | None] = {}
         # When any worker was last heard of.
         self._heard = 0.0
+        self._timesheet = Timesheet()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Answer]]:
         """Yield (index of the job, its answer) as jobs finish.
@@ -125,6 +127,7 @@ class Dispatcher(Generic[WorkerT]):
         loading = _Toll()
         n_left = len(jobs)
         self._heard = time.monotonic()
+        self._timesheet.begin_run()
         try:
             while n_left:
                 while len(self._is_open) < min(self.n_workers, n_left):
@@ -159,6 +162,7 @@ class Dispatcher(Generic[WorkerT]):
                     elif isinstance(answer, Exception):
                         raise answer
                     elif isinstance(answer, str):
+                        self._timesheet.arrive(worker, answer)
                         self._give(worker, None, OpenJob())
                     else:
                         self._is_open[worker] = True
@@ -178,9 +182,17 @@ class Dispatcher(Generic[WorkerT]):
             if self._busy is busy:
                 self.close()
             raise
+        finally:
+            if self._busy is busy:
+                self._timesheet.end_run()
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Return what each worker has done so far."""
+        return self._timesheet.utilisation()
 
     def close(self) -> None:
         """End all workers; a later run would start new ones."""
+        self._timesheet.end_run()
         self._busy = {}
         self._end(self._is_open)
 
@@ -199,15 +211,19 @@ class Dispatcher(Generic[WorkerT]):
             late = [worker for worker in workers if self._given[worker][2] <= now]
             roomless = [worker for worker in late if self._is_waiting_for_room(worker)]
             self._give_up_on(roomless, now)
-            return [
+            came = [
                 (worker, Death(f"had no answer after {now - self._given[worker][1]:.0f} s"))
                 for worker in late
                 if worker not in roomless
             ]
-        self._heard = now
+        else:
+            self._heard = now
         for worker, answer in came:
             job, begun, _ = self._given[worker]
-            if not isinstance(answer, Death | Exception):
+            is_death = isinstance(answer, Death)
+            if isinstance(job, BuildJob | Shard):
+                self._timesheet.add(worker, now - begun, jobs=0 if is_death else 1)
+            if not is_death and not isinstance(answer, Exception):
                 self._pace.learn(job, now - begun)
         return came
 
@@ -235,6 +251,7 @@ class Dispatcher(Generic[WorkerT]):
     def _end(self, workers: Iterator[WorkerT] | Collection[WorkerT]) -> None:
         for worker in list(workers):
             self._crew.end(worker)
+            self._timesheet.leave(worker)
             self._is_open.pop(worker, None)
             self._busy.pop(worker, None)
             self._given.pop(worker, None)

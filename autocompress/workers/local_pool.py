@@ -13,7 +13,7 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import cast
 
-from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
+from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard, Utilisation
 from autocompress.workers.dispatch import Death, Dispatcher
 from autocompress.workers.patience import Patience
 from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
@@ -53,6 +53,10 @@ class LocalPool:
     def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
         """Yield (index of the shard, its measurements or the exception), as shards finish."""
         return cast(Iterator[tuple[int, Measured | Exception]], self._dispatcher.run(shards))
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Return what each worker has done so far, also after the pool was closed."""
+        return self._dispatcher.utilisation()
 
     def close(self) -> None:
         """End all workers; may be called twice."""

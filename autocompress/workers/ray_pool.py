@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import autocompress
 from autocompress.errors import EngineError
-from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard
+from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard, Utilisation
 from autocompress.workers.dispatch import Death, Dispatcher
 from autocompress.workers.patience import Patience
 from autocompress.workers.placement import largest_share, room
@@ -69,6 +69,10 @@ class RayPool:
     def measure(self, shards: Sequence[Shard]) -> Iterator[tuple[int, Measured | Exception]]:
         """Yield (index of the shard, its measurements or the exception), as shards finish."""
         return cast(Iterator[tuple[int, Measured | Exception]], self._dispatcher.run(shards))
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Return what each worker has done so far, also after the pool was closed."""
+        return self._dispatcher.utilisation()
 
     def close(self) -> None:
         """End all workers, and Ray if this pool started or joined it; may be called twice."""

@@ -10,7 +10,7 @@ from autocompress.search.base import Batch, Strategy
 from autocompress.spaces.cost import AdditiveCost, Constraint, under
 from autocompress.spaces.making import make_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Trial
-from autocompress.workers.base import BuildJob, Measured, Shard
+from autocompress.workers.base import BuildJob, Measured, Shard, Utilisation
 
 SPACE = make_space(3, 2, 192, depth=True, width=True, ffn_step=64, ffn_levels=2)
 # Attention goes from two groups to one to none, an MLP from 192 columns to 128, 64 and 0.
@@ -112,6 +112,10 @@ class SynchronousPool:
         if genotype != self.nonsense:
             return known
         return Measurement((math.nan,) * len(known.kl), known.nll, known.tokens)
+
+    def utilisation(self) -> tuple[Utilisation, ...]:
+        """Tell of no workers."""
+        return ()
 
     def close(self) -> None:
         """Nothing is held."""

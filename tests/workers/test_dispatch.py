@@ -80,7 +80,8 @@ def _answer(worker: int, job: Job) -> Answer:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     own = Clock()
-    monkeypatch.setattr("autocompress.workers.dispatch.time", own)
+    for module in ("dispatch", "timesheet"):
+        monkeypatch.setattr(f"autocompress.workers.{module}.time", own)
     return own
 
 
@@ -165,3 +166,33 @@ def test_a_job_that_takes_node_after_node_fails_alone(
     failed = [index for index, answer in answers.items() if isinstance(answer, Exception)]
     assert failed == ([5] if fails else [])
     assert not fails or "4 nodes died of it" in str(answers[5])
+
+
+def test_a_worker_is_busy_while_it_has_a_job_and_there_is_a_run(clock: Clock) -> None:
+    dispatcher = Dispatcher(ToldCrew(clock, room=lambda now: 1, seconds=10.0), 1, PATIENCE)
+    list(dispatcher.run(JOBS))
+    clock.now += 1000.0
+
+    # In each run one answer, that the session is there, is none to a job.
+    list(dispatcher.run(JOBS))
+
+    (found,) = dispatcher.utilisation()
+    assert (found.worker, found.jobs) == ("place 0", 24)
+    assert found.busy == pytest.approx(240 / 260)
+
+
+def test_what_a_worker_did_is_told_when_it_is_dead(clock: Clock) -> None:
+    def fate(worker: int, job: Job) -> Death | None:
+        return Death("fell") if (worker, job) == (0, JOBS[3]) else None
+
+    crew = ToldCrew(clock, room=lambda now: 1, seconds=10.0, fate=fate)
+    dispatcher = Dispatcher(crew, 1, PATIENCE)
+    list(dispatcher.run(JOBS))
+    dispatcher.close()
+
+    first, second = dispatcher.utilisation()
+
+    # The fourth job, of which it died, kept it busy as well.
+    assert (first.jobs, second.jobs) == (3, 9)
+    assert first.busy == pytest.approx(40 / 50)
+    assert second.busy == pytest.approx(90 / 100)

@@ -250,6 +250,19 @@ def test_workers_live_from_run_to_run(make_pool: MakePool, tmp_path: Path) -> No
     assert worker_pids(pool) == worker_pids(pool)
 
 
+def test_a_pool_tells_what_each_of_its_workers_did(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool(ToyFactory(tmp_path), 2)
+    list(pool.measure([shard(1), shard(DIES_ONCE), shard(2), shard(3)]))
+
+    found = pool.utilisation()
+
+    assert sum(own.jobs for own in found) == 4
+    assert all(0.0 <= own.busy <= 1.0 for own in found)
+    # One of them died.
+    assert len({own.worker for own in found}) == len(found) >= 2
+    assert all(own.worker.startswith(f"{socket.gethostname()} ") for own in found)
+
+
 def test_closing_twice_leaves_no_worker(make_pool: MakePool, tmp_path: Path) -> None:
     pool = make_pool(ToyFactory(tmp_path), 2)
     pids = worker_pids(pool)
