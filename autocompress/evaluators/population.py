@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autocompress.errors import EvaluationError
+from autocompress.evaluators.out_of_memory import is_out_of_memory, out_of_memory
 from autocompress.evaluators.teacher import Teacher, losses, summarize
 from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
@@ -26,6 +28,8 @@ from autocompress.trial import Fidelity, Genotype, Measurement, Split
 # next tensor, page by page: a fifth of the time of a small model. It keeps up to twice the largest
 # block, itself of up to 32 MiB, that was ever mapped and freed.
 LARGEST_MAPPED = 2**25 - 2**16
+HALVINGS = 8
+"""How often what is held at a time may be halved where memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,16 @@ class EvaluatorLimits:
     states_bytes: int = 2**28
     tokens_at_once: int = 2048
     logits_at_once: int = 2**24
+
+    def halved(self) -> "EvaluatorLimits":
+        """Return half as much of all that is held at a time."""
+        return EvaluatorLimits(
+            self.teacher_tokens,
+            self.teacher_bytes // 2,
+            self.states_bytes // 2,
+            self.tokens_at_once // 2,
+            self.logits_at_once // 2,
+        )
 
 
 @dataclass(slots=True)
@@ -90,9 +104,42 @@ class PopulationEvaluator:
         if self._device.type == "cpu":
             torch.empty(LARGEST_MAPPED, dtype=torch.uint8)
 
-    @torch.inference_mode()
     def measure(self, genotypes: Sequence[Genotype], fidelity: Fidelity) -> list[Measurement]:
-        """Measure each candidate; KL and likelihood in nats a token over T - 1 positions."""
+        """Measure each candidate; KL and likelihood in nats a token over T - 1 positions.
+
+        Where memory runs out, half as much is held at a time, again and again: losses are the same
+        but for the order in which a matrix product adds.
+
+        Raises:
+            EvaluationError: If it runs out all the same.
+        """
+        usual, reason = self._limits, ""
+        try:
+            for _ in range(HALVINGS):
+                found = self._try(genotypes, fidelity)
+                if not isinstance(found, str):
+                    return found
+                reason = found
+                self._limits = self._limits.halved()
+                # What did not fit is no longer referred to: the handler that did so has ended.
+                self._teachers.clear()
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+        finally:
+            self._limits = usual
+        raise EvaluationError(out_of_memory(" ".join(own.key for own in genotypes), reason))
+
+    def _try(self, genotypes: Sequence[Genotype], fidelity: Fidelity) -> list[Measurement] | str:
+        """Return the measurements, or what was said where memory ran out."""
+        try:
+            return self._measured(genotypes, fidelity)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return str(error)
+
+    @torch.inference_mode()
+    def _measured(self, genotypes: Sequence[Genotype], fidelity: Fidelity) -> list[Measurement]:
         rows = self._rows(fidelity)
         found = _Losses(len(genotypes), len(rows))
         # Siblings in a row: where memory cuts the population, their common prefix stays whole.

@@ -1,6 +1,6 @@
 """One loaded model in one worker: builds levels and measures shards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from autocompress.errors import EvaluationError
+from autocompress.evaluators.out_of_memory import is_out_of_memory, out_of_memory
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
 from autocompress.models.loading import in_fast_numbers, load_model
 from autocompress.models.streaming import Checkpoint
@@ -94,7 +95,11 @@ class ModelSession:
         self._device = device
 
     def build(self, job: BuildJob) -> int:
-        """Build what the database lacks of the sites of some layers; return how many levels."""
+        """Build what the database lacks of the sites of some layers; return how many levels.
+
+        Raises:
+            EvaluationError: If memory runs out.
+        """
         missing = [
             index
             for index, site in enumerate(self._space.sites)
@@ -102,6 +107,15 @@ class ModelSession:
         ]
         if not missing:
             return 0
+        try:
+            return self._built(missing)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            layers = f"the levels of layers {', '.join(map(str, job.layers))}"
+            raise EvaluationError(out_of_memory(layers, str(error))) from None
+
+    def _built(self, missing: Sequence[int]) -> int:
         sequences = self._text[:CALIBRATION_SEQUENCES].to(self._device)
         built = 0
         for index, statistics in gather(self._shaped, missing, sequences, self._upstream):
@@ -121,7 +135,7 @@ class ModelSession:
 
         Raises:
             EvaluationError: If the loss of the only candidate is not finite, with the site that
-                makes it so.
+                makes it so; or if memory runs out however little is measured at a time.
         """
         measured = tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))
         if len(measured) == 1 and not measured[0].is_finite:

@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from autocompress.errors import EvaluationError
+from autocompress.evaluators.out_of_memory import is_out_of_memory
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
 from autocompress.models.surgery import Level, ShapedModel
 from autocompress.models.text import draw_order
 from autocompress.spaces.base import Choice, Site, SiteKind
+from autocompress.spaces.settings import CacheSetting
 from autocompress.trial import Fidelity, Genotype, Measurement, Split, join
 from tests.tiny_models import (
     VOCABULARY,
@@ -263,3 +266,74 @@ def test_a_loss_that_is_not_finite_has_a_site_and_a_level_to_blame(
         f"The loss of {broken.key} is not finite: layer 1 mlp, width 16/48, makes numbers that "
         "are not, in float32; try --dtype float32."
     )
+
+
+def let_memory_hold(own: Rig, tokens: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let a site run out of memory where a batch has more tokens; return what was tried."""
+    stepper = own.evaluator._stepper
+    tried: list[int] = []
+    run = stepper.run
+
+    def limited(index: int, states: torch.Tensor, *more: CacheSetting) -> torch.Tensor:
+        tried.append(states.shape[0] * states.shape[1])
+        if tried[-1] > tokens:
+            torch.empty(2**60)
+        return run(index, states, *more)
+
+    monkeypatch.setattr(stepper, "run", limited)
+    return tried
+
+
+def test_where_memory_runs_out_half_as_much_is_measured_at_a_time(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = rig(tiny_models).evaluator.measure(CANDIDATES, FIRST)
+    own = rig(tiny_models)
+    tried = let_memory_hold(own, 2 * CONTEXT, monkeypatch)
+
+    found = own.evaluator.measure(CANDIDATES, FIRST)
+
+    assert max(tried) > 2 * CONTEXT
+    for measured, wanted in zip(found, expected, strict=True):
+        assert measured.kl == pytest.approx(wanted.kl, rel=1e-4, abs=1e-6)
+    # The next shard is measured as every worker measures it.
+    tried.clear()
+    own.evaluator.measure(CANDIDATES, FIRST)
+    assert max(tried) > 2 * CONTEXT
+
+
+def test_what_fits_in_no_memory_fails_with_its_cause(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = rig(tiny_models)
+    let_memory_hold(own, 0, monkeypatch)
+
+    with pytest.raises(EvaluationError) as refused:
+        own.one(CANDIDATES[0], FIRST)
+
+    said = str(refused.value)
+    assert said.startswith(f"Memory ran out for {CANDIDATES[0].key}: ")
+    assert "can't allocate memory" in said
+    assert said.endswith("(the layers' weights that a worker holds).")
+    assert "\n" not in said
+
+
+def test_another_failure_is_not_taken_for_a_lack_of_memory(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = rig(tiny_models)
+
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(own.evaluator._stepper, "run", broken)
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        own.one(CANDIDATES[0], FIRST)
+
+
+def test_torch_and_python_say_that_memory_ran_out() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("no"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
