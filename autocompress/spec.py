@@ -61,6 +61,14 @@ PRUNERS: Final = ("sparsegpt", "wanda", "magnitude")
 COUNTED_BITS: Final = ("nominal", "stored", "whole")
 SPARSITIES: Final = ("0.25", "0.5", "0.625", "0.75", "0.875")
 CACHE_BITS: Final = ("8", "4")
+RECOVERY_RATE: Final = 1e-3
+RECOVERY: Final[Mapping[str, object]] = {
+    "recovery_text": None,
+    "recovery_rate": RECOVERY_RATE,
+    "recovery_rank": None,
+    "recovery_hidden": 0.0,
+}
+"""What says how a winner is trained, and what it is where nobody says it."""
 TARGETS: Final = (
     "target_speedup",
     "target_latency",
@@ -101,7 +109,10 @@ class SearchSpec:
     with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
     The winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers
     and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and bits, `gguf`
-    whole layers and bits for llama.cpp. Latency tables that the store
+    whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
+    of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank`
+    LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are apart, beside
+    predictions. Latency tables that the store
     holds of the same machine and workload are measured again if `fresh_profile`.
     """
 
@@ -134,6 +145,11 @@ class SearchSpec:
     latency_table: str | None = None
     fresh_profile: bool = False
     quality_floor: float = 1.3
+    recover: int | None = None
+    recovery_text: str | None = None
+    recovery_rate: float = RECOVERY_RATE
+    recovery_rank: int | None = None
+    recovery_hidden: float = 0.0
     strategy: str = "evolve"
     start: str | None = None
     budget_seconds: float | None = None
@@ -222,6 +238,9 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         )
     if checked.get("address") is not None and checked.get("pool", "local") != "ray":
         problems.append("address: `pool: ray` must hold when an address is given.")
+    if "recover" not in checked:
+        told = [key for key, usual in RECOVERY.items() if checked.get(key, usual) != usual]
+        problems += [f"{key}: `recover` must say how many tokens to train on." for key in told]
     is_timed = bool({"target_speedup", "target_latency"} & checked.keys())
     if checked.get("space", ("auto",)) == ("auto",):
         checked["space"] = usual_space(
@@ -357,6 +376,13 @@ def _upstream(value: object) -> str:
     return str(value).strip()
 
 
+def _weight(value: object) -> float:
+    """Read a number that may be 0."""
+    if isinstance(value, int | float) and value == 0 and not isinstance(value, bool):
+        return 0.0
+    return values_of.number(0, 1e6)(value)
+
+
 def _workload(value: object) -> Mix:
     return Mix.parse(str(value))
 
@@ -397,6 +423,11 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "latency_table": values_of.text,
     "fresh_profile": values_of.flag,
     "quality_floor": values_of.number(1, 1e9),
+    "recover": values_of.count,
+    "recovery_text": values_of.text,
+    "recovery_rate": values_of.number(0, 1),
+    "recovery_rank": values_of.whole(1, 65_536),
+    "recovery_hidden": _weight,
     "strategy": values_of.one_of(STRATEGIES),
     "start": values_of.text,
     "budget_seconds": values_of.seconds,

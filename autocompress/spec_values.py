@@ -57,9 +57,24 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 
 def size(value: object) -> int:
     """Read `8GB`, `500k` or a plain number of bytes or parameters."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", str(value).strip().lower())
-    if isinstance(value, bool) or match is None or float(match[1]) == 0:
+    found = _thousands(value, "b?")
+    if found is None:
         raise ValueError(f"a size such as 8GB must hold, but got {value!r}")
+    return found
+
+
+def count(value: object) -> int:
+    """Read `300k`, `2M` or a plain number of tokens."""
+    found = _thousands(value, "")
+    if found is None:
+        raise ValueError(f"a number such as 300k must hold, but got {value!r}")
+    return found
+
+
+def _thousands(value: object, unit: str) -> int | None:
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*([kmgt]?){unit}", str(value).strip().lower())
+    if isinstance(value, bool) or match is None or float(match[1]) == 0:
+        return None
     return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
 
 

@@ -32,25 +32,6 @@ WARMUP_STEPS = 40
 MUON_RATE = 0.02
 ADAMW_RATE = 0.004
 END_OF_TEXT = "<|endoftext|>"
-# Tables of code points and settings: characters without much to learn from.
-TABLES = ("encodings", "pydoc_data", "lib2to3")
-
-
-def training_files() -> tuple[list[Path], list[Path]]:
-    """Return the library's source files and its tests', without held-out modules and theirs."""
-    root = sample_text.standard_library()
-    held_out = set(sample_text.HELD_OUT_FOR_VALIDATION + sample_text.HELD_OUT_FOR_TEST)
-    library: list[Path] = []
-    tests: list[Path] = []
-    for file in sorted(root.rglob("*.py")):
-        relative = file.relative_to(root)
-        words = {word for part in relative.parts for word in part.removesuffix(".py").split("_")}
-        if "site-packages" in relative.parts or relative.parts[0] in TABLES or words & held_out:
-            continue
-        if relative.name.startswith("_sysconfigdata"):
-            continue
-        (tests if sample_text.is_test(relative) else library).append(file)
-    return library, tests
 
 
 def read_all(files: Sequence[Path]) -> list[str]:
@@ -287,7 +268,7 @@ def main() -> None:
     decay = int(total * 0.6) if arguments.decay is None else arguments.decay
     arguments.state.mkdir(parents=True, exist_ok=True)
 
-    library, tests = training_files()
+    library, tests = sample_text.training_files()
     texts = read_all(library)
     tokenizer_folder = arguments.state / "tokenizer"
     if not tokenizer_folder.exists():

@@ -247,6 +247,36 @@ def test_refine_measures_what_was_predicted(job: Job, undisturbed: tuple[str, st
 
 
 @pytest.mark.slow
+def test_a_winner_is_trained_and_a_kill_on_the_way_changes_nothing(
+    job: Job, undisturbed: tuple[str, str]
+) -> None:
+    flags = ("--recover=30k", "--recovery-rate=3e-3")
+    process = job.start("search", "cut", *flags)
+    assert process.stdout is not None
+    while "recovery" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    job.run("resume", "cut")
+    shutil.rmtree(job.folder / "cache" / "recovered")
+    said, _ = job.run("search", "trained", *flags)
+
+    report = report_of(job, "trained")
+    recovery = report["recovery"]
+    assert "trained on" in said
+    assert report["gate"]["passed"] is True
+    assert report["loss"]["kl"] < recovery["before"]["kl"]
+    assert recovery["before"]["kl"] == report_of(job, "undisturbed")["loss"]["kl"]
+    assert recovery["history"][0]["tokens"] == 0 < recovery["tokens"] <= 30_000
+    assert "--recover 30000 --recovery-rate 0.003" in report["command"]
+    assert contents(job.folder / "cut" / "model") == contents(job.folder / "trained" / "model") | {
+        "manifest.json": (job.folder / "cut" / "model" / "manifest.json").read_bytes()
+    }
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 def test_killed_search_resumes_to_the_same_winner_and_trials(
     job: Job, undisturbed: tuple[str, str], share: float

@@ -205,6 +205,13 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("workers", 1.5, "a whole number must hold, but got 1.5."),
         ("weights_bytes", "0GB", "a size such as 8GB must hold, but got '0GB'."),
         ("weights_bytes", "8GiB", "a size such as 8GB must hold, but got '8GiB'."),
+        ("recover", "0", "a number such as 300k must hold, but got '0'."),
+        ("recover", "2MB", "a number such as 300k must hold, but got '2MB'."),
+        ("recovery_rate", 0, "`0 < value <= 1` must hold, but got 0."),
+        ("recovery_rank", 0, "`1 <= value <= 65536` must hold, but got 0."),
+        ("recovery_hidden", -1, "`0 < value <= 1e+06` must hold, but got -1."),
+        ("recovery_rank", 8, "`recover` must say how many tokens to train on."),
+        ("recovery_text", "more.txt", "`recover` must say how many tokens to train on."),
         ("warm_start", "loss", "did you mean 'losses'? Known: losses, weights."),
         ("seed", True, "a whole number must hold, but got True."),
         ("model", "  ", "a text must hold, but got '  '."),
@@ -219,6 +226,12 @@ def test_a_bad_value_is_named_with_its_key(key: str, value: object, reason: str)
 
     assert message.startswith(f"{key}: ")
     assert message.endswith(reason)
+
+
+def test_tokens_to_train_on_are_told_in_thousands() -> None:
+    assert from_mapping(LEAST).recover is None
+    spec = from_mapping(LEAST | {"recover": "1.5M", "recovery_text": "more.txt"})
+    assert (spec.recover, spec.recovery_text) == (1_500_000, "more.txt")
 
 
 def test_two_targets_may_be_given_and_not_three() -> None:

@@ -57,6 +57,11 @@ SPEC_FLAGS = (
     "latency_table",
     "quality_floor",
     "strategy",
+    "recover",
+    "recovery_text",
+    "recovery_rate",
+    "recovery_rank",
+    "recovery_hidden",
     "start",
     "max_tokens",
     "workers",
@@ -287,6 +292,19 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--weights-bytes",
         metavar="8GB",
         help="of the layers' weights held by each worker; the others are streamed from disk",
+    )
+    parser.add_argument(
+        "--recover", metavar="2M", help="tokens to train the winner on, from the dense model"
+    )
+    parser.add_argument(
+        "--recovery-text", metavar="FILE", help="text to train on (default: what the search reads)"
+    )
+    parser.add_argument("--recovery-rate", metavar="1e-3", help="learning rate of the training")
+    parser.add_argument(
+        "--recovery-rank", metavar="16", help="train LoRA's adapters of this rank, not all weights"
+    )
+    parser.add_argument(
+        "--recovery-hidden", metavar="0", help="weight of hidden states beside predictions"
     )
     parser.add_argument(
         "--warm-start", help="from measured losses of single changes, or from weights, data-free"

@@ -114,6 +114,10 @@ def _told(kind: str, values: Values) -> str:
         "for {hardware}: nothing is timed",
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "
         "{seconds:.0f} s",
+        "not recovered": "trained on {tokens:,} tokens in {seconds:.0f} s, and nothing came back: "
+        "the winner stays as it was found",
+        "recovered": "trained on {tokens:,} tokens in {seconds:.0f} s: KL {before:.4f} before, "
+        "{after:.4f} after",
         "trial": "{study}: {outcome}",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
         "workers": "{busy}",

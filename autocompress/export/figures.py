@@ -134,7 +134,10 @@ def baselines(report: Report) -> Figure:
     """Draw our loss and the baselines' as bars from zero, with 95 % error."""
     named = {"additive": report.baselines.additive, "uniform": report.baselines.uniform,
              "random": report.baselines.random}  # fmt: skip
-    rows = [("this search", report.loss.kl, report.loss.kl_stderr)]
+    own = report.searched
+    rows = [("this search", own.kl, own.kl_stderr)]
+    if report.recovery is not None:
+        rows.insert(0, ("recovered", report.loss.kl, report.loss.kl_stderr))
     rows += [(name, b.kl, b.kl_stderr) for name, b in named.items() if b is not None]
     figure, axes = blank_axes(0.75 + 0.42 * len(rows))
     reach = max(kl + 1.96 * (stderr or 0.0) for _, kl, stderr in rows) or 1.0

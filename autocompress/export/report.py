@@ -186,6 +186,39 @@ class SearchCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Validated:
+    """How far a model in training was from the dense one, on the text that winners are picked by.
+
+    Args:
+        tokens: Trained on before.
+        kl: Nats a token.
+    """
+
+    tokens: int
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What training the winner gave back.
+
+    Args:
+        tokens: Trained on, those read again counted again.
+        text_tokens: Of the text, different ones.
+        rate: The highest learning rate.
+        before: What the winner lost before it was trained, on the report's text.
+        history: The first before any training.
+    """
+
+    tokens: int
+    text_tokens: int
+    rate: float
+    seconds: float
+    before: Loss
+    history: tuple[Validated, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GateResult:
     """What the engine said of the file on disk.
 
@@ -267,6 +300,7 @@ class Report:
         memory: None where nothing ran, or the system does not tell.
         needs_remote_code: Whether the checkpoint brings a modeling file of its own.
         checkpoint: The checkpoint's folder, or its GGUF file, relative to the report's folder.
+        recovery: None if the winner was not trained; else `loss` is what it loses afterwards.
     """
 
     study: str
@@ -296,6 +330,7 @@ class Report:
     also: tuple[Target, ...] = ()
     checkpoint: str = "model"
     memory: Memory | None = None
+    recovery: Recovery | None = None
     corrections: tuple[Correction, ...] = ()
     warnings: tuple[str, ...] = ()
     verdict: Verdict = field(init=False)
@@ -305,6 +340,11 @@ class Report:
             self.loss.perplexity, self.loss.dense_perplexity, self.quality_floor, self.met
         )
         object.__setattr__(self, "verdict", judged)
+
+    @property
+    def searched(self) -> Loss:
+        """What the search's winner loses, before any training."""
+        return self.loss if self.recovery is None else self.recovery.before
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of report.json.

@@ -89,6 +89,7 @@ def essentials(report: Report) -> Rows:
             ),
         ),
         ("KL from dense", f"{_kl(loss.kl, loss.kl_stderr)} nats a token"),
+        *recovery_rows(report),
         (
             "Bytes",
             (
@@ -111,12 +112,42 @@ def essentials(report: Report) -> Rows:
     ]
 
 
+def recovery_rows(report: Report) -> Rows:
+    """Return what training the winner gave back; nothing where it was not trained."""
+    own = report.recovery
+    if own is None:
+        return []
+    before, after = own.before, report.loss
+    back = (before.kl - after.kl) / before.kl if before.kl else 0.0
+    read = own.tokens / own.text_tokens
+    return [
+        (
+            "Recovery",
+            (
+                f"KL {_kl(before.kl, before.kl_stderr)} before, {percent(back)} of it given back; "
+                f"perplexity {before.ratio:.2f}x dense before, {after.ratio:.2f}x after"
+            ),
+        ),
+        (
+            "Trained on",
+            (
+                f"{short(own.tokens)} tokens, {short(own.text_tokens)} of text read {read:.2g} "
+                f"times, in {duration(own.seconds)}"
+            ),
+        ),
+    ]
+
+
 def baseline_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Return method, KL, perplexity, paired difference and predicted speedup, ours first."""
-    dense = report.loss.dense_perplexity
-    kl = _kl(report.loss.kl, report.loss.kl_stderr)
-    rows = [("this search", kl, _ratio(report.loss.perplexity, dense), "", _predicted(
-        report.speedup.predicted))]  # fmt: skip
+    dense, speed = report.loss.dense_perplexity, _predicted(report.speedup.predicted)
+    own = [("this search", report.searched)]
+    if report.recovery is not None:
+        own.insert(0, ("the same, recovered", report.loss))
+    rows = [
+        (name, _kl(loss.kl, loss.kl_stderr), _ratio(loss.perplexity, dense), "", speed)
+        for name, loss in own
+    ]
     for name, baseline in named_baselines(report):
         difference = baseline.paired_difference
         rows.append(

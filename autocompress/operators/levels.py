@@ -112,6 +112,29 @@ class Levels:
                 built += len(missing)
         return built
 
+    def put_width(self, site: Site, choice: Choice, level: Level) -> None:
+        """Keep a width that was trained after it was built; there is no other of the site then."""
+        self._write_widths(site, {choice.kept: level})
+
+    def build_choice(
+        self, site: Site, choice: Choice, weights: Sequence[Tensor], statistics: SiteStatistics
+    ) -> None:
+        """Build what one choice stores of a site whose width, if it has one, was put.
+
+        Args:
+            weights: The (rows, columns) weight of each linear layer, all rows of those that read
+                the residual stream, the kept columns of the output's, which is the last.
+            statistics: Of the site in the choice's width.
+        """
+        left = list(weights)
+        for index, group in enumerate(site.groups):
+            own, left = left[: len(group.linears)], left[len(group.linears) :]
+            setting = choice.weights[index] if choice.weights else DENSE
+            read = statistics.output if group.narrows_columns else statistics.inputs
+            if not setting.is_dense and read is not None:
+                kept = choice.kept if group.narrows_columns else site.units
+                self._build_weights(site, group, kept, torch.cat(own), read, [setting])
+
     def level(self, site: Site, choice: Choice) -> Level:
         """Return one built width of a site.
 

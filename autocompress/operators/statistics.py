@@ -24,7 +24,11 @@ def dense(site: Site) -> Choice:
 
 @torch.inference_mode()
 def gather(
-    shaped: ShapedModel, sites: Sequence[int], sequences: Tensor, upstream: Upstream = dense
+    shaped: ShapedModel,
+    sites: Sequence[int],
+    sequences: Tensor,
+    upstream: Upstream = dense,
+    looked_at: Upstream = dense,
 ) -> Iterator[tuple[int, SiteStatistics]]:
     """Yield the statistics of some sites, one by one, each dense while it is looked at.
 
@@ -37,16 +41,17 @@ def gather(
         sites: Indices into the space's sites. What reads the residual stream is looked at only
             where a site's weights may be stored otherwise.
         sequences: (sequences, T) token ids, on the model's device.
+        looked_at: What a site is set to instead, while it is looked at.
     """
     stepper = Stepper(shaped)
     states = [stepper.embed(batch) for batch in sequences.split(SEQUENCES_AT_ONCE)]
     for index, site in enumerate(shaped.space.sites[: max(sites) + 1]):
         onward = upstream(site)
         if index in sites:
-            shaped.set(index, dense(site))
+            shaped.set(index, looked_at(site))
             statistics, after = _observed(shaped, stepper, index, states)
             yield index, statistics
-            if onward == dense(site):
+            if onward == looked_at(site):
                 states = after
                 continue
         shaped.set(index, onward)

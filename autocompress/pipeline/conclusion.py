@@ -27,13 +27,24 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import CACHE_BITS, SPARSITIES, SearchSpec
+from autocompress.spec import CACHE_BITS, RECOVERY, SPARSITIES, SearchSpec
 from autocompress.spec_rules import COMPRESSED, SERVED_BITS, usual_bits, usual_format, usual_space
+from autocompress.training.distillation import Trained
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 MODEL = "model"
 """The artifact's folder, beside the report."""
 BASELINES = ("uniform", "additive", "random")
+
+
+@dataclass(frozen=True, slots=True)
+class Relearned:
+    """A winner's training, and what it lost on the report text afterwards, from its file."""
+
+    trained: Trained
+    measured: Measurement
+    text_tokens: int
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ def make_report(
     held: int | None,
     driver: SearchDriver,
     profiled_at: str | None,
+    recovered: Relearned | None,
     seconds: float,
 ) -> words.Report:
     """Put everything that was found into the report.
@@ -95,6 +107,8 @@ def make_report(
         machine: What the engine runs on, in words.
         held: Bytes that serving the winner takes; None if that was not measured.
         profiled_at: When the latency tables were measured, if another study did.
+        recovered: What training the winner gave back, if it was trained; `verified` is then of
+            the trained one, `standings` are of the searched one.
     """
     spec, space = prepared.spec, prepared.space
     cost = None if latency is None else latency.cost(space)
@@ -141,13 +155,8 @@ def make_report(
         quality_floor=spec.quality_floor,
         speedup=speedup,
         latency_model=None if check is None else _latency_model(check),
-        loss=words.Loss(
-            kl=ours.loss,
-            kl_stderr=_finite(ours.loss_stderr),
-            perplexity=ours.perplexity,
-            dense_perplexity=standings.dense.perplexity,
-            held_out_tokens=len(ours.kl) * ours.tokens,
-        ),
+        loss=_loss(ours if recovered is None else recovered.measured, standings),
+        recovery=None if recovered is None else _recovery(recovered, standings),
         baselines=words.Baselines(
             uniform=baseline("uniform"), additive=baseline("additive"), random=baseline("random")
         ),
@@ -188,7 +197,30 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at),
+        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at)
+        + _not_recovered(prepared, found, recovered),
+    )
+
+
+def _loss(own: Measurement, standings: Standings) -> words.Loss:
+    return words.Loss(
+        kl=own.loss,
+        kl_stderr=_finite(own.loss_stderr),
+        perplexity=own.perplexity,
+        dense_perplexity=standings.dense.perplexity,
+        held_out_tokens=len(own.kl) * own.tokens,
+    )
+
+
+def _recovery(recovered: Relearned, standings: Standings) -> words.Recovery:
+    trained = recovered.trained
+    return words.Recovery(
+        tokens=trained.tokens,
+        text_tokens=recovered.text_tokens,
+        rate=recovered.rate,
+        seconds=trained.seconds,
+        before=_loss(standings.winner, standings),
+        history=tuple(words.Validated(own.tokens, own.kl) for own in trained.history),
     )
 
 
@@ -296,6 +328,8 @@ def command(prepared: Prepared) -> str:
         ("calibration", spec.calibration, None),
         ("latency-table", spec.latency_table, None),
         ("quality-floor", spec.quality_floor, 1.3),
+        ("recover", spec.recover, None),
+        *((key.replace("_", "-"), getattr(spec, key), usual) for key, usual in RECOVERY.items()),
         ("strategy", spec.strategy, "evolve"),
         ("start", spec.start, None),
         ("warm-start", spec.warm_start, "losses"),
@@ -327,6 +361,22 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def _not_recovered(
+    prepared: Prepared, found: Found, recovered: Relearned | None
+) -> tuple[str, ...]:
+    """Say why a winner that was to be trained is published as it was found."""
+    if prepared.spec.recover is None or recovered is not None:
+        return ()
+    if all(choice.is_whole for choice in prepared.space.choices(found.winner)):
+        said = "Nothing was trained: the winner keeps all of all layers, in fewer bits."
+    else:
+        said = (
+            "The winner was trained, and lost no less afterwards on the text that winners are "
+            "picked by: it is published as it was found. Try --recovery-rate or --recovery-text."
+        )
+    return (said,)
 
 
 def _warnings(

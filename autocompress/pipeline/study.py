@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from autocompress.errors import (
@@ -27,8 +28,15 @@ from autocompress.export.render import write_report, write_texts
 from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
+from autocompress.operators.levels import Levels
 from autocompress.pipeline.aiming import MARGIN, Timed
-from autocompress.pipeline.conclusion import MODEL, make_report, measure_standings
+from autocompress.pipeline.conclusion import (
+    MODEL,
+    Relearned,
+    Standings,
+    make_report,
+    measure_standings,
+)
 from autocompress.pipeline.deployment import Deployment, Verified
 from autocompress.pipeline.exporting import keep_winner
 from autocompress.pipeline.gguf_deployment import GgufDeployment
@@ -39,6 +47,7 @@ from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, feed_back, measured_before
+from autocompress.pipeline.recovering import check_recovery, measure_recovered, recover
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, Measure, Room, search
@@ -197,6 +206,7 @@ def _run(
 ) -> Report:
     started = time.monotonic()
     spec = prepared.spec
+    rows = check_recovery(prepared)
     profiles = Profiles(storage, spec.fresh_profile)
     observer.tell("study", {"study": study, "model": spec.model})
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
@@ -243,6 +253,21 @@ def _run(
             dense = dense_size(deployment, store, with_memory=True)
             held = found.held or winner_memory(deployment, store, found.winner)
         feed_back(storage, prepared, deployment, store, latency, found)
+        recovered = None
+        if rows is not None:
+            again = _recovered(
+                prepared,
+                deployment,
+                plan,
+                found.winner,
+                rows,
+                standings,
+                verified,
+                scratch,
+                observer,
+            )
+            if again is not None:
+                recovered, verified = again
         report = make_report(
             study,
             prepared,
@@ -255,6 +280,7 @@ def _run(
             held,
             driver,
             measured_before(store),
+            recovered,
             time.monotonic() - started,
         )
         _publish(prepared, study, found, verified, report, output)
@@ -370,12 +396,59 @@ def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deploym
     model = loading.load_model(
         prepared.folder, prepared.device, spec.dtype, spec.trust_remote_code
     )
+    return _deployed(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
+
+
+def _deployed(
+    prepared: Prepared, shaped: ShapedModel, levels: Levels, scratch: Path
+) -> Deployment:
+    """Return how candidates of a model are deployed on the spec's engine."""
     kinds: Mapping[str, Callable[..., Deployment]] = {
         "llama.cpp": GgufDeployment,
         "vllm": VllmDeployment,
     }
-    make = kinds.get(spec.engine, TorchDeployment)
-    return make(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
+    make = kinds.get(prepared.spec.engine, TorchDeployment)
+    return make(prepared, shaped, levels, scratch)
+
+
+def _recovered(
+    prepared: Prepared,
+    deployment: Deployment,
+    plan: SessionPlan,
+    winner: Genotype,
+    rows: np.ndarray,
+    standings: Standings,
+    searched: Verified,
+    scratch: Path,
+    observer: Observer,
+) -> tuple[Relearned, Verified] | None:
+    """Train a winner, put it through the gate again, and measure its file; None if it is whole."""
+    found = recover(prepared, deployment.shaped, plan, winner, rows, observer)
+    if found is None:
+        return None
+    folder = scratch / "recovered"
+    folder.mkdir()
+    trained = _deployed(prepared, found.shaped, found.levels, folder)
+    observer.stage("recovered: report text")
+    n = len(standings.winner.kl)
+    measured = measure_recovered(prepared, found, winner, n, deployment.shaped)
+    observer.stage("recovered: gate")
+    verified = trained.verify(winner, measured)
+    # What the dense model answers is told by the dense model.
+    prompt, dense, _ = searched.answers
+    verified = dataclasses.replace(verified, answers=(prompt, dense, verified.answers[2]))
+    spec = prepared.spec
+    relearned = Relearned(found.trained, measured, rows.size, spec.recovery_rate)
+    observer.tell(
+        "recovered",
+        {
+            "tokens": found.trained.tokens,
+            "before": standings.winner.loss,
+            "after": measured.loss,
+            "seconds": found.trained.seconds,
+        },
+    )
+    return relearned, verified
 
 
 def _publish(

@@ -45,7 +45,7 @@ NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LOOK_SECONDS: Final = 0.5
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-FILES: Final = ("model", "calibration", "latency_table", "start")
+FILES: Final = ("model", "calibration", "latency_table", "recovery_text", "start")
 """What a spec names that is read from this machine."""
 
 Name = Annotated[str, InPath(pattern=NAME)]

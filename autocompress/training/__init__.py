@@ -1,0 +1,1 @@
+"""Short trainings of compressed models: distillation from the dense one."""

@@ -1,0 +1,242 @@
+"""Distils the dense model into a compressed one: its predictions are the labels.
+
+The loss is KL(dense ‖ student) over the whole vocabulary, nats a token, as the search measures it
+(Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", at temperature 1); optionally
+also how far the last hidden states are apart, relative to their size.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import EvaluationError
+from autocompress.training.saved_state import Progress, SavedState, Validation
+
+VALIDATIONS: Final = 20
+"""How often, over all of a training, the student is held against the dense model."""
+WARM_UP: Final = 0.03
+LEAST_RATE: Final = 0.05
+"""Of the learning rate, where the cosine ends."""
+LARGEST_NORM: Final = 1.0
+BETAS: Final = (0.9, 0.95)
+SAVE_SECONDS: Final = 60.0
+
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Token ids, (B, T), to logits, (B, T, V), and last hidden states, (B, T, hidden)."""
+Tell = Callable[[int, int], None]
+"""Told tokens trained on, and all that are to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a student is trained.
+
+    Args:
+        tokens: To train on at most, those read again counted again.
+        rate: AdamW's highest learning rate; it warms up and falls along a cosine.
+        sequences: Of a step.
+        hidden: Weight of the distance of hidden states; 0 leaves it out.
+        patience: Validations in a row without a smaller loss that end the training.
+    """
+
+    tokens: int
+    rate: float = 1e-3
+    sequences: int = 8
+    hidden: float = 0.0
+    patience: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training came to.
+
+    Args:
+        tokens: Trained on.
+        history: Validations, the first before any training.
+        best: The one whose tensors were kept.
+    """
+
+    tokens: int
+    history: tuple[Validation, ...]
+    best: Validation
+    seconds: float
+
+
+@dataclass
+class _Course:
+    """Where a training stands."""
+
+    step: int = 0
+    history: list[Validation] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def distil(
+    student: nn.Module,
+    dense: nn.Module,
+    text: np.ndarray,
+    validation: np.ndarray,
+    settings: TrainingSettings,
+    seed: int,
+    saved: SavedState,
+    tell: Tell,
+) -> Trained:
+    """Train a student in place, and leave it with the tensors that validated best.
+
+    A training that was interrupted goes on where it was last saved: with the same tensors, text
+    and random numbers, so that it ends as an undisturbed one does.
+
+    Args:
+        student: A causal LM of float32 parameters, on the dense model's device. What requires
+            gradients is trained.
+        text: (N, T) token ids, read in a new order in each pass.
+        validation: (M, T) token ids that no step reads.
+
+    Raises:
+        EvaluationError: If the loss is no finite number.
+    """
+    trained = {name: own for name, own in student.named_parameters() if own.requires_grad}
+    n_steps = max(1, settings.tokens // (settings.sequences * text.shape[1]))
+    optimizer = torch.optim.AdamW(trained.values(), settings.rate, BETAS, weight_decay=0.0)
+    ways = _Ways(student, dense, settings.hidden)
+    course = _Course()
+    found = saved.load(trained, optimizer)
+    if found is not None:
+        course = _Course(found.step, list(found.history), found.seconds)
+    else:
+        course.history.append(ways.validate(validation, 0, settings.sequences))
+        saved.keep_best(trained)
+    every = max(1, n_steps // VALIDATIONS)
+    started, saved_at = time.monotonic() - course.seconds, time.monotonic()
+    while course.step < n_steps and not _is_over(course.history, settings.patience):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate * _share(course.step, n_steps)
+        rows = _rows(len(text), settings.sequences, course.step, seed)
+        loss = ways.loss(torch.from_numpy(text[rows]).long().to(_device(student)))
+        if not math.isfinite(float(loss.detach())):
+            raise EvaluationError(
+                f"The loss of step {course.step + 1} of the training is no finite number: lower "
+                "--recover-rate."
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.values(), LARGEST_NORM)
+        optimizer.step()
+        course.step += 1
+        tokens = course.step * settings.sequences * text.shape[1]
+        tell(tokens, n_steps * settings.sequences * text.shape[1])
+        course.seconds = time.monotonic() - started
+        if course.step % every == 0 or course.step == n_steps:
+            now = ways.validate(validation, tokens, settings.sequences)
+            if now.kl < min(own.kl for own in course.history):
+                saved.keep_best(trained)
+            course.history.append(now)
+        if time.monotonic() - saved_at > SAVE_SECONDS:
+            saved.save(trained, optimizer, _progress(course))
+            saved_at = time.monotonic()
+    saved.save(trained, optimizer, _progress(course))
+    saved.take_best(trained)
+    best = min(course.history, key=lambda own: own.kl)
+    tokens = course.step * settings.sequences * text.shape[1]
+    return Trained(tokens, tuple(course.history), best, course.seconds)
+
+
+class _Ways:
+    """How the student and the dense model predict, and how far apart."""
+
+    def __init__(self, student: nn.Module, dense: nn.Module, hidden: float) -> None:
+        self._student = student
+        self._dense = dense
+        self._hidden = hidden
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Return what a step lowers, of (B, T) token ids."""
+        with torch.no_grad():
+            theirs, their_states = _predict(self._dense, ids)
+        with _fast_numbers(ids.device):
+            ours, our_states = _predict(self._student, ids)
+        loss = divergence(theirs, ours).mean()
+        if self._hidden:
+            apart = (our_states.float() - their_states.float()).square().mean()
+            loss = loss + self._hidden * apart / their_states.float().square().mean()
+        return loss
+
+    def validate(self, rows: np.ndarray, tokens: int, at_once: int) -> Validation:
+        """Return how far apart they are on (M, T) token ids."""
+        return Validation(tokens, mean_divergence(self._student, self._dense, rows, at_once))
+
+
+@torch.no_grad()
+def mean_divergence(
+    student: nn.Module, dense: nn.Module, rows: np.ndarray, at_once: int = 8
+) -> float:
+    """Return the mean KL(dense ‖ student), nats a token, over the predictions of (M, T) ids."""
+    device = _device(student)
+    total, n = 0.0, 0
+    for first in range(0, len(rows), at_once):
+        ids = torch.from_numpy(rows[first : first + at_once]).long().to(device)
+        with _fast_numbers(device):
+            ours, _ = _predict(student, ids)
+        apart = divergence(_predict(dense, ids)[0], ours)[:, :-1]
+        total, n = total + float(apart.sum()), n + apart.numel()
+    return total / n
+
+
+def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
+    """Return KL(theirs ‖ ours) of each prediction, (B, T), of logits (B, T, V)."""
+    log_p = theirs.float().log_softmax(-1)
+    log_q = ours.float().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _predict(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
+    states = model.model(ids, use_cache=False).last_hidden_state  # type: ignore[operator]
+    return model.lm_head(states), states  # type: ignore[operator]
+
+
+def _fast_numbers(device: torch.device) -> torch.autocast:
+    """Compute products in bfloat16 where the device multiplies it; sums stay in float32."""
+    able = device.type == "cuda"
+    if device.type == "cpu":
+        own = torch.cpu.get_capabilities()
+        able = bool(own.get("avx512_bf16") or own.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
+def _rows(n: int, at_once: int, step: int, seed: int) -> np.ndarray:
+    """Return which sequences a step reads: each pass over the text has an order of its own."""
+    places = range(step * at_once, (step + 1) * at_once)
+    orders = {
+        own: np.random.default_rng([seed, own]).permutation(n)
+        for own in {place // n for place in places}
+    }
+    return np.asarray([orders[place // n][place % n] for place in places])
+
+
+def _share(step: int, n_steps: int) -> float:
+    """Return the share of the learning rate that a step has."""
+    warm = max(1, round(WARM_UP * n_steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, n_steps - warm)
+    return LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _is_over(history: list[Validation], patience: int) -> bool:
+    """Whether as many validations in a row as patience allows were no better than before."""
+    best = min(range(len(history)), key=lambda index: history[index].kl)
+    return len(history) - 1 - best >= patience
+
+
+def _progress(course: _Course) -> Progress:
+    return Progress(course.step, tuple(course.history), course.seconds)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

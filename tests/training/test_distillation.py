@@ -1,0 +1,195 @@
+"""Training: it lowers the divergence, ends where it began when interrupted, and keeps the best."""
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from autocompress.errors import EvaluationError
+from autocompress.training import distillation
+from autocompress.training.distillation import Trained, TrainingSettings, distil, divergence
+from autocompress.training.saved_state import SavedState
+from tests.tiny_models import TinyModels, token_ids
+
+STEPS, SEQUENCES, CONTEXT = 40, 4, 16
+SETTINGS = TrainingSettings(STEPS * SEQUENCES * CONTEXT, 3e-3, SEQUENCES, patience=100)
+TEXT = token_ids(12, CONTEXT, seed=1).numpy()
+VALIDATION = token_ids(6, CONTEXT, seed=2).numpy()
+
+Weights = dict[str, Tensor]
+
+
+class Killed(BaseException):
+    """What ends a training at once."""
+
+
+@pytest.fixture
+def dense(tiny_models: TinyModels) -> nn.Module:
+    return tiny_models.load("llama")
+
+
+@pytest.fixture
+def student(dense: nn.Module) -> nn.Module:
+    """The dense model with the MLP of its second layer taken to nothing."""
+    made = copy.deepcopy(dense).requires_grad_(requires_grad=True)
+    nn.init.zeros_(made.get_parameter("model.layers.1.mlp.down_proj.weight"))
+    return made
+
+
+def train(
+    folder: Path,
+    student: nn.Module,
+    dense: nn.Module,
+    settings: TrainingSettings = SETTINGS,
+    until: int | None = None,
+) -> Trained:
+    def tell(done: int, total: int) -> None:
+        assert 0 < done <= total
+        if done == until:
+            raise Killed
+
+    return distil(student, dense, TEXT, VALIDATION, settings, 7, SavedState(folder), tell)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    return {name: own.detach().clone() for name, own in model.named_parameters()}
+
+
+def are_equal(first: Weights, second: Weights) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_training_gives_back_most_of_the_divergence(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    trained = train(tmp_path, student, dense)
+
+    kls = [own.kl for own in trained.history]
+    assert trained.tokens == SETTINGS.tokens
+    assert trained.history[0].tokens == 0
+    assert trained.best.kl == min(kls) < 0.7 * kls[0]
+
+
+def test_the_tensors_that_validated_best_are_left(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    # Far too fast: it ends worse than it was on the way.
+    trained = train(tmp_path, student, dense, dataclasses.replace(SETTINGS, rate=0.3))
+
+    own = divergence_of(student, dense)
+    assert own == pytest.approx(trained.best.kl, rel=1e-4)
+
+
+@torch.no_grad()
+def divergence_of(student: nn.Module, dense: nn.Module) -> float:
+    ids = torch.from_numpy(VALIDATION).long()
+    with distillation._fast_numbers(ids.device):
+        ours = student(ids, use_cache=False).logits
+    return float(divergence(dense(ids, use_cache=False).logits, ours)[:, :-1].mean())
+
+
+def test_a_training_without_gain_ends_early(tmp_path: Path, dense: nn.Module) -> None:
+    student = copy.deepcopy(dense).requires_grad_(requires_grad=True)
+
+    trained = train(tmp_path, student, dense, dataclasses.replace(SETTINGS, rate=0.1, patience=2))
+
+    assert len(trained.history) == 3
+    assert trained.best.tokens == 0
+    assert are_equal(weights_of(student), weights_of(dense))
+
+
+@pytest.mark.parametrize("step", [1, 7, 23, STEPS])
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    tmp_path: Path,
+    dense: nn.Module,
+    student: nn.Module,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    other, third = copy.deepcopy(student), copy.deepcopy(student)
+    undisturbed = train(tmp_path / "undisturbed", student, dense)
+
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", other, dense, until=step * SEQUENCES * CONTEXT)
+    resumed = train(tmp_path / "killed", third, dense)
+
+    assert resumed.history == undisturbed.history
+    assert are_equal(weights_of(third), weights_of(student))
+
+
+def test_a_training_that_has_ended_is_not_done_again(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    again = copy.deepcopy(student)
+    first = train(tmp_path, student, dense)
+
+    second = train(tmp_path, again, dense, until=SEQUENCES * CONTEXT)
+
+    assert second == first
+    assert are_equal(weights_of(again), weights_of(student))
+
+
+def test_what_requires_no_gradient_is_left(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    frozen = student.get_parameter("model.embed_tokens.weight")
+    frozen.requires_grad = False
+    before = frozen.detach().clone()
+
+    train(tmp_path, student, dense)
+
+    assert torch.equal(frozen, before)
+
+
+def test_hidden_states_come_nearer_where_they_are_asked_for(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    plain = copy.deepcopy(student)
+    ids = torch.from_numpy(VALIDATION).long()
+
+    def apart(model: nn.Module) -> float:
+        with torch.no_grad():
+            ours, theirs = (distillation._predict(own, ids)[1] for own in (model, dense))
+        return float((ours - theirs).square().mean())
+
+    train(tmp_path / "hidden", student, dense, dataclasses.replace(SETTINGS, hidden=10.0))
+    train(tmp_path / "plain", plain, dense)
+
+    assert apart(student) < apart(plain)
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    with torch.no_grad():
+        student.get_parameter("model.norm.weight").fill_(math.inf)
+
+    with pytest.raises(EvaluationError, match="step 1 of the training"):
+        train(tmp_path, student, dense)
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 40))
+def test_each_pass_reads_all_of_the_text_once(n: int, at_once: int, seed: int) -> None:
+    rows = np.concatenate([distillation._rows(n, at_once, step, seed) for step in range(3 * n)])
+
+    for first in range(0, len(rows) - n + 1, n):
+        assert sorted(rows[first : first + n]) == list(range(n))
+
+
+@given(st.integers(1, 500))
+def test_the_learning_rate_rises_then_falls(n_steps: int) -> None:
+    shares = [distillation._share(step, n_steps) for step in range(n_steps)]
+
+    top = shares.index(max(shares))
+    assert shares[top] == 1.0
+    assert shares[:top] == sorted(shares[:top])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert min(shares) > 0
