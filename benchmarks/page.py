@@ -18,6 +18,7 @@ from benchmarks import (
     operators_page,
     optimum_page,
     profile_page,
+    recovery_page,
     roofline_page,
     scale_page,
     scaling_page,
@@ -258,6 +259,10 @@ def main() -> None:
             parts.append(depth_ways_page.section(read("depth-ways.json")))
     if (RESULTS / "joint.json").is_file() and joint_page.complete_rows(read("joint.json")):
         parts.append(joint_page.section(read("joint.json")))
+    if (RESULTS / "recovery.json").is_file():
+        recovery = read("recovery.json")
+        parts.append(recovery_page.section(recovery))
+        recovery_page.draw(recovery, ROOT / "docs" / "recovery.png")
     if (RESULTS / "gguf.json").is_file():
         parts.append(gguf_page.section(read("gguf.json")))
     if (RESULTS / "latency.json").is_file():
