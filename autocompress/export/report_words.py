@@ -119,7 +119,8 @@ def recovery_rows(report: Report) -> Rows:
         return []
     before, after = own.before, report.loss
     back = (before.kl - after.kl) / before.kl if before.kl else 0.0
-    read = own.tokens / own.text_tokens
+    passes = own.tokens / own.text_tokens
+    read = f", the text {passes:.1f} times" if passes > 1 else ""
     return [
         (
             "Recovery",
@@ -131,8 +132,8 @@ def recovery_rows(report: Report) -> Rows:
         (
             "Trained on",
             (
-                f"{short(own.tokens)} tokens, {short(own.text_tokens)} of text read {read:.2g} "
-                f"times, in {duration(own.seconds)}"
+                f"{short(own.tokens)} tokens of a text of {short(own.text_tokens)}{read}, in "
+                f"{duration(own.seconds)}"
             ),
         ),
     ]

@@ -19,10 +19,12 @@ from autocompress.export.report import (
     Correction,
     LayerChoice,
     Loss,
+    Recovery,
     Report,
     Sample,
     Speedup,
     Target,
+    Validated,
     Verdict,
     verdict,
 )
@@ -149,6 +151,44 @@ def test_usable_means_met_and_within_the_floor(
 
 def test_nan_perplexity_is_never_usable() -> None:
     assert verdict(math.nan, 10.0, 1.3, True) is Verdict.UNUSABLE
+
+
+def recovered(text_tokens: int = 2_000_000) -> Report:
+    """Return the example's report as if its winner had lost twice as much before a training."""
+    before = dataclasses.replace(REPORT.loss, kl=0.426, perplexity=30.0)
+    history = (Validated(0, 0.44), Validated(150_000, 0.25), Validated(300_000, 0.22))
+    recovery = Recovery(300_000, text_tokens, 1e-3, 222.0, before, history)
+    return dataclasses.replace(REPORT, recovery=recovery)
+
+
+def test_a_recovery_tells_what_was_lost_before_and_after() -> None:
+    report = recovered()
+
+    rows = dict(report_words.recovery_rows(report))
+
+    assert rows["Recovery"] == (
+        "KL 0.4260 ± 0.0118 before, 50 % of it given back; perplexity 1.66x dense before, 1.21x "
+        "after"
+    )
+    assert rows["Trained on"] == "300 k tokens of a text of 2 M, in 4 min"
+    assert dict(report_words.recovery_rows(recovered(100_000)))["Trained on"] == (
+        "300 k tokens of a text of 100 k, the text 3.0 times, in 4 min"
+    )
+    assert report_words.recovery_rows(REPORT) == []
+    assert rows["Recovery"] in to_html(report)
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_simpler_methods_are_held_against_the_search_and_not_its_training() -> None:
+    report = recovered()
+
+    names = [row[0] for row in report_words.baseline_rows(report)]
+    kls = {row[0]: row[1] for row in report_words.baseline_rows(report)}
+
+    assert names[:2] == ["the same, recovered", "this search"]
+    assert kls["this search"].startswith("0.4260")
+    assert kls["the same, recovered"].startswith("0.2130")
+    assert report.searched == report.recovery.before if report.recovery else False
 
 
 def test_headline_says_what_was_got() -> None:
