@@ -297,7 +297,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--recover", metavar="2M", help="tokens to train the winner on, from the dense model"
     )
     parser.add_argument(
-        "--recovery-text", metavar="FILE", help="text to train on (default: what the search reads)"
+        "--recovery-text",
+        metavar="FILE",
+        help="text to train on (default: of --calibration what the search reads)",
     )
     parser.add_argument("--recovery-rate", metavar="1e-3", help="learning rate of the training")
     parser.add_argument(
