@@ -1,5 +1,6 @@
 """What the dense model predicts, kept as its k likeliest tokens and one bucket for the rest."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,14 @@ def losses(teacher: Teacher, logits: Tensor, targets: Tensor) -> tuple[Tensor, T
         kl = kl - teacher.rest * rest.clamp_min(LEAST).log()
     nll = (total - logits.gather(1, targets[:, None])).squeeze(1)
     return kl, nll
+
+
+def mean_losses(teacher: Teacher, logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Return the means of `losses` over a sequence, nats a token."""
+    kl, nll = losses(teacher, logits, targets)
+    mean = float(kl.mean())
+    # Rounding may take the divergence of equal models a hair below zero.
+    return (max(mean, 0.0) if math.isfinite(mean) else mean), float(nll.mean())
 
 
 def _parts(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from autocompress.errors import EvaluationError
 from autocompress.evaluators.base import Predictor
 from autocompress.evaluators.llama_cpp_model import LlamaCppPredictor
 from autocompress.evaluators.subprocess_call import Progress, advance, answer_call, call_module
-from autocompress.evaluators.teacher import Teacher, losses, summarize
+from autocompress.evaluators.teacher import Teacher, mean_losses, summarize
 from autocompress.evaluators.torch_predictor import TorchPredictor
 from autocompress.trial import Measurement
 
@@ -109,7 +109,7 @@ def serve(request: dict[str, object]) -> dict[str, list[float]]:
             )
         teacher = teachers[number] if teachers else summarize(logits, 1)
         kl, nll = _means(teacher, logits, ids)
-        found["kl"].append(max(kl, 0.0) if math.isfinite(kl) else kl)
+        found["kl"].append(kl)
         found["nll"].append(nll)
     wrong = [name for name, values in found.items() if not all(map(math.isfinite, values))]
     if wrong:
@@ -130,9 +130,7 @@ def open_predictor(path: Path, length: int, how: Reading) -> Predictor:
 
 def _means(teacher: Teacher, logits: Tensor, ids: np.ndarray) -> tuple[float, float]:
     """Return the mean divergence and likelihood over a sequence, nats a token."""
-    targets = torch.from_numpy(ids[1:]).to(logits.device)
-    kl, nll = losses(teacher, logits, targets)
-    return float(kl.mean()), float(nll.mean())
+    return mean_losses(teacher, logits, torch.from_numpy(ids[1:]).to(logits.device))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autocompress.models.architecture import LINEAR_NAMES
+from autocompress.models.linear_parts import places_of
 from autocompress.operators.base import PackedSource
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.base import Choice, LinearGroup, SearchSpace, Site
@@ -54,5 +55,5 @@ def _rows(
             yield torch.arange(start, start + rows)
         else:
             size = rows // site.units
-            yield start + (units[:, None] * size + torch.arange(size)).flatten()
+            yield start + places_of(units, size)
         start += rows

@@ -119,10 +119,13 @@ class LinearPart:
 def rows_of(tensors: Tensors, units: Tensor, total: int) -> Tensors:
     """Return the output rows of some units of all."""
     weight, bias = tensors
-    size = len(weight) // total
-    offsets = torch.arange(size, device=units.device)
-    rows = (units[:, None] * size + offsets).flatten().to(weight.device)
+    rows = places_of(units, len(weight) // total).to(weight.device)
     return _parameter(weight[rows]), None if bias is None else _parameter(bias[rows])
+
+
+def places_of(units: Tensor, size: int) -> Tensor:
+    """Return the rows, or columns, of some units of `size` each, which lie side by side."""
+    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -7,13 +7,14 @@ for, from the width's own weight and the Hessian of the columns that it keeps.
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autocompress.errors import EvaluationError
+from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level
 from autocompress.operators.base import Group, Operator, Statistics, WeightOperator
 from autocompress.operators.database import LevelDatabase, address
@@ -98,17 +99,15 @@ class Levels:
             self._database.write(
                 f"{_name(site)}.output-inputs", {"hessian": statistics.output.hessian}
             )
-        left = list(weights)
-        for index, group_ in enumerate(site.groups):
-            own, left = left[: len(group_.linears)], left[len(group_.linears) :]
+        for index, own, read in _by_group(site, weights, statistics):
+            linear = site.groups[index]
             missing = [
                 setting
                 for setting in settings_of(site, index)
-                if self._packed(site, group_, site.units, setting) is None
+                if self._packed(site, linear, site.units, setting) is None
             ]
-            read = statistics.output if group_.narrows_columns else statistics.inputs
             if missing and read is not None:
-                self._build_weights(site, group_, site.units, torch.cat(own), read, missing)
+                self._build_weights(site, linear, site.units, torch.cat(own), read, missing)
                 built += len(missing)
         return built
 
@@ -126,11 +125,9 @@ class Levels:
                 the residual stream, the kept columns of the output's, which is the last.
             statistics: Of the site in the choice's width.
         """
-        left = list(weights)
-        for index, group in enumerate(site.groups):
-            own, left = left[: len(group.linears)], left[len(group.linears) :]
+        for index, own, read in _by_group(site, weights, statistics):
+            group = site.groups[index]
             setting = choice.weights[index] if choice.weights else DENSE
-            read = statistics.output if group.narrows_columns else statistics.inputs
             if not setting.is_dense and read is not None:
                 kept = choice.kept if group.narrows_columns else site.units
                 self._build_weights(site, group, kept, torch.cat(own), read, [setting])
@@ -168,7 +165,7 @@ class Levels:
             hessian = self._output_hessian(site)
             if hessian is None:
                 raise _lost(site, "the Hessian of the output projection")
-            columns = _columns(level.kept, linear.columns // site.units)
+            columns = places_of(level.kept, linear.columns // site.units)
             part = Statistics(hessian[columns][:, columns])
             self._build_weights(site, linear, kept, level.output, part, settings_of(site, group))
             found = self._packed(site, linear, kept, setting)
@@ -226,6 +223,20 @@ class Levels:
         return None if tensors is None else tensors["hessian"]
 
 
+def _by_group(
+    site: Site, weights: Sequence[Tensor], statistics: SiteStatistics
+) -> Iterator[tuple[int, list[Tensor], Statistics | None]]:
+    """Yield each linear group's index, the weights of its layers, and what tells of its inputs.
+
+    Args:
+        weights: Of each linear layer of the site, the output's last.
+    """
+    left = list(weights)
+    for index, group in enumerate(site.groups):
+        own, left = left[: len(group.linears)], left[len(group.linears) :]
+        yield index, own, statistics.output if group.narrows_columns else statistics.inputs
+
+
 def widths_of(site: Site) -> tuple[int, ...]:
     """Return the widths of a site that have to be built: all but dense and dropped."""
     widths = {units for gene in site.genes for units in gene.units}
@@ -264,11 +275,6 @@ def stored_as(site: Site, setting: WeightSetting) -> Choice:
     ]
     stored = tuple(found) if any(not own.is_dense for own in found) else ()
     return Choice(site.units, site.units, stored)
-
-
-def _columns(units: Tensor, size: int) -> Tensor:
-    """Return the columns of some units of `size` columns each."""
-    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
 
 
 def _name(site: Site) -> str:

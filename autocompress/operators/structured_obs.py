@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level
 from autocompress.operators.base import Group, Statistics
 
@@ -48,11 +49,11 @@ class StructuredObs:
                 scores[~left] = torch.inf
                 n = min(at_once, n_left - target)
                 gone = torch.topk(scores, n, largest=False).indices
-                _remove(weight, inverse, _columns(gone, group.unit_columns))
+                _remove(weight, inverse, places_of(gone, group.unit_columns))
                 left[gone] = False
                 n_left -= n
             kept = left.nonzero().flatten()
-            columns = _columns(kept, group.unit_columns)
+            columns = places_of(kept, group.unit_columns)
             levels[target] = Level(kept, weight[:, columns].to(group.output.dtype))
         return levels
 
@@ -64,11 +65,6 @@ def _inverse(hessian: Tensor, damping: float) -> Tensor:
     diagonal[diagonal == 0] = 1.0
     diagonal += damping * diagonal.mean()
     return torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-
-
-def _columns(units: Tensor, size: int) -> Tensor:
-    """Return the columns of some units."""
-    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
 
 
 def _scores(weight: Tensor, inverse: Tensor, size: int) -> Tensor:

@@ -16,12 +16,13 @@ from typing import Final, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.teacher import losses, summarize
+from autocompress.evaluators.teacher import mean_losses, summarize
 from autocompress.models import loading, sample_text, text
+from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level, ShapedModel
 from autocompress.operators.database import address
 from autocompress.operators.levels import Levels
@@ -229,17 +230,13 @@ def _take_over(
         *inputs, output = remade.linears(index)
         for linear in inputs:
             theirs = cast(nn.Linear, student.get_submodule(names[id(linear)]))
-            rows = _rows(kept, linear.out_features // site.units).to(linear.weight.device)
+            rows = places_of(kept, linear.out_features // site.units).to(linear.weight.device)
             linear.weight.data[rows] = theirs.weight.detach().to(linear.weight)
             if linear.bias is not None:
                 linear.bias.data[rows] = theirs.bias.detach().to(linear.bias)
         theirs = cast(nn.Linear, student.get_submodule(names[id(output)]))
         weight = theirs.weight.detach().to(output.weight).cpu()
         levels.put_width(site, shape, Level(kept, weight))
-
-
-def _rows(units: Tensor, size: int) -> Tensor:
-    return (units[:, None] * size + torch.arange(size, device=units.device)).flatten()
 
 
 def _store(
@@ -284,8 +281,7 @@ def measure_recovered(
     for row in report_text(prepared, n):
         ids = torch.from_numpy(row).long().to(prepared.device)
         theirs, ours = (own(ids[None, :-1], use_cache=False).logits[0].float() for own in models)
-        teacher = summarize(theirs, prepared.spec.teacher_tokens)
-        found = losses(teacher, ours, ids[1:])
-        kl.append(max(float(found[0].mean()), 0.0))
-        nll.append(float(found[1].mean()))
+        found = mean_losses(summarize(theirs, prepared.spec.teacher_tokens), ours, ids[1:])
+        kl.append(found[0])
+        nll.append(found[1])
     return Measurement(tuple(kl), tuple(nll), prepared.spec.context - 1)
