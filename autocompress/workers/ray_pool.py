@@ -110,7 +110,7 @@ class _Actors:
         """Return how many workers the cluster holds."""
         if self._actor_class is None:
             self._actor_class = self._join()
-        return room(_nodes(), self._share())
+        return room(living_nodes(), self._share())
 
     def start(self) -> _Worker:
         if self._actor_class is None:
@@ -161,15 +161,10 @@ class _Actors:
         Raises:
             EngineError: If the cluster cannot be reached or can never hold the workers.
         """
-        if self._address is None:
-            for name, value in LOCAL_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
-        else:
-            probe(self._address)
+        n_cpus = max(self._n_workers or 1, os.cpu_count() or 1)
+        self._is_joined = enter_ray(self._address, n_cpus) or self._is_joined
         import ray
 
-        if not ray.is_initialized():
-            self._initialize()
         self._check_capacity()
         options = ray.remote(
             num_cpus=1,
@@ -180,41 +175,16 @@ class _Actors:
         )
         return options(Responder)
 
-    def _initialize(self) -> None:
-        import ray
-
-        options: dict[str, Any] = {"address": self._address}
-        if self._address is None:
-            # "local", because None would join whatever cluster this machine happens to run.
-            options = {
-                "address": "local",
-                "num_cpus": max(self._n_workers or 1, os.cpu_count() or 1),
-                "include_dashboard": False,
-                "object_store_memory": OBJECT_STORE_BYTES,
-            }
-        try:
-            ray.init(
-                namespace="autocompress",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                **options,
-            )
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            where = "on this machine" if self._address is None else f"at {self._address}"
-            reason = str(error).strip().partition("\n")[0]
-            raise EngineError(f"Ray {where} could not be started or joined: {reason}") from error
-        self._is_joined = True
-
     def _share(self) -> float:
         """Return how much of a GPU each worker gets."""
         if self._gpus_per_worker is not None:
             return self._gpus_per_worker
-        return largest_share(_nodes(), self._n_workers or 1)
+        return largest_share(living_nodes(), self._n_workers or 1)
 
     def _check_capacity(self) -> None:
         """Raise instead of waiting forever for workers that no node will ever hold."""
         share = self._share()
-        held = room(_nodes(), share)
+        held = room(living_nodes(), share)
         if held == 0:
             raise EngineError(
                 "The Ray cluster holds no worker: none of its nodes has a CPU to give, or a GPU "
@@ -228,7 +198,48 @@ class _Actors:
             )
 
 
-def _nodes() -> list[Mapping[str, float]]:
+def enter_ray(address: str | None, n_cpus: int | None = None) -> bool:
+    """Start Ray on this machine, or join the cluster at an address.
+
+    Args:
+        n_cpus: That a Ray of this machine counts; None counts them.
+
+    Returns:
+        False where this process was in already.
+
+    Raises:
+        EngineError: If the cluster cannot be reached, or Ray not started.
+    """
+    if address is None:
+        for name, value in LOCAL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    else:
+        _probe(address)
+    import ray
+
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        # "local", because None would join whatever cluster this machine happens to run.
+        options = {
+            "address": "local",
+            "num_cpus": n_cpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }
+    try:
+        ray.init(
+            namespace="autocompress", log_to_driver=False, logging_level=logging.ERROR, **options
+        )
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        where = "on this machine" if address is None else f"at {address}"
+        reason = str(error).strip().partition("\n")[0]
+        raise EngineError(f"Ray {where} could not be started or joined: {reason}") from error
+    return True
+
+
+def living_nodes() -> list[Mapping[str, float]]:
     """Return what each living node has to give."""
     import ray
 
@@ -244,7 +255,7 @@ def _worker_environment() -> dict[str, str]:
     return {**ONE_THREAD, "PYTHONPATH": python_path}
 
 
-def probe(address: str) -> None:
+def _probe(address: str) -> None:
     """Raise at once if nothing listens there: Ray itself would try for over a minute."""
     if address == "auto":
         return

@@ -5,7 +5,6 @@ Candidates of one search are many and short: these are what `RayPool` is for.
 
 import contextlib
 import importlib.util
-import logging
 import math
 import os
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from autocompress.errors import EngineError
-from autocompress.workers.ray_pool import LOCAL_ENVIRONMENT, OBJECT_STORE_BYTES, probe
+from autocompress.workers.ray_pool import enter_ray, living_nodes
 
 if TYPE_CHECKING:
     from ray.tune import Result
@@ -118,10 +117,10 @@ def run_trials(
         EngineError: If the cluster cannot be reached.
     """
     os.environ.update(QUIET)
-    with _ray(plan.address) as ray, tempfile.TemporaryDirectory() as folder:
+    with _in_ray(plan.address), tempfile.TemporaryDirectory() as folder:
         from ray import tune
 
-        share = _share(ray, plan.at_once)
+        share = _share(plan.at_once)
 
         class Teller(tune.Callback):
             """Passes on what comes of trials."""
@@ -170,44 +169,24 @@ def _outcome(config: Mapping[str, Any], reported: Mapping[str, Any]) -> Outcome:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
+def _in_ray(address: str | None) -> Iterator[None]:
     """Start Ray on this machine or join a cluster, and leave it at the end."""
-    if address is None:
-        for name, value in LOCAL_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-    else:
-        probe(address)
+    enter_ray(address)
     import ray
 
-    options: dict[str, Any] = {"address": address}
-    if address is None:
-        # "local", because None would join whatever cluster this machine happens to run.
-        options = {
-            "address": "local",
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
     try:
-        ray.init(
-            namespace="autocompress", log_to_driver=False, logging_level=logging.ERROR, **options
-        )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        where = "on this machine" if address is None else f"at {address}"
-        reason = str(error).strip().partition("\n")[0]
-        raise EngineError(f"Ray {where} could not be started or joined: {reason}") from error
-    try:
-        yield ray
+        yield
     finally:
         ray.shutdown()
 
 
-def _share(ray: Any, at_once: int) -> Share:
+def _share(at_once: int) -> Share:
     """Return an equal share of what the cluster holds, on one node.
 
     Raises:
         EngineError: If no node holds so much as a CPU.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = living_nodes()
     cpus = [int(node.get("CPU", 0)) for node in nodes]
     gpus = [float(node.get("GPU", 0)) for node in nodes]
     if max(cpus, default=0) < 1:
