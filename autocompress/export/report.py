@@ -11,6 +11,7 @@ from typing import cast
 
 from autocompress.errors import ExportError
 from autocompress.export.report_json import Json, from_plain, to_plain
+from autocompress.training.validation import Validation
 
 
 class Verdict(enum.StrEnum):
@@ -186,19 +187,6 @@ class SearchCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Validated:
-    """How far a model in training was from the dense one, on the text that winners are picked by.
-
-    Args:
-        tokens: Trained on before.
-        kl: Nats a token.
-    """
-
-    tokens: int
-    kl: float
-
-
-@dataclass(frozen=True, slots=True)
 class Recovery:
     """What training the winner gave back.
 
@@ -215,7 +203,7 @@ class Recovery:
     rate: float
     seconds: float
     before: Loss
-    history: tuple[Validated, ...]
+    history: tuple[Validation, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,7 @@ def _recovery(recovered: Relearned, standings: Standings) -> words.Recovery:
         rate=recovered.rate,
         seconds=trained.seconds,
         before=_loss(standings.winner, standings),
-        history=tuple(words.Validated(own.tokens, own.kl) for own in trained.history),
+        history=trained.history,
     )
 
 

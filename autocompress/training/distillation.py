@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import EvaluationError
-from autocompress.training.saved_state import Progress, SavedState, Validation
+from autocompress.training.saved_state import Progress, SavedState
+from autocompress.training.validation import Validation
 
 VALIDATIONS: Final = 20
 """How often, over all of a training, the student is held against the dense model."""

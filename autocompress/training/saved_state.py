@@ -11,23 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from autocompress.training.validation import Validation
+
 STATE = "state.safetensors"
 BEST = "best.safetensors"
 PROGRESS = "progress"
 """Under which the state file's own metadata says how far it had come."""
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """How far the student was from the dense model, on text that no step read.
-
-    Args:
-        tokens: Trained on before.
-        kl: Nats a token.
-    """
-
-    tokens: int
-    kl: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,13 @@ from autocompress.export.report import (
     Sample,
     Speedup,
     Target,
-    Validated,
     Verdict,
     verdict,
 )
 from autocompress.export.report_captions import caption
 from autocompress.export.report_html import to_html
 from autocompress.export.report_markdown import to_markdown
+from autocompress.training.validation import Validation
 from tests.export.example_report import example_report
 
 REPORT = example_report()
@@ -156,7 +156,7 @@ def test_nan_perplexity_is_never_usable() -> None:
 def recovered(text_tokens: int = 2_000_000) -> Report:
     """Return the example's report as if its winner had lost twice as much before a training."""
     before = dataclasses.replace(REPORT.loss, kl=0.426, perplexity=30.0)
-    history = (Validated(0, 0.44), Validated(150_000, 0.25), Validated(300_000, 0.22))
+    history = (Validation(0, 0.44), Validation(150_000, 0.25), Validation(300_000, 0.22))
     recovery = Recovery(300_000, text_tokens, 1e-3, 222.0, before, history)
     return dataclasses.replace(REPORT, recovery=recovery)
 
