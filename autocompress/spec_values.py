@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autocompress.errors import SpecError
+
 
 @dataclass(frozen=True, slots=True)
 class Amount:
@@ -23,6 +25,16 @@ class Amount:
 
     def __str__(self) -> str:
         return f"{self.value!r}%" if self.is_percent else f"{self.value:.0f}"
+
+
+def check_plain_name(name: str) -> None:
+    """Make sure that what `--name` says can be a file's name, and nothing else.
+
+    Raises:
+        SpecError: If it cannot.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise SpecError(f"`--name` must be a plain name, but got {name!r}.")
 
 
 def number(low: float, high: float, suffix: str = "") -> Callable[[object], float]:

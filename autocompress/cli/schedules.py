@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from autocompress.errors import EvaluationError, SpecError
 from autocompress.spec import from_mapping, read_yaml
+from autocompress.spec_values import check_plain_name
 from autocompress.store.base import Json
 
 DEFAULT_OUTPUT = Path("autocompress-out")
@@ -22,8 +23,7 @@ def add(parsed: argparse.Namespace) -> None:
     spec = from_mapping(read_yaml(parsed.spec))
     check_cron(parsed.cron, parsed.zone)
     name = parsed.name or parsed.spec.stem
-    if not name or "/" in name or name.startswith("."):
-        raise SpecError(f"`--name` must be a plain name, but got {name!r}.")
+    check_plain_name(name)
     if parsed.keep < 1:
         raise SpecError(f"`--keep >= 1` must hold, but got {parsed.keep}.")
     if parsed.webhook is not None and not parsed.webhook.startswith(("http://", "https://")):

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Final
 
 from autocompress.errors import StoreError
 from autocompress.export.render import write_texts
+from autocompress.service.search_process import search_command
 from autocompress.store.base import Json
 from autocompress.store.study_store import find_study
 
@@ -165,22 +165,10 @@ class Jobs:
 
     def _begin(self, name: str) -> "subprocess.Popen[bytes]":
         """Start a search, or go on with one that the store knows."""
-        own = [f"--storage={self._storage}", f"--output={self.output(name)}", "--json"]
-        if find_study(self._storage, name) is not None:
-            command = ["resume", name, *own]
-        else:
-            spec = self._folder / f"{name}{WAITING}"
-            command = ["search", f"--spec={spec}", f"--study={name}", *own]
+        spec = self._folder / f"{name}{WAITING}"
+        command = search_command(self._storage, name, spec, self.output(name))
         with self.events(name).open("ab") as told:
-            return subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "autocompress.service.parent", str(os.getpid())),
-                    *command,
-                ],
-                stdout=told,
-                stderr=told,
-                start_new_session=True,
-            )
+            return subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
 
     def _tell(self, name: str, event: Mapping[str, Json]) -> None:
         with contextlib.suppress(OSError), self.events(name).open("a", encoding="utf-8") as told:

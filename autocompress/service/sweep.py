@@ -6,9 +6,7 @@ none anew that has ended. The best are measured once more, from their files.
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,9 @@ from autocompress.export.render import write_texts
 from autocompress.export.report import Report
 from autocompress.pipeline.comparing import losses_of, speedup_between
 from autocompress.pipeline.observer import Observer
+from autocompress.service.search_process import search_command
 from autocompress.spec import TARGETS, SearchSpec, from_mapping
+from autocompress.spec_values import check_plain_name
 from autocompress.store.base import Json, StudyState
 from autocompress.store.database import sqlite_file
 from autocompress.store.study_store import find_study, list_studies
@@ -107,8 +107,7 @@ def read_sweep(name: str, values: Mapping[str, object]) -> Sweep:
     Raises:
         SpecError: If it cannot be meant.
     """
-    if not name or "/" in name or name.startswith("."):
-        raise SpecError(f"`--name` must be a plain name, but got {name!r}.")
+    check_plain_name(name)
     settings = {key.replace("-", "_"): value for key, value in values.items()}
     vary = settings.pop("vary", None)
     if not isinstance(vary, dict) or not vary:
@@ -204,16 +203,19 @@ def run_sweep(
         storage = f"sqlite:///{file.resolve()}"
     run = _Run(sweep, storage, str(output.resolve()), str(Path.cwd()))
     known = _known(sweep, storage)
+    rows = {row.study: row for row in known}
 
     def pass_on(outcome: Outcome) -> None:
-        told(_row(sweep, outcome, storage))
+        row = _row(sweep, outcome, storage)
+        rows[row.study] = row
+        told(row)
 
-    outcomes = run_trials(run, sweep.varied, plan, known, pass_on)
-    scored = [Outcome(values, score, None) for values, score in known]
-    rows = {row.study: row for row in (_row(sweep, own, storage) for own in (*scored, *outcomes))}
-    winners = tuple(
-        _again(sweep, row, output, observer) for row in winners_of(tuple(rows.values()))
-    )
+    scored = [(row.values, _score(row.report)) for row in known if row.report is not None]
+    for outcome in run_trials(run, sweep.varied, plan, scored, pass_on):
+        # What was not told: its process died.
+        if sweep.study(outcome.values) not in rows:
+            rows[sweep.study(outcome.values)] = _row(sweep, outcome, storage)
+    winners = tuple(_again(sweep, row, output, observer) for row in winners_of([*rows.values()]))
     swept = Swept(sweep, tuple(rows.values()), winners)
     texts = {"sweep.json": json.dumps(to_json(swept), indent=2, allow_nan=False) + "\n"}
     write_texts({**texts, "sweep.md": to_markdown(swept)}, output)
@@ -231,16 +233,11 @@ class _Run:
 
     def __call__(self, values: Values, share: Share) -> float:
         study = self.sweep.study(values)
-        report = _report(self.storage, study)
-        if report is None:
-            self._search(study, values, share)
-            report = _report(self.storage, study)
-        if report is None:
-            raise EvaluationError(f"Study {study} was taken away.")
+        report = _report(self.storage, study) or self._search(study, values, share)
         return _score(report)
 
-    def _search(self, study: str, values: Values, share: Share) -> None:
-        """Search, or go on with what was begun.
+    def _search(self, study: str, values: Values, share: Share) -> Report:
+        """Search, or go on with what was begun; return the report.
 
         Raises:
             EvaluationError: If the search ends without a model.
@@ -249,16 +246,11 @@ class _Run:
         if spec["workers"] is None and not share.gpus:
             # How many measure changes no result.
             spec["workers"] = share.cpus
-        own = [f"--storage={self.storage}", f"--output={self.output}/{study}", "--json"]
-        if find_study(self.storage, study) is not None:
-            command = ["resume", study, *own]
-        else:
-            write_texts({f"{study}.json": json.dumps(spec) + "\n"}, Path(self.output))
-            command = ["search", f"--spec={self.output}/{study}.json", f"--study={study}", *own]
-        program = (sys.executable, "-m", "autocompress.service.parent", str(os.getpid()))
+        write_texts({f"{study}.json": json.dumps(spec) + "\n"}, Path(self.output))
+        file, output = Path(self.output, f"{study}.json"), Path(self.output, study)
         with Path(self.output, f"{study}.events.jsonl").open("ab") as told:
             ended = subprocess.run(
-                [*program, *command],
+                search_command(self.storage, study, file, output),
                 cwd=self.folder,
                 stdout=told,
                 stderr=subprocess.PIPE,
@@ -266,9 +258,11 @@ class _Run:
                 start_new_session=True,
                 check=False,
             )
-        if _report(self.storage, study) is None:
+        report = _report(self.storage, study)
+        if report is None:
             said = ended.stderr.strip().rpartition("\n")[2] or f"ended with {ended.returncode}"
             raise EvaluationError(said.removeprefix("autocompress: "))
+        return report
 
 
 def _report(storage: str, study: str) -> Report | None:
@@ -279,14 +273,14 @@ def _report(storage: str, study: str) -> Report | None:
     return Report.from_json(row.report)
 
 
-def _known(sweep: Sweep, storage: str) -> list[tuple[Values, float]]:
-    """Return the searches of a sweep that have ended, and their scores."""
-    found: list[tuple[Values, float]] = []
+def _known(sweep: Sweep, storage: str) -> list[Row]:
+    """Return the searches of a sweep that have ended."""
+    found = []
     for row in list_studies(storage):
         if row.name.startswith(f"{sweep.name}-") and row.report is not None:
             values = values_of(sweep, row.spec)
             if sweep.study(values) == row.name and row.state is StudyState.FINISHED:
-                found.append((values, _score(Report.from_json(row.report))))
+                found.append(Row(values, row.name, Report.from_json(row.report), None))
     return found
 
 

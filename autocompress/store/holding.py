@@ -30,18 +30,17 @@ def held(store: SqlStudyStore) -> Iterator[None]:
     ended = threading.Event()
     thread = threading.Thread(target=_beat, args=(store, own, ended), daemon=True)
     thread.start()
+    is_away = False
     try:
         yield
     except DatabaseAway:
         # It was waited for; this process is about to end, and is found to be gone.
-        ended.set()
+        is_away = True
         raise
-    except BaseException:
+    finally:
         ended.set()
-        store.release(own)
-        raise
-    ended.set()
-    store.release(own)
+        if not is_away:
+            store.release(own)
 
 
 def _hold(store: SqlStudyStore, own: str) -> None:

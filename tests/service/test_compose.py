@@ -1,25 +1,20 @@
 """docker-compose.yml is what it says, and its commands serve a search."""
 
-import json
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks.postgres_server import binaries
+from tests.service.own_network import needs_own_network, needs_postgres, told_by
 from tests.tiny_models import make_config, write_model
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-ALONE = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-r", "-n"]
-"""Gives a command a network of its own."""
 
 
 def test_the_file_is_of_composes_schema() -> None:
@@ -53,28 +48,13 @@ def test_no_secret_is_in_the_file() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(binaries() is None, reason="PostgreSQL's server is not installed here")
-@pytest.mark.skipif(
-    subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode != 0,
-    reason="the system lets nobody have a network of his own (`unshare -n`)",
-)
+@needs_postgres
+@needs_own_network
 def test_the_commands_of_the_containers_serve_a_search(tmp_path: Path, calibration: Path) -> None:
     write_model(tmp_path / "models" / "model", make_config())
-    command = [*ALONE, sys.executable, str(Path(__file__).with_name("compose_machine.py"))]
 
-    # Another user runs PostgreSQL, who must get there; and sockets have short names.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        done = subprocess.run(
-            [*command, folder, str(tmp_path / "models"), str(calibration)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    told = told_by("compose_machine.py", tmp_path / "models", calibration)
 
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout.splitlines()[-1])
     assert told["met"] is True
     assert told["refused"] == 401
     assert told["shown"] == ["first"]

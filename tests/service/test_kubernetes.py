@@ -1,13 +1,10 @@
 """deploy/kubernetes is of the schemas it claims, and runs what docker-compose.yml runs."""
 
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import yaml
 
 from autocompress.cli.commands import COMMANDS
 from autocompress.cli.flags import make_parser, spec_of
-from benchmarks.postgres_server import binaries
 from tests.service.manifests import (
     FOLDER,
     KUBERAY,
@@ -30,6 +26,7 @@ from tests.service.manifests import (
     read_documents,
     read_patch,
 )
+from tests.service.own_network import needs_own_network, needs_postgres, told_by
 from tests.tiny_models import make_config, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +49,6 @@ KEYS = {"db-password": "db-password", "ray-token": "auth_token", "api-token": "a
 """Of the one secret; KubeRay asks for the token by that name."""
 PATIENCE_SECONDS = 360
 """A search waits five minutes for its database: who lives is not ended before that."""
-ALONE = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-r", "-n"]
 
 
 def has_kustomize() -> bool:
@@ -395,27 +391,12 @@ def test_what_kustomize_makes_is_of_its_schema_and_the_sites(folder: str) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(find_spec("aiohttp_cors") is None, reason="Ray's job server is not installed")
-@pytest.mark.skipif(binaries() is None, reason="PostgreSQL's server is not installed here")
-@pytest.mark.skipif(
-    subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode != 0,
-    reason="the system lets nobody have a network of his own (`unshare -n`)",
-)
+@needs_postgres
+@needs_own_network
 def test_the_job_finds_and_publishes_a_model(tmp_path: Path, calibration: Path) -> None:
     write_model(tmp_path / "models" / "reference-model", make_config())
-    command = [*ALONE, sys.executable, str(Path(__file__).with_name("ray_job_machine.py"))]
 
-    # Another user runs PostgreSQL, who must get there; and sockets have short names.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        done = subprocess.run(
-            [*command, folder, str(tmp_path / "models"), str(calibration)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    told = told_by("ray_job_machine.py", tmp_path / "models", calibration)
 
-    assert done.returncode == 0, done.stderr[-4000:]
-    told = json.loads(done.stdout.splitlines()[-1])
     assert told["met"] is True
     assert {"report.html", "model"} <= {*told["files"]}
