@@ -6,9 +6,9 @@
 
 The searched linear layers of the reference model may hold so many nominal bits a weight on
 average: codes alone, of 2, 3, 4, 5 or 6 bits, asymmetric, in groups of the largest size that
-fits. EvoPress runs its super-fast schedule, or with `--full` its full one; ours may spend as many
-tokens and ends when it finds no improvement. KL is measured on all of the report text, which none
-of them reads. What the output holds of a strategy is not run again.
+fits. EvoPress runs its super-fast schedule, or with `--full` its full one; ours may spend a
+quarter of its tokens and ends when it finds no improvement. KL is measured on all of the report
+text, which none of them reads. What the output holds of a strategy is not run again.
 """
 
 import argparse

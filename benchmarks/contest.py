@@ -35,26 +35,30 @@ class Field:
     """Whom ours is held against.
 
     Args:
-        evopress: Which of EvoPress's schedules; ours may spend as many tokens.
+        evopress: Which of EvoPress's schedules.
         others: Strategies with a cost of their own.
+        share: Of EvoPress's tokens, how many ours may spend; a generation begun below is finished.
     """
 
     evopress: str
     others: tuple[str, ...]
+    share: float = 1.0
 
 
 SHAPES = Field(
     "evopress", ("uniform", "random", "additive", "leave-one-out", "shortgpt", "cosine")
 )
-BITS_IN_FULL = Field("evopress", ())
-BITS = Field("evopress-fast", ("uniform", "additive", "weight-error", "fisher"))
-SPARSITY = Field("evopress-fast", ("uniform", "additive", "weight-error", "owl"))
+# Room for the last generation within a quarter.
+A_QUARTER = 0.24
+BITS_IN_FULL = Field("evopress", (), A_QUARTER)
+BITS = Field("evopress-fast", ("uniform", "additive", "weight-error", "fisher"), A_QUARTER)
+SPARSITY = Field("evopress-fast", ("uniform", "additive", "weight-error", "owl"), A_QUARTER)
 
 
 def contest(
     lab: Laboratory, task_for: TaskFor, field: Field, known: Row, keep: Callable[[Row], object]
 ) -> Row:
-    """Run EvoPress to its end, ours with at most its tokens, and the others; measure them all.
+    """Run EvoPress to its end, ours with a share of its tokens, and the others; measure them all.
 
     Args:
         known: A row of an earlier run: what it holds of a strategy is not run again.
@@ -67,7 +71,8 @@ def contest(
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
             keep(row)
     if OURS not in row:
-        row[OURS] = _path(_apart(_run(lab, OURS, task_for(row[theirs][-1]["tokens"]))))
+        most = int(field.share * row[theirs][-1]["tokens"])
+        row[OURS] = _path(_apart(_run(lab, OURS, task_for(most))))
         keep(row)
     strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]

@@ -79,7 +79,7 @@ _BITS = Section(
     "bits within groups of one size, its default. Uniform takes, between two levels, the best of "
     "32 random fills of the two; additive is the knapsack over measured single changes, "
     "weight-error over the squared change of weights, and fisher over output errors weighted by "
-    f"squared gradients. Ours may spend as many tokens and ends by itself. {READ}",
+    f"squared gradients. Ours may spend a quarter of EvoPress's tokens. {READ}",
     "bits",
     "bits.png",
     "{} nominal bits",
@@ -90,7 +90,7 @@ _SPARSITY = Section(
     "`python -m benchmarks.sparsity --output benchmarks/results/sparsity.json`\n\n"
     "Mean sparsity of the searched linear layers, all built by SparseGPT; levels of all groups "
     "lie 8,192 weights apart. EvoPress runs its super-fast schedule. OWL takes the best of its "
-    f"multiples and spreads. Ours may spend as many tokens and ends by itself. {READ}",
+    f"multiples and spreads. Ours may spend a quarter of EvoPress's tokens. {READ}",
     "sparsity",
     "sparsity.png",
     "{} of the weights zero",

@@ -3,9 +3,9 @@
     python -m benchmarks.sparsity --output benchmarks/results/sparsity.json
 
 So many of the searched linear layers' weights are zero on average; levels of all groups differ by
-one number of weights, as EvoPress's do. EvoPress runs its super-fast schedule; ours may spend as
-many tokens and ends when it finds no improvement. KL is measured on all of the report text, which
-none of them reads. What the output holds of a strategy is not run again.
+one number of weights, as EvoPress's do. EvoPress runs its super-fast schedule; ours may spend a
+quarter of its tokens and ends when it finds no improvement. KL is measured on all of the report
+text, which none of them reads. What the output holds of a strategy is not run again.
 """
 
 import argparse
