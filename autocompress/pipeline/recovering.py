@@ -42,7 +42,9 @@ from autocompress.training.saved_state import SavedState
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
-VALIDATION_SEQUENCES: Final = 64
+JUDGING_SEQUENCES: Final = 64
+VALIDATION_SEQUENCES: Final = 32
+"""Of those, what a training is held against: often, so that all of them would cost as much as it."""
 TELLING_CHARACTERS: Final = 40
 
 
@@ -144,7 +146,8 @@ def recover(
     order = text.draw_order(
         len(prepared.sequences[Split.SELECTION]), Split.SELECTION, 0, spec.seed
     )
-    validation = prepared.sequences[Split.SELECTION][order[:VALIDATION_SEQUENCES]]
+    judging = prepared.sequences[Split.SELECTION][order[:JUDGING_SEQUENCES]]
+    validation = judging[:VALIDATION_SEQUENCES]
     name = address(
         plan.levels.name,
         json.dumps([str(choice) for choice in shapes]),
@@ -167,7 +170,7 @@ def recover(
         adapted = adapt(cast(PreTrainedModel, student), spec.recovery_rank, spec.seed)
     shaped.apply_dense()
     dense = _fast(shaped.model, spec.dtype)
-    found = mean_divergence(_fast(searched, spec.dtype), dense, validation)
+    found = mean_divergence(_fast(searched, spec.dtype), dense, judging)
     del searched
     saved = SavedState(cache_folder() / "recovered" / name)
     with _all_cores():
@@ -186,7 +189,7 @@ def recover(
     _take_over(remade, student, shapes, before, levels)
     _store(remade, prepared, choices, levels)
     remade.apply(choices)
-    if mean_divergence(_fast(remade.model, spec.dtype), dense, validation) >= found:
+    if mean_divergence(_fast(remade.model, spec.dtype), dense, judging) >= found:
         observer.tell("not recovered", {"tokens": trained.tokens, "seconds": trained.seconds})
         return None
     return Recovered(trained, remade, levels)

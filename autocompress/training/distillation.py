@@ -7,7 +7,7 @@ also how far the last hidden states are apart, relative to their size.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,8 @@ VALIDATIONS: Final = 20
 WARM_UP: Final = 0.03
 LEAST_RATE: Final = 0.05
 """Of the learning rate, where the cosine ends."""
+RETREAT_SHARE: Final = 1 / 3
+"""Of the rate, that is left after going back to the best tensors."""
 LARGEST_NORM: Final = 1.0
 BETAS: Final = (0.9, 0.95)
 SAVE_SECONDS: Final = 60.0
@@ -43,14 +45,17 @@ class TrainingSettings:
         rate: AdamW's highest learning rate; it warms up and falls along a cosine.
         sequences: Of a step.
         hidden: Weight of the distance of hidden states; 0 leaves it out.
-        patience: Validations in a row without a smaller loss that end the training.
+        patience: Validations in a row without a smaller loss after which a training goes back to
+            its best tensors, and on at a third of the rate.
+        retreats: So many of these in a row, none followed by a smaller loss, end it.
     """
 
     tokens: int
     rate: float = 1e-3
     sequences: int = 8
     hidden: float = 0.0
-    patience: int = 10
+    patience: int = 2
+    retreats: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,9 @@ def distil(
 ) -> Trained:
     """Train a student in place, and leave it with the tensors that validated best.
 
+    A student that lost little is soon harmed by a rate that suits one that lost much: where a
+    training does not gain, it goes back to what was best and takes smaller steps.
+
     A training that was interrupted goes on where it was last saved: with the same tensors, text
     and random numbers, so that it ends as an undisturbed one does.
 
@@ -115,15 +123,17 @@ def distil(
         saved.keep_best(trained)
     every = max(1, n_steps // VALIDATIONS)
     started, saved_at = time.monotonic() - course.seconds, time.monotonic()
-    while course.step < n_steps and not _is_over(course.history, settings.patience):
+    retreats = _retreats(course.history, settings.patience)
+    while course.step < n_steps and retreats.in_a_row < settings.retreats:
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate * _share(course.step, n_steps)
+            fallen = RETREAT_SHARE**retreats.in_all
+            group["lr"] = settings.rate * fallen * _share(course.step, n_steps)
         rows = _rows(len(text), settings.sequences, course.step, seed)
         loss = ways.loss(torch.from_numpy(text[rows]).long().to(_device(student)))
         if not math.isfinite(float(loss.detach())):
             raise EvaluationError(
                 f"The loss of step {course.step + 1} of the training is no finite number: lower "
-                "--recover-rate."
+                "--recovery-rate."
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -138,6 +148,11 @@ def distil(
             if now.kl < min(own.kl for own in course.history):
                 saved.keep_best(trained)
             course.history.append(now)
+            before, retreats = retreats, _retreats(course.history, settings.patience)
+            if retreats.in_all > before.in_all:
+                saved.take_best(trained)
+                # Its moments are of the steps that led nowhere.
+                optimizer.state.clear()
         if time.monotonic() - saved_at > SAVE_SECONDS:
             saved.save(trained, optimizer, _progress(course))
             saved_at = time.monotonic()
@@ -229,10 +244,29 @@ def _share(step: int, n_steps: int) -> float:
     return LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _is_over(history: list[Validation], patience: int) -> bool:
-    """Whether as many validations in a row as patience allows were no better than before."""
-    best = min(range(len(history)), key=lambda index: history[index].kl)
-    return len(history) - 1 - best >= patience
+@dataclass(frozen=True, slots=True)
+class _Retreats:
+    """How often a training went back to its best tensors.
+
+    Args:
+        in_a_row: Since it last gained.
+    """
+
+    in_all: int
+    in_a_row: int
+
+
+def _retreats(history: Sequence[Validation], patience: int) -> _Retreats:
+    """Return how often a training with these validations has gone back."""
+    best, without_gain, in_all, in_a_row = math.inf, 0, 0, 0
+    for own in history:
+        if own.kl < best:
+            best, without_gain, in_a_row = own.kl, 0, 0
+            continue
+        without_gain += 1
+        if without_gain == patience:
+            without_gain, in_all, in_a_row = 0, in_all + 1, in_a_row + 1
+    return _Retreats(in_all, in_a_row)
 
 
 def _progress(course: _Course) -> Progress:

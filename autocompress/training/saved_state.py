@@ -15,6 +15,9 @@ from autocompress.training.validation import Validation
 
 STATE = "state.safetensors"
 BEST = "best.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"
+"""What AdamW holds of a parameter."""
 PROGRESS = "progress"
 """Under which the state file's own metadata says how far it had come."""
 
@@ -54,13 +57,9 @@ class SavedState:
             for name, own in trained.items():
                 own.copy_(tensors[f"weight.{name}"])
         for name, own in trained.items():
-            state = {
-                kind: tensors[f"{kind}.{name}"].to(own.device)
-                for kind in ("exp_avg", "exp_avg_sq")
-                if f"{kind}.{name}" in tensors
-            }
-            if state:
-                optimizer.state[own] = {**state, "step": torch.tensor(float(told["step"]))}
+            if f"{STEP}.{name}" in tensors:
+                moments = {kind: tensors[f"{kind}.{name}"].to(own.device) for kind in MOMENTS}
+                optimizer.state[own] = moments | {STEP: tensors[f"{STEP}.{name}"]}
         history = tuple(Validation(**each) for each in told["history"])
         return Progress(told["step"], history, told["seconds"])
 
@@ -74,9 +73,8 @@ class SavedState:
         tensors: dict[str, Tensor] = {}
         for name, own in trained.items():
             tensors[f"weight.{name}"] = own.detach()
-            for kind in ("exp_avg", "exp_avg_sq"):
-                if kind in optimizer.state[own]:
-                    tensors[f"{kind}.{name}"] = optimizer.state[own][kind]
+            for kind, tensor in optimizer.state.get(own, {}).items():
+                tensors[f"{kind}.{name}"] = tensor
         self._write(STATE, tensors, {PROGRESS: json.dumps(asdict(progress))})
 
     def keep_best(self, trained: Mapping[str, nn.Parameter]) -> None:

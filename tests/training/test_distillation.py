@@ -16,10 +16,11 @@ from autocompress.errors import EvaluationError
 from autocompress.training import distillation
 from autocompress.training.distillation import Trained, TrainingSettings, distil, divergence
 from autocompress.training.saved_state import SavedState
+from autocompress.training.validation import Validation
 from tests.tiny_models import TinyModels, token_ids
 
 STEPS, SEQUENCES, CONTEXT = 40, 4, 16
-SETTINGS = TrainingSettings(STEPS * SEQUENCES * CONTEXT, 3e-3, SEQUENCES, patience=100)
+SETTINGS = TrainingSettings(STEPS * SEQUENCES * CONTEXT, 3e-3, SEQUENCES)
 TEXT = token_ids(12, CONTEXT, seed=1).numpy()
 VALIDATION = token_ids(6, CONTEXT, seed=2).numpy()
 
@@ -98,28 +99,33 @@ def divergence_of(student: nn.Module, dense: nn.Module) -> float:
 def test_a_training_without_gain_ends_early(tmp_path: Path, dense: nn.Module) -> None:
     student = copy.deepcopy(dense).requires_grad_(requires_grad=True)
 
-    trained = train(tmp_path, student, dense, dataclasses.replace(SETTINGS, rate=0.1, patience=2))
+    hopeless = dataclasses.replace(SETTINGS, rate=0.1, patience=2, retreats=2)
 
-    assert len(trained.history) == 3
+    trained = train(tmp_path, student, dense, hopeless)
+
+    assert len(trained.history) == 5
     assert trained.best.tokens == 0
     assert are_equal(weights_of(student), weights_of(dense))
 
 
+@pytest.mark.parametrize("rate", [3e-3, 0.03])
 @pytest.mark.parametrize("step", [1, 7, 23, STEPS])
 def test_a_killed_training_ends_as_an_undisturbed_one(
     tmp_path: Path,
     dense: nn.Module,
     student: nn.Module,
     step: int,
+    rate: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    settings = dataclasses.replace(SETTINGS, rate=rate)
     other, third = copy.deepcopy(student), copy.deepcopy(student)
-    undisturbed = train(tmp_path / "undisturbed", student, dense)
+    undisturbed = train(tmp_path / "undisturbed", student, dense, settings)
 
     with pytest.raises(Killed):
-        train(tmp_path / "killed", other, dense, until=step * SEQUENCES * CONTEXT)
-    resumed = train(tmp_path / "killed", third, dense)
+        train(tmp_path / "killed", other, dense, settings, step * SEQUENCES * CONTEXT)
+    resumed = train(tmp_path / "killed", third, dense, settings)
 
     assert resumed.history == undisturbed.history
     assert are_equal(weights_of(third), weights_of(student))
@@ -135,6 +141,33 @@ def test_a_training_that_has_ended_is_not_done_again(
 
     assert second == first
     assert are_equal(weights_of(again), weights_of(student))
+
+
+def test_a_training_too_fast_goes_back_and_on_at_a_lower_rate(
+    tmp_path: Path, dense: nn.Module, student: nn.Module
+) -> None:
+    fast = dataclasses.replace(SETTINGS, rate=0.03)
+    never = dataclasses.replace(fast, patience=1000)
+
+    going_back = train(tmp_path / "back", copy.deepcopy(student), dense, fast)
+    going_on = train(tmp_path / "on", student, dense, never)
+
+    assert distillation._retreats(going_back.history, fast.patience).in_all > 0
+    assert going_back.best.kl < going_on.best.kl
+
+
+@given(st.lists(st.floats(0, 10), min_size=1), st.integers(1, 4))
+def test_every_so_many_validations_without_gain_are_a_retreat(
+    kls: list[float], patience: int
+) -> None:
+    history = [Validation(index, kl) for index, kl in enumerate(kls)]
+
+    found = distillation._retreats(history, patience)
+
+    lows = [index for index, kl in enumerate(kls) if all(kl < own for own in kls[:index])]
+    waits = [end - start - 1 for start, end in zip(lows, [*lows[1:], len(kls)], strict=True)]
+    assert found.in_all == sum(wait // patience for wait in waits)
+    assert found.in_a_row == waits[-1] // patience
 
 
 def test_what_requires_no_gradient_is_left(
