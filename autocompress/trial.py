@@ -1,5 +1,6 @@
 """The values that travel between rooms: genotypes, fidelities, measurements and trials."""
 
+import dataclasses
 import enum
 import hashlib
 import math
@@ -43,17 +44,26 @@ class Fidelity:
     """How much a measurement reads: sequences `[first, first + sequences)` of one draw of a split.
 
     A draw is a shuffled order of the split's sequences: a longer reading contains a shorter one.
+
+    Args:
+        trained: Tokens that a candidate is trained on before it is read; 0 reads it as it is.
+            What was trained for longer is another text to a candidate: losses do not compare.
     """
 
     split: Split
     draw: int
     first: int
     sequences: int
+    trained: int = 0
 
     @property
     def end(self) -> int:
         """The position behind the last sequence read."""
         return self.first + self.sequences
+
+    def part(self, first: int, end: int) -> "Fidelity":
+        """Return what reads sequences `[first, end)` of the same draw alike."""
+        return dataclasses.replace(self, first=first, sequences=end - first)
 
 
 @dataclass(frozen=True, slots=True)

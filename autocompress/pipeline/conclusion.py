@@ -170,7 +170,7 @@ def make_report(
         parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,
-            tokens=driver.sequences * spec.context,
+            tokens=driver.sequences * spec.context + driver.trained,
             seconds=seconds,
             generations=found.generations,
             stopped_because=found.stopped_because,

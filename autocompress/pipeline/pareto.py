@@ -109,7 +109,7 @@ def read_all(records: Iterable[Record]) -> list[Reading]:
     tokens: dict[Genotype, int] = {}
     for record in records:
         fidelity, measurement = record.fidelity, record.measurement
-        if fidelity.split is not Split.SEARCH or measurement is None:
+        if fidelity.split is not Split.SEARCH or fidelity.trained or measurement is None:
             continue
         places = [(fidelity.draw, position) for position in range(fidelity.first, fidelity.end)]
         pairs = zip(measurement.kl, measurement.nll, strict=True)

@@ -44,7 +44,7 @@ from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
 JUDGING_SEQUENCES: Final = 64
 VALIDATION_SEQUENCES: Final = 32
-"""Of those, what a training is held against: often, so that all of them would cost as much as it."""
+"""Of those, what a training is held against, often: all of them would cost as much as it does."""
 TELLING_CHARACTERS: Final = 40
 
 

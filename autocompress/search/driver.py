@@ -15,8 +15,8 @@ from autocompress.workers.base import Measured, Shard, WorkerPool
 Told = Callable[[int, int], None]
 """Told after every shard: shards done and shards of the batch."""
 
-_Text = tuple[Genotype, Split, int]
-"""A candidate on a draw of a split."""
+_Text = tuple[Genotype, Split, int, int]
+"""A candidate on a draw of a split, after so many tokens of training."""
 
 
 class SearchDriver:
@@ -53,7 +53,7 @@ class SearchDriver:
         self._inherited_sequences = known.sequences
         for genotype, fidelity in known.readings():
             self._memo.add(genotype, fidelity, known.measurement(genotype, fidelity))
-            self._asked[genotype, fidelity.split, fidelity.draw] = fidelity.end
+            self._asked[_text(genotype, fidelity)] = fidelity.end
 
     @property
     def n_trials(self) -> int:
@@ -67,6 +67,11 @@ class SearchDriver:
         What was inherited was read elsewhere.
         """
         return self._memo.sequences - self._inherited_sequences
+
+    @property
+    def trained(self) -> int:
+        """Tokens that candidates were trained on, summed over them, inherited ones too."""
+        return self._memo.trained
 
     def run(self, strategy: Strategy, on_batch: Callable[[], None]) -> None:
         """Ask and tell until the strategy is done."""
@@ -96,17 +101,17 @@ class SearchDriver:
 
     def _cut(self, batch: Batch) -> list[Shard]:
         """Return the shards of what earlier batches have not asked for."""
-        split, draw, end = batch.fidelity.split, batch.fidelity.draw, batch.fidelity.end
+        end = batch.fidelity.end
         unread: dict[int, list[Genotype]] = defaultdict(list)
         for genotype in dict.fromkeys(batch.candidates):
-            text = (genotype, split, draw)
+            text = _text(genotype, batch.fidelity)
             if text not in self._failed and self._asked[text] < end:
                 unread[self._asked[text]].append(genotype)
                 self._asked[text] = end
         return [
             shard
             for first, genotypes in sorted(unread.items())
-            for shard in cut(genotypes, Fidelity(split, draw, first, end - first), self._how)
+            for shard in cut(genotypes, batch.fidelity.part(first, end), self._how)
         ]
 
     def _is_known(self, shard: Shard) -> bool:
@@ -156,14 +161,17 @@ class SearchDriver:
             if record.measurement is not None:
                 self._memo.add(record.genotype, record.fidelity, record.measurement)
             else:
-                text = (record.genotype, record.fidelity.split, record.fidelity.draw)
-                self._failed[text] = str(record.error)
+                self._failed[_text(record.genotype, record.fidelity)] = str(record.error)
 
     def _trial(self, genotype: Genotype, fidelity: Fidelity) -> Trial:
-        failure = self._failed.get((genotype, fidelity.split, fidelity.draw))
+        failure = self._failed.get(_text(genotype, fidelity))
         if failure is not None:
             return Trial(genotype, fidelity, None, failure)
         return Trial(genotype, fidelity, self._memo.measurement(genotype, fidelity))
+
+
+def _text(genotype: Genotype, fidelity: Fidelity) -> _Text:
+    return genotype, fidelity.split, fidelity.draw, fidelity.trained
 
 
 def _failed(shard: Shard, result: Measured | Exception) -> list[Genotype]:

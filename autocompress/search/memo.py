@@ -10,17 +10,20 @@ from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 @dataclass(slots=True)
 class _Text:
-    """One candidate on one draw: losses by position in the draw."""
+    """One candidate, trained so far, on one draw: losses by position in the draw."""
 
     losses: dict[int, tuple[float, float]] = field(default_factory=dict)
     tokens: int = 0
 
 
+_Key = tuple[Genotype, Split, int, int]
+
+
 class Memo:
-    """Measurements by (genotype, split, draw, position in the draw)."""
+    """Measurements by (genotype, split, draw, tokens trained, position in the draw)."""
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[Genotype, Split, int], _Text] = {}
+        self._texts: dict[_Key, _Text] = {}
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Memo":
@@ -33,38 +36,47 @@ class Memo:
 
     def readings(self) -> Iterator[tuple[Genotype, Fidelity]]:
         """Yield how far each candidate is known on each draw, from its first sequence on."""
-        for (genotype, split, draw), text in self._texts.items():
+        for (genotype, split, draw, trained), text in self._texts.items():
             n = next(n for n in itertools.count() if n not in text.losses)
             if n:
-                yield genotype, Fidelity(split, draw, 0, n)
+                yield genotype, Fidelity(split, draw, 0, n, trained)
 
     @property
     def n_candidates(self) -> int:
         """Different candidates of which something was measured."""
-        return len({genotype for genotype, _, _ in self._texts})
+        return len({genotype for genotype, *_ in self._texts})
 
     @property
     def sequences(self) -> int:
         """Sequences read, summed over candidates, splits and draws."""
         return sum(len(text.losses) for text in self._texts.values())
 
+    @property
+    def trained(self) -> int:
+        """Tokens trained on, summed over candidates, draws and lengths of training."""
+        return sum(trained for *_, trained in self._texts)
+
     def add(self, genotype: Genotype, fidelity: Fidelity, measurement: Measurement) -> None:
         """Take what was measured at a reading."""
-        text = self._texts.setdefault((genotype, fidelity.split, fidelity.draw), _Text())
+        text = self._texts.setdefault(_key(genotype, fidelity), _Text())
         text.tokens = measurement.tokens
         pairs = zip(measurement.kl, measurement.nll, strict=True)
         text.losses.update(zip(range(fidelity.first, fidelity.end), pairs, strict=True))
 
     def covers(self, genotype: Genotype, fidelity: Fidelity) -> bool:
         """Whether every sequence of a reading is known."""
-        text = self._texts.get((genotype, fidelity.split, fidelity.draw))
+        text = self._texts.get(_key(genotype, fidelity))
         return text is not None and all(
             position in text.losses for position in range(fidelity.first, fidelity.end)
         )
 
     def measurement(self, genotype: Genotype, fidelity: Fidelity) -> Measurement:
         """Return what is known of a reading that is covered."""
-        text = self._texts[genotype, fidelity.split, fidelity.draw]
+        text = self._texts[_key(genotype, fidelity)]
         losses = [text.losses[position] for position in range(fidelity.first, fidelity.end)]
         kl, nll = zip(*losses, strict=True)
         return Measurement(kl, nll, text.tokens)
+
+
+def _key(genotype: Genotype, fidelity: Fidelity) -> _Key:
+    return genotype, fidelity.split, fidelity.draw, fidelity.trained

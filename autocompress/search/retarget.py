@@ -96,7 +96,8 @@ def _combined(memo: Memo) -> Readings:
     """Return the search text's readings of candidates that change more than one gene."""
     readings: Readings = {}
     for genotype, fidelity in memo.readings():
-        if fidelity.split is Split.SEARCH and sum(map(bool, genotype.levels)) > 1:
+        is_as_it_is = fidelity.split is Split.SEARCH and not fidelity.trained
+        if is_as_it_is and sum(map(bool, genotype.levels)) > 1:
             own = readings.setdefault((fidelity.draw, fidelity.end), {})
             own[genotype.levels] = memo.measurement(genotype, fidelity)
     return readings

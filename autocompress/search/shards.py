@@ -34,10 +34,14 @@ def cut(candidates: Sequence[Genotype], fidelity: Fidelity, how: Cut) -> list[Sh
     if not candidates:
         return []
     ordered = sorted(set(candidates), key=lambda genotype: genotype.levels)
-    n_groups, n_readings = _parts(len(ordered), fidelity.sequences, how)
+    if fidelity.trained:
+        # In two shards a candidate would be trained twice.
+        n_groups, n_readings = min(len(ordered), how.shards), 1
+    else:
+        n_groups, n_readings = _parts(len(ordered), fidelity.sequences, how)
     shards = []
     for first, end in _evenly(fidelity.sequences, n_readings):
-        reading = Fidelity(fidelity.split, fidelity.draw, fidelity.first + first, end - first)
+        reading = fidelity.part(fidelity.first + first, fidelity.first + end)
         for start, stop in _evenly(len(ordered), n_groups):
             shards.append(Shard(tuple(ordered[start:stop]), reading))
     return shards

@@ -12,10 +12,15 @@ Steps = Generator[Batch, None, None]
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """How many candidates go on, and how far into the draw they have been read by then."""
+    """How many candidates go on, and how far into the draw they have been read by then.
+
+    Args:
+        trained: Tokens that each is trained on before it is read.
+    """
 
     sequences: int
     survivors: int
+    trained: int = 0
 
 
 class Conversation:
@@ -36,8 +41,14 @@ class Conversation:
         self._asked = next(self._steps, None)
 
 
-def read(genotypes: Sequence[Genotype], draw: int, end: int, ledger: Ledger) -> Steps:
-    """Ask for what is not known of the first `end` sequences of a draw of the search text."""
-    missing = tuple(g for g in dict.fromkeys(genotypes) if ledger.read(g, draw) < end)
+def read(
+    genotypes: Sequence[Genotype], draw: int, end: int, ledger: Ledger, trained: int = 0
+) -> Steps:
+    """Ask for what is not known of the first `end` sequences of a draw of the search text.
+
+    Args:
+        trained: Tokens that each candidate is trained on before.
+    """
+    missing = tuple(g for g in dict.fromkeys(genotypes) if ledger.read(g, draw, trained) < end)
     if missing:
-        yield Batch(missing, Fidelity(Split.SEARCH, draw, 0, end))
+        yield Batch(missing, Fidelity(Split.SEARCH, draw, 0, end, trained))

@@ -19,7 +19,12 @@ class Totals:
         """Take shards that were not taken before; return what their candidates lose now."""
         grown = {}
         for record in records:
-            if record.measurement is not None and record.fidelity.split is Split.SEARCH:
+            # What a trained candidate loses is no candidate's as it is.
+            if (
+                record.measurement is not None
+                and record.fidelity.split is Split.SEARCH
+                and not record.fidelity.trained
+            ):
                 n, total = self._sums.get(record.genotype, (0, 0.0))
                 n, total = n + record.fidelity.sequences, total + sum(record.measurement.kl)
                 self._sums[record.genotype] = n, total

@@ -54,6 +54,7 @@ def from_record(record: Record) -> dict[str, object]:
         "draw": fidelity.draw,
         "first": fidelity.first,
         "sequences": fidelity.sequences,
+        "trained": fidelity.trained,
         "kl": None if measurement is None else _floats_to_bytes(measurement.kl),
         "nll": None if measurement is None else _floats_to_bytes(measurement.nll),
         "tokens": None if measurement is None else measurement.tokens,
@@ -66,7 +67,7 @@ def to_record(row: sa.Row[Any]) -> Record:
     """Return the record that a measurement's row, joined with its genotype, holds."""
     return Record(
         genotype=Genotype.from_bytes(row.genotype),
-        fidelity=Fidelity(Split(row.split), row.draw, row.first, row.sequences),
+        fidelity=Fidelity(Split(row.split), row.draw, row.first, row.sequences, row.trained),
         measurement=None
         if row.kl is None
         else Measurement(_bytes_to_floats(row.kl), _bytes_to_floats(row.nll), row.tokens),

@@ -59,6 +59,8 @@ measurement = sa.Table(
     sa.Column("draw", sa.Integer, nullable=False),
     sa.Column("first", sa.Integer, nullable=False),
     sa.Column("sequences", sa.Integer, nullable=False),
+    # Tokens that the candidate was trained on before it was read.
+    sa.Column("trained", sa.Integer, nullable=False, server_default="0"),
     # Float64, little-endian, one a sequence: a loss comes back to the last bit.
     sa.Column("kl", sa.LargeBinary),
     sa.Column("nll", sa.LargeBinary),
@@ -66,7 +68,7 @@ measurement = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("recorded_at", sa.String, nullable=False),
-    sa.UniqueConstraint("trial_id", "split", "draw", "first", "sequences"),
+    sa.UniqueConstraint("trial_id", "split", "draw", "first", "sequences", "trained"),
     sa.CheckConstraint("(kl IS NULL) = (error IS NOT NULL)", name="outcome"),
 )
 

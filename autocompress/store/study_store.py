@@ -79,7 +79,7 @@ class SqlStudyStore:
         add = insert(table).values(trial_id=trial_id)
         outcome = ("kl", "nll", "tokens", "error", "seconds", "recorded_at")
         add = add.on_conflict_do_update(
-            index_elements=["trial_id", "split", "draw", "first", "sequences"],
+            index_elements=["trial_id", "split", "draw", "first", "sequences", "trained"],
             set_={name: add.excluded[name] for name in outcome},
             where=table.c.error.is_not(None) & add.excluded.error.is_(None),
         )

@@ -98,6 +98,21 @@ def test_siblings_stay_together(population: list[Genotype], sequences: int, how:
     assert dealt == sorted(set(population), key=lambda genotype: genotype.levels)
 
 
+@given(POPULATIONS, st.integers(1, 50), CUTS)
+def test_no_candidate_is_trained_in_two_shards(
+    population: list[Genotype], sequences: int, how: Cut
+) -> None:
+    fidelity = Fidelity(Split.SEARCH, 3, 0, sequences, trained=512)
+
+    shards = cut(population, fidelity, how)
+
+    assert len(shards) <= how.shards
+    assert all(shard.fidelity == fidelity for shard in shards)
+    dealt = [genotype for shard in shards for genotype in shard.genotypes]
+    assert sorted(dealt, key=lambda own: own.levels) == dealt
+    assert len(dealt) == len(set(population))
+
+
 @given(POPULATIONS, st.integers(8, 50))
 def test_a_large_batch_is_cut_into_as_many_equal_shards_as_asked(
     population: list[Genotype], sequences: int
@@ -332,6 +347,27 @@ def test_a_longer_reading_reads_on(pool: SynchronousPool, store: StudyStore) -> 
     assert [t.measurement for t in trials] == [
         measure(g, Fidelity(Split.SEARCH, 2, 0, 12)) for g in CANDIDATES
     ]
+
+
+def test_a_candidate_that_is_trained_is_measured_anew(
+    pool: SynchronousPool, store: StudyStore
+) -> None:
+    driver = driver_of(pool, store)
+    as_it_is = Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 0, 8))
+    trained = Batch(CANDIDATES, Fidelity(Split.SEARCH, 2, 0, 8, trained=512))
+
+    driver.measure(as_it_is)
+    asked = len(pool.asked)
+    driver.measure(trained)
+    again = len(pool.asked)
+    driver.measure(as_it_is)
+    driver.measure(trained)
+
+    assert asked < again == len(pool.asked)
+    assert driver.trained == 512 * len(CANDIDATES)
+    assert driver.sequences == 2 * 8 * len(CANDIDATES)
+    # What a trained candidate loses is no candidate's as it is.
+    assert {own.sequences for own in store.best(9)} == {8}
 
 
 def test_a_shorter_reading_is_not_measured(pool: SynchronousPool, store: StudyStore) -> None:

@@ -30,6 +30,7 @@ FIDELITIES = st.builds(
     st.integers(0, 3),
     st.integers(0, 2**31 - 1),
     st.integers(1, 2**31 - 1),
+    st.sampled_from([0, 1, 2**31 - 1]),
 )
 MEASUREMENTS = st.builds(
     lambda pairs, tokens: Measurement(
