@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from autocompress.spec_rules import (
     GGUF_TYPES,
     INTEGER,
     TORCH_KERNELS,
+    darwin_problems,
     engine_problems,
     format_problems,
     is_llama_cpp,
@@ -36,6 +38,7 @@ from autocompress.workload import USUAL_MIX, Mix
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
 STRATEGIES: Final = (
     "evolve",
+    "darwin",
     "evopress",
     "evopress-fast",
     "evopress-free",
@@ -69,6 +72,16 @@ RECOVERY: Final[Mapping[str, object]] = {
     "recovery_hidden": 0.0,
 }
 """What says how a winner is trained, and what it is where nobody says it."""
+DARWIN_RUNGS: Final = ("2k:8:3", "8k:16:2", "16k:32:1")
+DARWIN_GENERATIONS: Final = 6
+DARWIN: Final[Mapping[str, object]] = {
+    "darwin_rungs": DARWIN_RUNGS,
+    "darwin_generations": DARWIN_GENERATIONS,
+    "darwin_rate": RECOVERY_RATE,
+    "darwin_optimizer": "adamw",
+}
+"""What says how candidates are trained before `darwin` measures them, where nobody says it."""
+OPTIMIZERS: Final = ("adamw", "sgd")
 TARGETS: Final = (
     "target_speedup",
     "target_latency",
@@ -112,8 +125,10 @@ class SearchSpec:
     whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
     of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank`
     LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are apart, beside
-    predictions. Latency tables that the store
-    holds of the same machine and workload are measured again if `fresh_profile`.
+    predictions. The strategy `darwin` trains candidates before it measures them, by the
+    `darwin_optimizer` at its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences
+    and lets 2 go on. Latency tables that the store holds of the same machine and workload are
+    measured again if `fresh_profile`.
     """
 
     model: str
@@ -151,6 +166,10 @@ class SearchSpec:
     recovery_rank: int | None = None
     recovery_hidden: float = 0.0
     strategy: str = "evolve"
+    darwin_rungs: tuple[str, ...] = DARWIN_RUNGS
+    darwin_generations: int = DARWIN_GENERATIONS
+    darwin_rate: float = RECOVERY_RATE
+    darwin_optimizer: str = "adamw"
     start: str | None = None
     budget_seconds: float | None = None
     max_tokens: int | None = None
@@ -250,7 +269,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             device=str(checked.get("device", "auto")),
             whole_layers=bool(checked.get("whole_layers")),
         )
-    problems += whole_layer_problems(checked)
+    problems += whole_layer_problems(checked) + darwin_problems(checked, DARWIN)
     if checked.get("strategy") == "given" and checked.get("start") is None:
         problems.append("strategy: `given` measures what a file tells: name it by `start`.")
     if form in ("compressed-tensors", "gptq", "gguf") and "depth" in names(checked, "space"):
@@ -376,6 +395,31 @@ def _upstream(value: object) -> str:
     return str(value).strip()
 
 
+def _rungs(value: object) -> tuple[str, ...]:
+    rungs = values_of.names(value, "rungs")
+    parts = [read_rung(rung) for rung in rungs]
+    for before, after in itertools.pairwise(parts):
+        if not (before[0] < after[0] and before[2] >= after[2]):
+            raise ValueError(
+                "tokens to train on must grow from rung to rung and survivors must not, but got "
+                f"{', '.join(rungs)}"
+            )
+    return tuple(rungs)
+
+
+def read_rung(rung: str) -> tuple[int, int, int]:
+    """Return the tokens to train on, the sequences to read and the survivors of `8k:16:2`.
+
+    Raises:
+        ValueError: If it is no such text.
+    """
+    parts = rung.split(":")
+    if len(parts) != 3:
+        raise ValueError(f"TOKENS:SEQUENCES:SURVIVORS such as 8k:16:2 must hold, but got {rung!r}")
+    read = values_of.whole(1, 10**9)
+    return values_of.count(parts[0]), read(parts[1]), read(parts[2])
+
+
 def _weight(value: object) -> float:
     """Read a number that may be 0."""
     if isinstance(value, int | float) and value == 0 and not isinstance(value, bool):
@@ -429,6 +473,10 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "recovery_rank": values_of.whole(1, 65_536),
     "recovery_hidden": _weight,
     "strategy": values_of.one_of(STRATEGIES),
+    "darwin_rungs": _rungs,
+    "darwin_generations": values_of.whole(1, 100_000),
+    "darwin_rate": values_of.number(0, 1),
+    "darwin_optimizer": values_of.one_of(OPTIMIZERS),
     "start": values_of.text,
     "budget_seconds": values_of.seconds,
     "max_tokens": values_of.whole(1, 10**15),

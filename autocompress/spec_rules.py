@@ -176,6 +176,32 @@ def whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
     return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
 
 
+def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) -> list[str]:
+    """Return what cannot be asked for together with training-aware selection.
+
+    Args:
+        usual: What says how candidates are trained, and what it is where nobody says it.
+    """
+    if checked.get("strategy") != "darwin":
+        told = [key for key, own in usual.items() if checked.get(key, own) != own]
+        return [f"{key}: `strategy: darwin` must hold, which trains candidates." for key in told]
+    problems = []
+    others = [name for name in names(checked, "space") if name not in ("depth", "width")]
+    if others:
+        problems.append(
+            "strategy: `darwin` trains what depth and width leave of a model, but got "
+            f"{', '.join(others)} in the space."
+        )
+    if "recover" not in checked:
+        problems.append(
+            "strategy: `darwin` picks the winner that a training suits: `recover` must say how "
+            "many tokens that is trained on."
+        )
+    if checked.get("weights_bytes") is not None:
+        problems.append("strategy: a model that is streamed cannot be trained by `darwin`.")
+    return problems
+
+
 def is_of_bits(name: str, bits: Sequence[str]) -> bool:
     """Whether one of `bits`, such as `4` or `w4g32`, is an integer of one of these."""
     return re.match(rf"w?({'|'.join(bits)})(?!\d)", name) is not None

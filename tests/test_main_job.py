@@ -277,6 +277,28 @@ def test_a_winner_is_trained_and_a_kill_on_the_way_changes_nothing(
 
 
 @pytest.mark.slow
+def test_a_winner_is_picked_by_what_its_training_gives_back(job: Job) -> None:
+    flags = (
+        "--strategy=darwin",
+        "--recover=5k",
+        "--space=depth,width",
+        "--darwin-rungs=128:4:2,512:8:1",
+        "--darwin-generations=2",
+    )
+
+    job.run("search", "darwin", *flags)
+    shards = job.shards("darwin")
+    job.run("resume", "darwin")
+
+    report = report_of(job, "darwin")
+    assert report["gate"]["passed"] is True
+    assert report["loss"]["kl"] < report["recovery"]["before"]["kl"]
+    assert "--darwin-rungs 128:4:2,512:8:1 --darwin-generations 2" in report["command"]
+    # All is known: a training is as exact to repeat as a reading.
+    assert job.shards("darwin") == shards
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.85])
 def test_killed_search_resumes_to_the_same_winner_and_trials(
     job: Job, undisturbed: tuple[str, str], share: float

@@ -210,6 +210,19 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("recovery_rate", 0, "`0 < value <= 1` must hold, but got 0."),
         ("recovery_rank", 0, "`1 <= value <= 65536` must hold, but got 0."),
         ("recovery_hidden", -1, "`0 < value <= 1e+06` must hold, but got -1."),
+        ("darwin_rate", 2, "`0 < value <= 1` must hold, but got 2."),
+        ("darwin_generations", 3, "`strategy: darwin` must hold, which trains candidates."),
+        ("darwin_optimizer", "adam", "unknown 'adam'; did you mean 'adamw'? Known: adamw, sgd."),
+        (
+            "darwin_rungs",
+            "2k:8",
+            "TOKENS:SEQUENCES:SURVIVORS such as 8k:16:2 must hold, but got '2k:8'.",
+        ),
+        (
+            "darwin_rungs",
+            "8k:8:2,2k:16:1",
+            "survivors must not, but got 8k:8:2, 2k:16:1.",
+        ),
         ("recovery_rank", 8, "`recover` must say how many tokens to train on."),
         ("recovery_text", "more.txt", "`recover` must say how many tokens to train on."),
         ("warm_start", "loss", "did you mean 'losses'? Known: losses, weights."),
@@ -232,6 +245,17 @@ def test_tokens_to_train_on_are_told_in_thousands() -> None:
     assert from_mapping(LEAST).recover is None
     spec = from_mapping(LEAST | {"recover": "1.5M", "recovery_text": "more.txt"})
     assert (spec.recover, spec.recovery_text) == (1_500_000, "more.txt")
+
+
+def test_a_strategy_that_trains_wants_a_winner_that_is_trained_and_shapes_alone() -> None:
+    darwin = {"strategy": "darwin", "space": "depth,width"}
+
+    assert from_mapping(LEAST | darwin | {"recover": "1k"}).darwin_generations == 6
+    assert refusal(**darwin).endswith("`recover` must say how many tokens that is trained on.")
+    assert "but got bits in the space" in refusal(
+        **(darwin | {"space": "depth,bits", "recover": "1k"})
+    )
+    assert "streamed" in refusal(**darwin, recover="1k", weights_bytes="1GB")
 
 
 def test_two_targets_may_be_given_and_not_three() -> None:

@@ -57,6 +57,10 @@ SPEC_FLAGS = (
     "latency_table",
     "quality_floor",
     "strategy",
+    "darwin_rungs",
+    "darwin_generations",
+    "darwin_rate",
+    "darwin_optimizer",
     "recover",
     "recovery_text",
     "recovery_rate",
@@ -293,6 +297,14 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         metavar="8GB",
         help="of the layers' weights held by each worker; the others are streamed from disk",
     )
+    parser.add_argument(
+        "--darwin-rungs",
+        metavar="2k:8:3,...",
+        help="of --strategy darwin: tokens to train on, sequences to read, survivors",
+    )
+    parser.add_argument("--darwin-generations", metavar="6", help="of trained candidates")
+    parser.add_argument("--darwin-rate", metavar="1e-3", help="learning rate of their training")
+    parser.add_argument("--darwin-optimizer", help="adamw or sgd")
     parser.add_argument(
         "--recover", metavar="2M", help="tokens to train the winner on, from the dense model"
     )

@@ -27,7 +27,7 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import CACHE_BITS, RECOVERY, SPARSITIES, SearchSpec
+from autocompress.spec import CACHE_BITS, DARWIN, RECOVERY, SPARSITIES, SearchSpec
 from autocompress.spec_rules import COMPRESSED, SERVED_BITS, usual_bits, usual_format, usual_space
 from autocompress.training.distillation import Trained
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -329,8 +329,11 @@ def command(prepared: Prepared) -> str:
         ("latency-table", spec.latency_table, None),
         ("quality-floor", spec.quality_floor, 1.3),
         ("recover", spec.recover, None),
-        *((key.replace("_", "-"), getattr(spec, key), usual) for key, usual in RECOVERY.items()),
         ("strategy", spec.strategy, "evolve"),
+        *(
+            (key.replace("_", "-"), getattr(spec, key), usual)
+            for key, usual in {**RECOVERY, **DARWIN}.items()
+        ),
         ("start", spec.start, None),
         ("warm-start", spec.warm_start, "losses"),
         ("budget", spec.budget_seconds, None),
@@ -342,7 +345,8 @@ def command(prepared: Prepared) -> str:
         ("seed", spec.seed, None),
     ):
         if value is not None and value != usual:
-            told = f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
+            plain = ",".join(value) if isinstance(value, tuple) else value
+            told = f"{plain:g}" if isinstance(plain, float) else shlex.quote(str(plain))
             parts.append(f"--{flag} {told}")
     for flag, is_set in (
         ("whole-layers", spec.whole_layers and spec.format in ("hf", "decilm")),

@@ -34,6 +34,8 @@ INHERITED_FIELDS = (
     "calibration",
     "context",
     "teacher_tokens",
+    "darwin_rate",
+    "darwin_optimizer",
     "seed",
 )
 

@@ -30,6 +30,7 @@ from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import SearchSpec
 from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS, is_of_bits
+from autocompress.training.short import ShortTraining
 from autocompress.trial import Genotype, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
@@ -102,6 +103,15 @@ class Prepared:
             zeros=self.spec.pruner,
             upstream=setting_of(self.spec.upstream),
             shared_levels=shared_levels(),
+            training=self._training(),
+        )
+
+    def _training(self) -> ShortTraining | None:
+        spec = self.spec
+        if spec.strategy != "darwin":
+            return None
+        return ShortTraining(
+            spec.darwin_rate, spec.darwin_optimizer, teacher_tokens=spec.teacher_tokens
         )
 
 

@@ -20,7 +20,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.teacher import mean_losses, summarize
 from autocompress.models import loading, sample_text, text
 from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level, ShapedModel
@@ -38,6 +37,7 @@ from autocompress.training.distillation import (
     distil,
     mean_divergence,
 )
+from autocompress.training.reading import logits_of, read
 from autocompress.training.saved_state import SavedState
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
@@ -268,7 +268,6 @@ def _store(
     remade.apply_dense()
 
 
-@torch.inference_mode()
 def measure_recovered(
     prepared: Prepared, recovered: Recovered, winner: Genotype, n: int, dense: ShapedModel
 ) -> Measurement:
@@ -279,12 +278,8 @@ def measure_recovered(
         dense: The dense model, in its dense choice.
     """
     recovered.shaped.apply(prepared.space.choices(winner))
-    models = [_fast(own.model, prepared.spec.dtype) for own in (dense, recovered.shaped)]
-    kl, nll = [], []
-    for row in report_text(prepared, n):
-        ids = torch.from_numpy(row).long().to(prepared.device)
-        theirs, ours = (own(ids[None, :-1], use_cache=False).logits[0].float() for own in models)
-        found = mean_losses(summarize(theirs, prepared.spec.teacher_tokens), ours, ids[1:])
-        kl.append(found[0])
-        nll.append(found[1])
-    return Measurement(tuple(kl), tuple(nll), prepared.spec.context - 1)
+    theirs, ours = (
+        logits_of(_fast(own.model, prepared.spec.dtype), is_fast=False)
+        for own in (dense, recovered.shaped)
+    )
+    return read(ours, theirs, report_text(prepared, n), prepared.spec.teacher_tokens)

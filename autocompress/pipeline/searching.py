@@ -20,11 +20,14 @@ from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import time_limit
 from autocompress.search.base import Batch, Strategy, Task
+from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
+from autocompress.search.steps import Rung
 from autocompress.search.strategies import RuleScores, make_strategy
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import Constraint, Limit
+from autocompress.spec import SearchSpec, read_rung
 from autocompress.store.base import Event, StudyStore
 from autocompress.trial import Fidelity, Genotype, Split, Trial
 
@@ -127,7 +130,7 @@ def search(
             settings = dataclasses.replace(
                 settings, generations=GENERATIONS_AFTER, patience=PATIENCE_AFTER
             )
-        strategy = make_strategy(spec.strategy, task, settings, scores)
+        strategy = make_strategy(spec.strategy, task, settings, scores, darwin_settings(spec))
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
         histories.append(_run(strategy, timed, prepared.space, driver, observer, spent, started))
         standing = strategy.standing()
@@ -207,6 +210,15 @@ def search(
     )
 
 
+def darwin_settings(spec: SearchSpec) -> DarwinSettings:
+    """Return how a spec has candidates trained before they are measured."""
+    rungs = [read_rung(rung) for rung in spec.darwin_rungs]
+    return DarwinSettings(
+        tuple(Rung(sequences, survivors, trained) for trained, sequences, survivors in rungs),
+        generations=spec.darwin_generations,
+    )
+
+
 def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
     """Return what a simple strategy finds under a task's constraint; None if it finds nothing."""
     try:
@@ -277,7 +289,11 @@ def _select(
         named = [baseline(name, task, driver) for name in ("additive", "uniform")]
         candidates += [genotype for genotype in named if genotype is not None]
     n = min(SELECTION_SEQUENCES, len(prepared.sequences[Split.SELECTION]))
-    reading = Fidelity(Split.SELECTION, 0, 0, n)
+    trained = 0
+    if prepared.spec.strategy == "darwin":
+        # As winners are trained, so are those among which one is picked.
+        trained = darwin_settings(prepared.spec).rungs[-1].trained
+    reading = Fidelity(Split.SELECTION, 0, 0, n, trained)
     trials: list[Trial] = driver.measure(Batch(tuple(dict.fromkeys(candidates)), reading))
     best = min(trials, key=lambda trial: (trial.loss, trial.genotype.levels))
     if best.measurement is None:

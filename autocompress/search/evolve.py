@@ -8,8 +8,9 @@ and a rung reads on where the one before it stopped, so nothing is read twice; a
 each fresh draw ends a search that no longer improves.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,10 @@ class EvolveStrategy:
         self._scale = 1.0
         self._moves = Moves(task.constraint, task.allowed)
         self._seen: dict[Genotype, None] = {}
+        # What a candidate is trained on before it is read: nothing, but where winners are trained.
+        self._lengths = tuple(dict.fromkeys(rung.trained for rung in settings.rungs))
         self._stopped_because = ""
+        self._is_out_of_budget = False
         self._talk = Conversation(self._run(), self._ledger)
 
     def ask(self) -> Batch | None:
@@ -106,7 +110,9 @@ class EvolveStrategy:
         """
         loss = math.inf
         if self._parent is not None:
-            loss = self._scale * self._ledger.loss(self._parent, self._draw)
+            loss = self._scale * self._ledger.loss(
+                self._parent, self._draw, trained=self._lengths[-1]
+            )
         return Standing(
             self._generation,
             self._settings.generations,
@@ -119,6 +125,16 @@ class EvolveStrategy:
     def stopped_because(self) -> str:
         """Why the search is over."""
         return self._stopped_because
+
+    @property
+    def is_out_of_budget(self) -> bool:
+        """Whether tokens or time ended it, not a search that was done."""
+        return self._is_out_of_budget
+
+    @property
+    def losses(self) -> Losses:
+        """What it knows of single changes."""
+        return self._losses
 
     def finalists(self, n: int) -> list[Genotype]:
         """Return the present parent, then the candidates of the best estimates."""
@@ -181,18 +197,18 @@ class EvolveStrategy:
         Of elites that differ by little the noise of one draw picks any: the best estimate from
         all draws is the parent that goes on.
         """
-        parent = self._parent
+        parent, trained = self._parent, self._lengths[-1]
         if parent is None:
             return
         draw, end = self._draw + 1, self._end(self._settings.rungs[-1])
         elites = self._elites(self._surrogate())
         first = [parent] if before is None else [parent, before]
         elites = list(dict.fromkeys([*first, *elites]))
-        yield from read(elites, draw, end, self._ledger)
-        old, new = self._ledger.loss(parent, self._draw), self._ledger.loss(parent, draw)
+        yield from read(elites, draw, end, self._ledger, trained)
+        old, new = (self._ledger.loss(parent, own, trained=trained) for own in (self._draw, draw))
         self._scale *= old / new if new > 0 and math.isfinite(new) else 1.0
         self._draw = draw
-        alive = self._ledger.best(elites, draw, end, len(elites))
+        alive = self._ledger.best(elites, draw, end, len(elites), trained)
         self._parent = self._ranked(self._surrogate(), alive)[0]
 
     def _improved(self, before: Genotype | None) -> bool:
@@ -202,8 +218,10 @@ class EvolveStrategy:
         """
         if self._parent is None or before is None or self._parent == before:
             return False
-        ours = self._ledger.measurement(self._parent, self._draw)
-        theirs = self._ledger.measurement(before, self._draw)
+        ours, theirs = (
+            self._ledger.measurement(own, self._draw, trained=self._lengths[-1])
+            for own in (self._parent, before)
+        )
         if ours is None or theirs is None:
             return ours is not None
         difference = np.asarray(theirs.kl) - np.asarray(ours.kl)
@@ -214,27 +232,27 @@ class EvolveStrategy:
     def _reason(self, generation: int, epochs_without: int) -> str:
         limit = self._task.max_tokens
         if limit is not None and self._ledger.tokens >= limit:
+            self._is_out_of_budget = True
             return f"{limit:,} tokens spent"
         if epochs_without >= self._settings.patience:
             return (
                 f"a paired test on a fresh draw found no improvement, {epochs_without} times "
                 f"in a row, {self._settings.epoch} generations each"
             )
-        return self._task.stop(generation) or ""
+        reason = self._task.stop(generation) or ""
+        self._is_out_of_budget = bool(reason)
+        return reason
 
     def _select(self, newcomers: Sequence[Genotype]) -> Steps:
         """Run newcomers and the parent through the rungs; the best estimate is the next parent."""
         pool = list(newcomers)
         if self._parent is not None and self._parent not in pool:
             pool.append(self._parent)
-        read_so_far = 0
         for rung in self._settings.rungs:
             end = self._end(rung)
-            if end > read_so_far:
-                yield from read(pool, self._draw, end, self._ledger)
-                read_so_far = end
+            yield from read(pool, self._draw, end, self._ledger, rung.trained)
             # Raises if all of them failed.
-            alive = self._ledger.best(pool, self._draw, end, len(pool))
+            alive = self._ledger.best(pool, self._draw, end, len(pool), rung.trained)
             ranked = self._ranked(self._surrogate(), alive)
             pool = ranked[: rung.survivors]
             if self._parent is not None and rung is not self._settings.rungs[-1]:
@@ -288,10 +306,11 @@ class EvolveStrategy:
     def _surrogate(self) -> Surrogate:
         readings: Readings = {}
         for genotype in self._seen:
-            for draw in range(self._draw + 1):
-                measured = self._ledger.measurement(genotype, draw)
+            for draw, trained in self._texts():
+                measured = self._ledger.measurement(genotype, draw, trained=trained)
                 if measured is not None:
-                    readings.setdefault((draw, len(measured.kl)), {})[genotype.levels] = measured
+                    reading = (draw, len(measured.kl), trained)
+                    readings.setdefault(reading, {})[genotype.levels] = measured
         return Surrogate(self._task.space, self._losses, observe(readings, self._task.available))
 
     def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
@@ -310,8 +329,15 @@ class EvolveStrategy:
         return [
             genotype
             for genotype in self._seen
-            if any(self._ledger.measurement(genotype, d) for d in range(self._draw + 1))
+            if any(
+                self._ledger.measurement(genotype, draw, trained=trained)
+                for draw, trained in self._texts()
+            )
         ]
+
+    def _texts(self) -> Iterator[tuple[int, int]]:
+        """Yield each draw so far with each length of training."""
+        return itertools.product(range(self._draw + 1), self._lengths)
 
     def _see(self, genotypes: Sequence[Genotype]) -> None:
         self._seen |= dict.fromkeys(genotypes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from autocompress.search import listed
 from autocompress.search.base import Strategy, Task
+from autocompress.search.darwin import DarwinSettings, DarwinStrategy
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.evopress import EvoPressStrategy, Trade, evopress_settings
 from autocompress.search.listed import ListedStrategy, ListSettings, Windows
@@ -35,9 +36,16 @@ class RuleScores:
 
 
 def make_strategy(
-    name: str, task: Task, settings: EvolveSettings, scores: RuleScores | None = None
+    name: str,
+    task: Task,
+    settings: EvolveSettings,
+    scores: RuleScores | None = None,
+    darwin: DarwinSettings | None = None,
 ) -> Strategy:
     """Return a strategy; those that go by rules need their scores, an evolution may have some.
+
+    Args:
+        darwin: How candidates are trained that are picked for what they lose afterwards.
 
     Raises:
         ValueError: If the name is unknown, or scores are missing.
@@ -47,6 +55,8 @@ def make_strategy(
     match name:
         case "evolve":
             return EvolveStrategy(task, settings, scores.weight_error)
+        case "darwin" if darwin is not None:
+            return DarwinStrategy(task, settings, darwin, scores.weight_error)
         case "evopress" | "evopress-fast" | "evopress-free" | "evopress-fast-free":
             trade = Trade.NONE if name.endswith("free") else Trade.SIZE
             settings_ = evopress_settings(task.space, fast="fast" in name, trade=trade)

@@ -35,8 +35,10 @@ LEAST_VARIANCE = 1e-8
 USUAL_VARIANCE = 0.04
 """Of the log loss on one sequence, taken as long as there is nothing to estimate it from."""
 
-Readings = dict[tuple[int, int], dict[Levels, Measurement]]
-"""Measurements by (draw, sequences read) and levels."""
+Reading = tuple[int, ...]
+"""Draw, sequences read, and where candidates are trained before, on how many tokens."""
+Readings = dict[Reading, dict[Levels, Measurement]]
+"""Measurements by reading and levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,13 @@ class Observation:
     """What was measured of a candidate at one reading.
 
     Args:
-        reading: Equal for what was read alike (draw and length): its losses compare.
+        reading: Equal for what was read alike: its losses compare.
         log_loss: Natural logarithm of the mean KL.
         noise: Variance of that from the choice of sequences.
     """
 
     levels: Levels
-    reading: tuple[int, int]
+    reading: Reading
     log_loss: float
     noise: float
 
@@ -134,9 +136,7 @@ class Surrogate:
         )
         return np.asarray((prior[:, None] + features @ weights[: features.shape[1]]).T)
 
-    def predict(
-        self, candidates: np.ndarray, reading: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, candidates: np.ndarray, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
         """Return the expected log losses at a reading and their standard deviations, each (n).
 
         The deviation holds what the weights leave open and what the model misses.

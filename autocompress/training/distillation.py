@@ -7,7 +7,7 @@ also how far the last hidden states are apart, relative to their size.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -112,14 +112,14 @@ def distil(
     """
     trained = {name: own for name, own in student.named_parameters() if own.requires_grad}
     n_steps = max(1, settings.tokens // (settings.sequences * text.shape[1]))
-    optimizer = torch.optim.AdamW(trained.values(), settings.rate, BETAS, weight_decay=0.0)
-    ways = _Ways(student, dense, settings.hidden)
+    optimizer = make_optimizer("adamw", trained.values(), settings.rate)
+    distance = Distance(student, dense, settings.hidden)
     course = _Course()
     found = saved.load(trained, optimizer)
     if found is not None:
         course = _Course(found.step, list(found.history), found.seconds)
     else:
-        course.history.append(ways.validate(validation, 0, settings.sequences))
+        course.history.append(distance.validate(validation, 0, settings.sequences))
         saved.keep_best(trained)
     every = max(1, n_steps // VALIDATIONS)
     started, saved_at = time.monotonic() - course.seconds, time.monotonic()
@@ -129,22 +129,14 @@ def distil(
             fallen = RETREAT_SHARE**retreats.in_all
             group["lr"] = settings.rate * fallen * _share(course.step, n_steps)
         rows = _rows(len(text), settings.sequences, course.step, seed)
-        loss = ways.loss(torch.from_numpy(text[rows]).long().to(_device(student)))
-        if not math.isfinite(float(loss.detach())):
-            raise EvaluationError(
-                f"The loss of step {course.step + 1} of the training is no finite number: lower "
-                "--recovery-rate."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained.values(), LARGEST_NORM)
-        optimizer.step()
+        loss = distance.loss(torch.from_numpy(text[rows]).long().to(_device(student)))
+        take_step(loss, trained.values(), optimizer, course.step)
         course.step += 1
         tokens = course.step * settings.sequences * text.shape[1]
         tell(tokens, n_steps * settings.sequences * text.shape[1])
         course.seconds = time.monotonic() - started
         if course.step % every == 0 or course.step == n_steps:
-            now = ways.validate(validation, tokens, settings.sequences)
+            now = distance.validate(validation, tokens, settings.sequences)
             if now.kl < min(own.kl for own in course.history):
                 saved.keep_best(trained)
             course.history.append(now)
@@ -163,10 +155,44 @@ def distil(
     return Trained(tokens, tuple(course.history), best, course.seconds)
 
 
-class _Ways:
-    """How the student and the dense model predict, and how far apart."""
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], rate: float
+) -> torch.optim.Optimizer:
+    """Return `adamw`, or `sgd` with momentum, for a training without weight decay."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=BETAS[0])
+    return torch.optim.AdamW(parameters, rate, BETAS, weight_decay=0.0)
 
-    def __init__(self, student: nn.Module, dense: nn.Module, hidden: float) -> None:
+
+def take_step(
+    loss: Tensor, parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    """Lower a loss by one step, its gradients clipped.
+
+    Args:
+        step: Its number, from 0 on.
+
+    Raises:
+        EvaluationError: If the loss is no finite number.
+    """
+    if not math.isfinite(float(loss.detach())):
+        raise EvaluationError(
+            f"The loss of step {step + 1} of the training is no finite number: lower its rate."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
+    optimizer.step()
+
+
+class Distance:
+    """How the student and the dense model predict, and how far apart.
+
+    Args:
+        hidden: Weight of the distance of hidden states; 0 leaves it out.
+    """
+
+    def __init__(self, student: nn.Module, dense: nn.Module, hidden: float = 0.0) -> None:
         self._student = student
         self._dense = dense
         self._hidden = hidden
@@ -175,7 +201,7 @@ class _Ways:
         """Return what a step lowers, of (B, T) token ids."""
         with torch.no_grad():
             theirs, their_states = _predict(self._dense, ids)
-        with _fast_numbers(ids.device):
+        with fast_numbers(ids.device):
             ours, our_states = _predict(self._student, ids)
         loss = divergence(theirs, ours).mean()
         if self._hidden:
@@ -197,7 +223,7 @@ def mean_divergence(
     total, n = 0.0, 0
     for first in range(0, len(rows), at_once):
         ids = torch.from_numpy(rows[first : first + at_once]).long().to(device)
-        with _fast_numbers(device):
+        with fast_numbers(device):
             ours, _ = _predict(student, ids)
         apart = divergence(_predict(dense, ids)[0], ours)[:, :-1]
         total, n = total + float(apart.sum()), n + apart.numel()
@@ -216,10 +242,10 @@ def _predict(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
     return model.lm_head(states), states  # type: ignore[operator]
 
 
-def _fast_numbers(device: torch.device) -> torch.autocast:
+def fast_numbers(device: torch.device, *, is_fast: bool = True) -> torch.autocast:
     """Compute products in bfloat16 where the device multiplies it; sums stay in float32."""
-    able = device.type == "cuda"
-    if device.type == "cpu":
+    able = device.type == "cuda" and is_fast
+    if device.type == "cpu" and is_fast:
         own = torch.cpu.get_capabilities()
         able = bool(own.get("avx512_bf16") or own.get("amx_bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=able)

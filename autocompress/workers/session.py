@@ -21,6 +21,7 @@ from autocompress.operators.structured_obs import StructuredObs
 from autocompress.operators.weight_operators import load_weight_operator
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.settings import WeightSetting
+from autocompress.training.short import ShortTraining, TrainedEvaluator
 from autocompress.trial import Split
 from autocompress.workers.base import BuildJob, Measured, Shard
 
@@ -41,6 +42,7 @@ class SessionPlan:
             size of groups; None leaves them dense.
         weights_bytes: Of the layers' weights on the device; the others are streamed from the
             checkpoint. None holds all.
+        training: How candidates are trained where they are measured after a training.
     """
 
     model: Path
@@ -57,6 +59,7 @@ class SessionPlan:
     zeros: str = "sparsegpt"
     upstream: WeightSetting | None = None
     shared_levels: str | None = None
+    training: ShortTraining | None = None
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -93,6 +96,11 @@ class ModelSession:
         self._shaped, self._stored = _shaped(plan, device, self._levels)
         self._evaluator = PopulationEvaluator(self._shaped, plan.sequences, plan.seed, plan.limits)
         self._device = device
+        self._trained: TrainedEvaluator | None = None
+        if plan.training is not None:
+            self._trained = TrainedEvaluator(
+                self._shaped, plan.sequences, plan.seed, plan.training
+            )
 
     def build(self, job: BuildJob) -> int:
         """Build what the database lacks of the sites of some layers; return how many levels.
@@ -137,6 +145,8 @@ class ModelSession:
             EvaluationError: If the loss of the only candidate is not finite, with the site that
                 makes it so; or if memory runs out however little is measured at a time.
         """
+        if shard.fidelity.trained and self._trained is not None:
+            return tuple(self._trained.measure(shard.genotypes, shard.fidelity))
         measured = tuple(self._evaluator.measure(shard.genotypes, shard.fidelity))
         if len(measured) == 1 and not measured[0].is_finite:
             raise EvaluationError(self._evaluator.cause(shard.genotypes[0], shard.fidelity))

@@ -204,7 +204,7 @@ def test_a_recovery_that_was_done_is_not_done_again(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("autocompress.training.distillation._Ways.loss", refuse)
+    monkeypatch.setattr("autocompress.training.distillation.Distance.loss", refuse)
     second = recover(prepared, shaped, plan, winner, rows, Silent())
 
     assert second is not None

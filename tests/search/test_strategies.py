@@ -7,6 +7,7 @@ import pytest
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.search.base import Batch, Strategy, Task
+from autocompress.search.darwin import DarwinSettings
 from autocompress.search.evolve import EvolveSettings
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
@@ -36,6 +37,7 @@ SETTINGS = EvolveSettings(
     generations=4,
     epoch=2,
 )
+DARWIN = DarwinSettings((Rung(4, 3, 32), Rung(16, 1, 64)), generations=2, offspring=4)
 RULE = [
     [0.0, *(0.1 * site + entry for entry in range(1, len(menu)))]
     for site, menu in enumerate(SPACE.menus)
@@ -56,7 +58,7 @@ def make(name: str, given: Task) -> Strategy:
         # Its defaults read 128 sequences of 256 tokens.
         trade = Trade.NONE if name.endswith("free") else Trade.SIZE
         return EvoPressStrategy(given, EvoPressSettings(offspring=6, generations=3, trade=trade))
-    return make_strategy(name, given, SETTINGS, SCORES)
+    return make_strategy(name, given, SETTINGS, SCORES, DARWIN)
 
 
 @every_strategy
@@ -83,13 +85,14 @@ def test_only_the_search_text_is_read_and_tokens_are_counted_once(name: str) -> 
 
     batches = run(strategy)
 
-    longest: dict[tuple[Genotype, int], int] = {}
+    longest: dict[tuple[Genotype, int, int], int] = {}
     for batch in batches:
         assert batch.fidelity.split is Split.SEARCH
         for genotype in batch.candidates:
-            key = (genotype, batch.fidelity.draw)
+            key = (genotype, batch.fidelity.draw, batch.fidelity.trained)
             longest[key] = max(batch.fidelity.end, longest.get(key, 0))
-    assert strategy.standing().tokens == CONTEXT * sum(longest.values())
+    trained = sum(trained for _, _, trained in longest)
+    assert strategy.standing().tokens == CONTEXT * sum(longest.values()) + trained
 
 
 @every_strategy
