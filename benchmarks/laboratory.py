@@ -62,6 +62,8 @@ class Laboratory:
         self._folder = folder
         self._studies = 0
         self._scores: dict[str, RuleScores] = {}
+        self.trained = 0
+        """Tokens that the last strategy run had candidates trained on."""
         self._apart = self._driver()
 
     @property
@@ -87,6 +89,7 @@ class Laboratory:
     def run(self, strategy: Strategy) -> list[Step]:
         """Run a strategy to its end on a study of its own; return where its best changed."""
         driver = self._driver()
+        self.trained = 0
         steps: list[Step] = []
         started = time.monotonic()
         while (batch := strategy.ask()) is not None:
@@ -98,6 +101,7 @@ class Laboratory:
         if end.best is None:
             raise SystemExit("a strategy ended without a candidate")
         steps.append(Step(end.tokens, time.monotonic() - started, end.best))
+        self.trained = driver.trained
         return steps
 
     def held_out(self, genotypes: Sequence[Genotype]) -> Mapping[Genotype, Measurement]:

@@ -29,6 +29,7 @@ from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.recovering import check_recovery, recover
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.spec import from_mapping
+from autocompress.training.distillation import Trained
 from autocompress.trial import Genotype, Measurement
 from benchmarks.contest import write_whole
 from benchmarks.laboratory import MODEL, ROOT, workers
@@ -69,20 +70,13 @@ def main() -> None:
     known = []
     if arguments.output.is_file():
         known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
-    winners = {
-        row["seed"]: Genotype(tuple(row["evolve"][-1]["levels"]))
-        for row in json.loads(WINNERS.read_text(encoding="utf-8"))["rows"]
-        if row["case"] == CASE
-    }
+    winners = evolved()
     rows = {row["seed"]: row for row in known}
     for seed in sorted(winners)[: arguments.seeds]:
         if seed in rows:
             continue
-        settings = {"model": str(MODEL), "target_speedup": 2, "space": ["depth", "width"]}
-        settings |= {"seed": seed, "recover": arguments.tokens}
-        if arguments.rate is not None:
-            settings["recovery_rate"] = arguments.rate
-        prepared = prepare(from_mapping(settings))
+        more = {} if arguments.rate is None else {"recovery_rate": arguments.rate}
+        prepared = prepared_for(seed, recover=arguments.tokens, **more)
         with workers(prepared, len(os.sched_getaffinity(0))):
             pass  # All levels are built by now.
         rows[seed] = run(prepared, winners[seed]) | {"seed": seed}
@@ -91,8 +85,40 @@ def main() -> None:
         print(json.dumps(summary(told)), flush=True)
 
 
+def evolved() -> dict[int, Genotype]:
+    """Return the winner of each seed of the contest."""
+    return {
+        row["seed"]: Genotype(tuple(row["evolve"][-1]["levels"]))
+        for row in json.loads(WINNERS.read_text(encoding="utf-8"))["rows"]
+        if row["case"] == CASE
+    }
+
+
+def prepared_for(seed: int, **more: object) -> Prepared:
+    """Return the search that the winners are of, with some values more."""
+    usual = {"model": str(MODEL), "target_speedup": 2, "space": ["depth", "width"]}
+    return prepare(from_mapping(usual | {"seed": seed} | more))
+
+
 def run(prepared: Prepared, winner: Genotype) -> Row:
-    """Train a winner and measure it before and after."""
+    """Train a winner and tell of it before and after."""
+    before, after, trained, n_text = around(prepared, winner)
+    return {
+        "before": told(before),
+        "after": told(after),
+        "given_back": 1 - after.loss / before.loss,
+        "interval": given_back_interval(before, after),
+        "tokens": trained.tokens,
+        "text_tokens": n_text,
+        "rate": prepared.spec.recovery_rate,
+        "seconds": trained.seconds,
+        "history": [[own.tokens, own.kl] for own in trained.history],
+        "hardware": hardware(prepared.device, torch.get_num_threads()),
+    }
+
+
+def around(prepared: Prepared, winner: Genotype) -> tuple[Measurement, Measurement, Trained, int]:
+    """Train a winner; return what it loses before and after, how it went, and tokens of text."""
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     levels, text = plan.open_levels(), check_recovery(prepared)
     if text is None:
@@ -111,18 +137,7 @@ def run(prepared: Prepared, winner: Genotype) -> Row:
             raise SystemExit("nothing is gone of the winner")
         artifact = TorchDeployment(prepared, found.shaped, found.levels, after_at).export(winner)
         after = measured(prepared, artifact.path, watcher)
-    return {
-        "before": told(before),
-        "after": told(after),
-        "given_back": 1 - after.loss / before.loss,
-        "interval": given_back_interval(before, after),
-        "tokens": found.trained.tokens,
-        "text_tokens": int(text.size),
-        "rate": prepared.spec.recovery_rate,
-        "seconds": found.trained.seconds,
-        "history": [[own.tokens, own.kl] for own in found.trained.history],
-        "hardware": hardware(prepared.device, torch.get_num_threads()),
-    }
+    return before, after, found.trained, int(text.size)
 
 
 def measured(prepared: Prepared, path: Path, watcher: Watcher) -> Measurement:
