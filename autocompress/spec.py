@@ -70,6 +70,7 @@ RECOVERY: Final[Mapping[str, object]] = {
     "recovery_rate": RECOVERY_RATE,
     "recovery_rank": None,
     "recovery_hidden": 0.0,
+    "recovery_draw": "evenly",
 }
 """What says how a winner is trained, and what it is where nobody says it."""
 DARWIN_RUNGS: Final = ("2k:8:3", "8k:16:2", "16k:32:1")
@@ -82,6 +83,7 @@ DARWIN: Final[Mapping[str, object]] = {
 }
 """What says how candidates are trained before `darwin` measures them, where nobody says it."""
 OPTIMIZERS: Final = ("adamw", "sgd")
+DRAWS: Final = ("evenly", "worst")
 TARGETS: Final = (
     "target_speedup",
     "target_latency",
@@ -119,16 +121,17 @@ class SearchSpec:
     `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that engines fuse
     share a setting unless `per_linear`. Depth drops sub-blocks, or with `whole_layers` nothing but
     whole layers. A `pruner` may be a formula of weights `W` and inputs `X`. A layer is calibrated
-    with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`.
-    The winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers
-    and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and bits, `gguf`
+    with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`. The
+    winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers and
+    bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and bits, `gguf`
     whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
     of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank`
     LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are apart, beside
-    predictions. The strategy `darwin` trains candidates before it measures them, by the
-    `darwin_optimizer` at its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences
-    and lets 2 go on. Latency tables that the store holds of the same machine and workload are
-    measured again if `fresh_profile`.
+    predictions; a `recovery_draw` of `worst` takes more of the text where the winner loses most.
+    The strategy `darwin` trains candidates before it measures them, by the `darwin_optimizer` at
+    its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and lets 2 go on. Latency
+    tables that the store holds of the same machine and workload are measured again if
+    `fresh_profile`.
     """
 
     model: str
@@ -165,6 +168,7 @@ class SearchSpec:
     recovery_rate: float = RECOVERY_RATE
     recovery_rank: int | None = None
     recovery_hidden: float = 0.0
+    recovery_draw: str = "evenly"
     strategy: str = "evolve"
     darwin_rungs: tuple[str, ...] = DARWIN_RUNGS
     darwin_generations: int = DARWIN_GENERATIONS
@@ -472,6 +476,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "recovery_rate": values_of.number(0, 1),
     "recovery_rank": values_of.whole(1, 65_536),
     "recovery_hidden": _weight,
+    "recovery_draw": values_of.one_of(DRAWS),
     "strategy": values_of.one_of(STRATEGIES),
     "darwin_rungs": _rungs,
     "darwin_generations": values_of.whole(1, 100_000),

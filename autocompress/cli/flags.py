@@ -66,6 +66,7 @@ SPEC_FLAGS = (
     "recovery_rate",
     "recovery_rank",
     "recovery_hidden",
+    "recovery_draw",
     "start",
     "max_tokens",
     "workers",
@@ -319,6 +320,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recovery-hidden", metavar="0", help="weight of hidden states beside predictions"
+    )
+    parser.add_argument(
+        "--recovery-draw", help="of the text: evenly, or more of it where the winner is worst"
     )
     parser.add_argument(
         "--warm-start", help="from measured losses of single changes, or from weights, data-free"

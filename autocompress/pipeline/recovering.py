@@ -8,6 +8,7 @@ its levels are in a database of their own, and the same gate lets it pass.
 import contextlib
 import copy
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from autocompress.training.distillation import (
 )
 from autocompress.training.reading import logits_of, read
 from autocompress.training.saved_state import SavedState
+from autocompress.training.weighting import drawn_by_loss
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
 
@@ -148,16 +150,6 @@ def recover(
     )
     judging = prepared.sequences[Split.SELECTION][order[:JUDGING_SEQUENCES]]
     validation = judging[:VALIDATION_SEQUENCES]
-    name = address(
-        plan.levels.name,
-        json.dumps([str(choice) for choice in shapes]),
-        json.dumps(dataclasses.asdict(settings) | {"rank": spec.recovery_rank}),
-        str(spec.seed),
-        str(prepared.device),
-        text.fingerprint(
-            {Split.SEARCH: rows, Split.SELECTION: validation, Split.REPORT: rows[:0]}
-        ),
-    )
     observer.stage("recovery")
     shaped.apply(choices)
     searched = copy.deepcopy(shaped.model)
@@ -170,8 +162,26 @@ def recover(
         adapted = adapt(cast(PreTrainedModel, student), spec.recovery_rank, spec.seed)
     shaped.apply_dense()
     dense = _fast(shaped.model, spec.dtype)
+    if spec.recovery_draw == "worst":
+        with _all_cores():
+            rows = drawn_by_loss(
+                rows,
+                spec.recover // spec.context,
+                functools.partial(mean_divergence, student, dense),
+                spec.seed,
+            )
     found = mean_divergence(_fast(searched, spec.dtype), dense, judging)
     del searched
+    name = address(
+        plan.levels.name,
+        json.dumps([str(choice) for choice in shapes]),
+        json.dumps(dataclasses.asdict(settings) | {"rank": spec.recovery_rank}),
+        str(spec.seed),
+        str(prepared.device),
+        text.fingerprint(
+            {Split.SEARCH: rows, Split.SELECTION: validation, Split.REPORT: rows[:0]}
+        ),
+    )
     saved = SavedState(cache_folder() / "recovered" / name)
     with _all_cores():
         trained = distil(

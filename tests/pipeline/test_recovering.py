@@ -211,6 +211,19 @@ def test_a_recovery_that_was_done_is_not_done_again(
     assert second.trained == first.trained
 
 
+def test_text_may_be_drawn_where_the_winner_is_worst(tiny_llama: Path, calibration: Path) -> None:
+    prepared = prepared_of(tiny_llama, calibration, recovery_draw="worst", recover=20 * CONTEXT)
+    plan, shaped, _ = built(prepared)
+    winner, rows = winner_of(prepared, stored=False), text_of(prepared)
+
+    first, again = (recover(prepared, shaped, plan, winner, rows, Silent()) for _ in range(2))
+
+    assert first is not None
+    assert again is not None
+    # The same text was drawn again: what was trained on it was found.
+    assert again.trained == first.trained
+
+
 def test_there_is_nothing_to_recover_of_a_whole_model(tiny_llama: Path, calibration: Path) -> None:
     prepared = prepared_of(tiny_llama, calibration)
     plan, shaped, _ = built(prepared)
