@@ -3,7 +3,7 @@
 AutocompressError
 ├── SpecError            a flag, a key or a value that cannot be meant
 ├── ModelError           a model that cannot be read or is of no known architecture
-├── TextError            calibration text that cannot be read or is too short
+├── TextError            text that cannot be read or is too short
 ├── StoreError           a database that cannot be opened, or an unknown study
 │   ├── StudyHeld        a study that another driver runs
 │   └── DatabaseAway     a database whose connection was lost, and may come back
@@ -28,7 +28,7 @@ class ModelError(AutocompressError):
 
 
 class TextError(AutocompressError):
-    """Calibration text that cannot be read or is too short."""
+    """Text that cannot be read or is too short."""
 
 
 class StoreError(AutocompressError):

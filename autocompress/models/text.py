@@ -32,13 +32,13 @@ def read_documents(path: str | None) -> list[str]:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise TextError(f"Calibration text {path} is not UTF-8: {error.reason}.") from error
+        raise TextError(f"Text {path} is not UTF-8: {error.reason}.") from error
     except OSError as error:
-        raise TextError(f"Cannot read calibration text {path}: {error.strerror}.") from error
+        raise TextError(f"Cannot read text {path}: {error.strerror}.") from error
     except (RuntimeError, ValueError) as error:  # an unknown `~user`, a NUL in the path
-        raise TextError(f"Cannot read calibration text {path!r}: {error}.") from error
+        raise TextError(f"Cannot read text {path!r}: {error}.") from error
     if not text.strip():
-        raise TextError(f"Calibration text {path} is empty.")
+        raise TextError(f"Text {path} is empty.")
     return _json_documents(path, text) if path.endswith(".jsonl") else _plain_documents(text)
 
 
