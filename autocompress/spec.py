@@ -21,6 +21,7 @@ from autocompress.spec_rules import (
     FORMATS,
     GGUF_TYPES,
     INTEGER,
+    METRIC_VARIABLES,
     TORCH_KERNELS,
     darwin_problems,
     engine_problems,
@@ -120,11 +121,11 @@ class SearchSpec:
     lie so many weights apart in every layer, on both sides of the only one of `sparsities`.
     `group_size` columns share a scale, None picks it, 0 takes whole rows. Layers that engines fuse
     share a setting unless `per_linear`. Depth drops sub-blocks, or with `whole_layers` nothing but
-    whole layers. A `pruner` may be a formula of weights `W` and inputs `X`. A layer is calibrated
-    with those before it stored as `upstream` says: `dense`, or one of `bits` or `sparsities`. The
-    winner is written in a `format`: `hf` holds everything, `compressed-tensors` whole layers and
-    bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and bits, `gguf`
-    whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
+    whole layers. A `pruner` may be a formula of weights `W`, inputs `X` and gradients `G`. A layer
+    is calibrated with those before it stored as `upstream` says: `dense`, or one of `bits` or
+    `sparsities`. The winner is written in a `format`: `hf` holds everything, `compressed-tensors`
+    whole layers and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and
+    bits, `gguf` whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
     of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank`
     LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are apart, beside
     predictions; a `recovery_draw` of `worst` takes more of the text where the winner loses most.
@@ -388,7 +389,7 @@ def _share(sparsity: str) -> float:
 
 def _pruner(value: object) -> str:
     """Read a name, or the formula of a metric, which is checked where it is compiled."""
-    if isinstance(value, str) and ("W" in value or "X" in value):
+    if isinstance(value, str) and any(variable in value for variable in METRIC_VARIABLES):
         return value.strip()
     return values_of.one_of(PRUNERS)(value)
 

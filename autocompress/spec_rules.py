@@ -26,6 +26,10 @@ VLLM_CPU_BITS: Final = ("4",)
 """Of all settings, what it has kernels for on a CPU."""
 
 
+METRIC_VARIABLES: Final = ("W", "X", "G")
+"""Of symbolic metrics; no name of a pruner has one of these letters."""
+
+
 def usual_format(engine: str) -> str:
     """Return what a checkpoint is written in where nobody says it."""
     return {"llama.cpp": "gguf", "vllm": "compressed-tensors"}.get(engine, "hf")

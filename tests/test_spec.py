@@ -182,6 +182,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
             64,
             f"the middle of the levels, must hold, but got {', '.join(SPARSITIES)}.",
         ),
+        ("pruner", "gptq", "Known: sparsegpt, wanda, magnitude."),
         ("pruner", "wandas", "did you mean 'wanda'? Known: sparsegpt, wanda, magnitude."),
         ("upstream", "3", "unknown '3'. Known in this space: dense, w8sym, 4."),
         ("upstream", True, "`dense`, or what layers may take, must hold, but got True."),

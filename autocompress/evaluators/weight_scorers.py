@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autocompress.evaluators.scorers import check_finite
 from autocompress.models.surgery import LevelSource, ShapedModel
+from autocompress.operators.gradients import summed_loss
 from autocompress.spaces.base import Choice, Gene, SearchSpace, Site
 from autocompress.spaces.settings import DENSE, WeightSetting
 
@@ -210,11 +211,7 @@ def _backward(shaped: ShapedModel, ids: Tensor) -> None:
     model = shaped.model
     embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
     with torch.enable_grad():
-        logits = model(inputs_embeds=embedded, use_cache=False).logits.float()
-        loss = nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
-        )
-        loss.backward()
+        summed_loss(model(inputs_embeds=embedded, use_cache=False).logits, ids).backward()
 
 
 class _Watched:

@@ -44,6 +44,7 @@ _BLOCKS: Final[Mapping[tuple[int, int | None, str], str]] = {
 _METRIC: Final[Mapping[tuple[str, int], str]] = {
     ("W", 0): "abs(W)",
     ("X", 0): "square(X)",
+    ("G", 0): "G",
     ("sqr", 1): "square({})",
     ("pow", 1): "square({})",
     ("neg", 1): "(-{})",
@@ -53,10 +54,12 @@ _METRIC: Final[Mapping[tuple[str, int], str]] = {
     ("sqrt", 1): "sqrt({})",
     ("skp", 1): "{}",
     ("mms", 1): "minmax({})",
+    ("tanh", 1): "tanh({})",
     ("zsn", 1): "normalize({})",
     ("add", 2): "({} + {})",
     ("sub", 2): "({} - {})",
     ("mul", 2): "({} * {})",
+    ("div", 2): "({} / norm({}))",
 }
 """What the names in its trees, of so many arguments, are in a formula."""
 
@@ -262,11 +265,11 @@ def _names(targets: Iterable[str], layer: int, name: str) -> bool:
 def read_metric(path: Path) -> str:
     """Return the formula that a tree of Pruner-Zero (arXiv:2406.02924) stands for, for `pruner`.
 
-    There a weight's magnitude is W, and X the square of its column's norm.
+    There a weight's magnitude is W, X the square of its column's norm, and what divides does so
+    by its norm.
 
     Raises:
-        SpecError: If it cannot be read, or the formula needs gradients or an operator that no
-            formula here has.
+        SpecError: If it cannot be read, or holds an operator that no formula here has.
     """
     text = _text(path)
     try:

@@ -37,9 +37,12 @@ class Statistics:
 
     Args:
         hessian: (columns, columns) mean of x xᵀ over inputs x, float32.
+        gradients: (rows, columns) of a group's weights, as `operators.gradients` measures them;
+            None where nobody asked.
     """
 
     hessian: Tensor
+    gradients: Tensor | None = None
 
 
 class Operator(Protocol):

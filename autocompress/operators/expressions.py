@@ -1,11 +1,9 @@
-"""Symbolic pruning metrics: a score written as a formula of weights and inputs.
+"""Symbolic pruning metrics: a score written as a formula of weights, inputs and gradients.
 
 abs(W) * X              Wanda
-square(W) * minmax(X)   the best of Pruner-Zero (arXiv:2406.02924), with inputs for gradients
+square(W) * minmax(G)   the best of Pruner-Zero (arXiv:2406.02924)
 """
 
-import ast
-import difflib
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -19,12 +17,21 @@ from autocompress.operators.database import address
 from autocompress.operators.masks import mask_in_rows
 from autocompress.operators.packed import PackedWeight
 from autocompress.operators.pruning import PRUNES, column_norms, pruned
-from autocompress.operators.weight_operators import METRIC_VARIABLES
+from autocompress.operators.weight_operators import GRADIENTS
+from autocompress.spaces.expression_trees import (
+    NEGATION,
+    Apply,
+    Combine,
+    Number,
+    Tree,
+    Variable,
+    nodes,
+    parse,
+    to_text,
+)
 from autocompress.spaces.settings import WeightSetting
 
 _SMALL: Final = 1e-12
-# Text that nests deeper is no metric, and would exhaust the stack.
-MOST_NODES: Final = 200
 
 
 def _minmax(x: Tensor) -> Tensor:
@@ -40,23 +47,30 @@ def _normalize(x: Tensor) -> Tensor:
 
 PRIMITIVES: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
     "abs": torch.abs,
+    "columnsum": lambda x: x.sum(dim=0, keepdim=True),
     "exp": torch.exp,
     "log": lambda x: torch.log(x.abs() + _SMALL),
     "minmax": _minmax,
+    "norm": lambda x: x.square().sum().sqrt()[None, None],
     "normalize": _normalize,
+    "rowsum": lambda x: x.sum(dim=1, keepdim=True),
     "sqrt": lambda x: x.abs().sqrt(),
     "square": torch.square,
+    "tanh": torch.tanh,
+    NEGATION: torch.neg,
 }
 """Functions of one argument; `log` and `sqrt` are of its magnitude, so that all are defined.
 
-`minmax` brings to [0, 1] and `normalize` to mean 0 and deviation 1, over all of the argument.
+`minmax` brings to [0, 1] and `normalize` to mean 0 and deviation 1, over all of the argument;
+`norm` is the root of the sum of its squares, `rowsum` and `columnsum` are sums along each row and
+each column.
 """
 
-_BINARY: Final[Mapping[type[ast.operator], Callable[[Tensor, Tensor], Tensor]]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
+_BINARY: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
 }
 
 
@@ -64,7 +78,7 @@ class SymbolicMetric:
     """The highest scores of every row stay, by a formula; integers are rounded to nearest.
 
     Args:
-        expression: Of `METRIC_VARIABLES`, `PRIMITIVES`, numbers, + - * / and brackets.
+        expression: Of `METRIC_VARIABLES`, `FUNCTIONS`, numbers, + - * / and brackets.
 
     Raises:
         SpecError: If it is no such expression.
@@ -72,95 +86,64 @@ class SymbolicMetric:
 
     def __init__(self, expression: str) -> None:
         self._tree = parse(expression)
-        self._text = ast.unparse(self._tree)
+        self._text = to_text(self._tree)
         self.version = f"symbolic-1-{address(self._text)}"  # part of a file's name
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether `scores` wants gradients among the statistics."""
+        return Variable(GRADIENTS) in nodes(self._tree)
 
     def build(
         self, weight: Tensor, statistics: Statistics, settings: Sequence[WeightSetting]
     ) -> Mapping[WeightSetting, PackedWeight]:
-        """Build sparse settings; only the Hessian's diagonal is read.
+        """Build sparse settings; only the Hessian's diagonal is read, and gradients if named.
 
         Raises:
-            SpecError: If the expression is not a number for some weight.
+            SpecError: If the expression is not a number for some weight, or gradients are named
+                that nobody gathered.
         """
         check(weight, statistics, settings, PRUNES)
-        values = {"W": weight.float(), "X": column_norms(statistics)[None]}
-        scores = _evaluate(self._tree, values).expand(weight.shape)
+        scores = self.scores(weight, column_norms(statistics), statistics.gradients)
+        return pruned(weight, statistics, {own: mask_in_rows(scores, own) for own in settings})
+
+    def scores(self, weight: Tensor, inputs: Tensor, gradients: Tensor | None) -> Tensor:
+        """Return the (rows, columns) scores, float32.
+
+        Args:
+            inputs: (columns,) root mean squares.
+            gradients: (rows, columns); None where nobody gathered them.
+
+        Raises:
+            SpecError: As `build`.
+        """
+        values = {"W": weight.float(), "X": inputs[None]}
+        if gradients is not None:
+            values[GRADIENTS] = gradients
+        elif self.reads_gradients:
+            raise SpecError(f"Gradients must be gathered for {self._text}, which reads G.")
+        scores = evaluate(self._tree, values).expand(weight.shape)
         if bool(scores.isnan().any()):
             raise SpecError(
                 f"`score is a number` must hold of every weight, but got "
                 f"{int(scores.isnan().sum())} without one from {self._text}. Divide by what "
                 f"cannot be 0."
             )
-        return pruned(weight, statistics, {own: mask_in_rows(scores, own) for own in settings})
+        return scores
 
 
-def parse(expression: str) -> ast.expr:
-    """Return the tree of an expression, in which there is nothing but what is known.
+def evaluate(tree: Tree, values: Mapping[str, Tensor]) -> Tensor:
+    """Return the value of a tree, two-dimensional, each side 1 where it does not differ along it.
 
-    Raises:
-        SpecError: If it is malformed, or holds an unknown name.
+    Args:
+        values: Of the variables: W and G (rows, columns), X (1, columns).
     """
-    try:
-        tree = ast.parse(expression.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SpecError(
-            f"An expression such as `abs(W) * X` must hold, but got {expression!r}."
-        ) from error
-    nodes = list(ast.walk(tree))
-    if len(nodes) > MOST_NODES:
-        raise SpecError(f"`nodes <= {MOST_NODES}` must hold, but got {len(nodes)}. Simplify it.")
-    functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    for node in nodes:
-        _check(node, expression, is_function=id(node) in functions)
-    if not any(isinstance(node, ast.Name) and node.id in METRIC_VARIABLES for node in nodes):
-        raise SpecError(f"A metric must read W or X, but got {expression!r}.")
-    return tree
-
-
-def _check(node: ast.AST, expression: str, *, is_function: bool) -> None:
-    """Refuse a node that no metric has."""
-    match node:
-        case ast.Name(id=name):
-            _check_name(name, tuple(PRIMITIVES) if is_function else METRIC_VARIABLES)
-        case ast.Call(func=ast.Name(), args=[_], keywords=[]):
-            pass
-        case ast.Constant(value=int() | float() as number) if _is_usual(number):
-            pass
-        case ast.UnaryOp(op=ast.USub()) | ast.USub() | ast.BinOp() | ast.Load():
-            pass
-        case ast.operator() if type(node) in _BINARY:
-            pass
-        case _:
-            raise SpecError(
-                f"An expression of {', '.join(METRIC_VARIABLES)}, numbers, + - * / and functions "
-                f"of one argument must hold, but got {expression!r}."
-            )
-
-
-def _is_usual(number: float) -> bool:
-    """Whether a literal is a number, not True, that single precision holds."""
-    return not isinstance(number, bool) and number < 1e30
-
-
-def _check_name(name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise SpecError(f"Unknown name {name!r}{hint} Known: {', '.join(sorted(known))}.")
-
-
-def _evaluate(node: ast.expr, values: Mapping[str, Tensor]) -> Tensor:
-    """Return the value of a checked tree, broadcast to (rows, columns) only where needed."""
-    match node:
-        case ast.Name(id=name):
+    match tree:
+        case Variable(name):
             return values[name]
-        case ast.Call(func=ast.Name(id=name), args=[argument]):
-            return PRIMITIVES[name](_evaluate(argument, values))
-        case ast.UnaryOp(operand=operand):
-            return -_evaluate(operand, values)
-        case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
-        case ast.Constant(value=int() | float() as number):
-            return values["X"].new_tensor(float(number))
-    raise SpecError(f"An expression must hold, but got {ast.unparse(node)!r}.")
+        case Number(value):
+            return values["W"].new_full((1, 1), value)
+        case Apply(function, argument):
+            return PRIMITIVES[function](evaluate(argument, values))
+        case Combine(operation, left, right):
+            return _BINARY[operation](evaluate(left, values), evaluate(right, values))

@@ -18,8 +18,9 @@ from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level
 from autocompress.operators.base import Group, Operator, Statistics, WeightOperator
 from autocompress.operators.database import LevelDatabase, address
+from autocompress.operators.expressions import SymbolicMetric
 from autocompress.operators.packed import PackedWeight
-from autocompress.spaces.base import Choice, LinearGroup, Site
+from autocompress.spaces.base import Choice, GeneKind, LinearGroup, Site
 from autocompress.spaces.settings import DENSE, WeightSetting
 
 
@@ -41,6 +42,11 @@ class Operators:
     blocks: WeightOperator
     gguf: WeightOperator
 
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether zeros are placed by a formula that reads gradients."""
+        return isinstance(self.zeros, SymbolicMetric) and self.zeros.reads_gradients
+
     def of(self, setting: WeightSetting) -> WeightOperator:
         """Return what builds a setting."""
         if setting.is_sparse:
@@ -57,10 +63,13 @@ class SiteStatistics:
     Args:
         inputs: Of those that read the residual stream; None where nobody asked.
         output: Of the output projection.
+        gradients: Of each linear layer, (rows, columns), the output's last; None where nobody
+            asked.
     """
 
     inputs: Statistics | None
     output: Statistics
+    gradients: tuple[Tensor, ...] | None = None
 
 
 class Levels:
@@ -75,6 +84,9 @@ class Levels:
         if widths_of(site) and self._widths(site) is None:
             return True
         if any(gene.group for gene in site.genes) and self._output_hessian(site) is None:
+            return True
+        reads_gradients = self._operators.reads_gradients and _keeps_gradients(site)
+        if reads_gradients and self._output_gradients(site) is None:
             return True
         return any(
             self._packed(site, group, site.units, setting) is None
@@ -99,6 +111,8 @@ class Levels:
             self._database.write(
                 f"{_name(site)}.output-inputs", {"hessian": statistics.output.hessian}
             )
+        if statistics.gradients is not None and _keeps_gradients(site):
+            self._database.write(_gradients_name(site), {"gradients": statistics.gradients[-1]})
         for index, own, read in _by_group(site, weights, statistics):
             linear = site.groups[index]
             missing = [
@@ -166,7 +180,11 @@ class Levels:
             if hessian is None:
                 raise _lost(site, "the Hessian of the output projection")
             columns = places_of(level.kept, linear.columns // site.units)
-            part = Statistics(hessian[columns][:, columns])
+            gradients = self._output_gradients(site) if self._operators.reads_gradients else None
+            part = Statistics(
+                hessian[columns][:, columns],
+                None if gradients is None else gradients[:, columns],
+            )
             self._build_weights(site, linear, kept, level.output, part, settings_of(site, group))
             found = self._packed(site, linear, kept, setting)
         if found is None:
@@ -222,6 +240,10 @@ class Levels:
         tensors = self._database.read(f"{_name(site)}.output-inputs")
         return None if tensors is None else tensors["hessian"]
 
+    def _output_gradients(self, site: Site) -> Tensor | None:
+        tensors = self._database.read(_gradients_name(site))
+        return None if tensors is None else tensors["gradients"]
+
 
 def _by_group(
     site: Site, weights: Sequence[Tensor], statistics: SiteStatistics
@@ -231,10 +253,14 @@ def _by_group(
     Args:
         weights: Of each linear layer of the site, the output's last.
     """
-    left = list(weights)
+    first = 0
     for index, group in enumerate(site.groups):
-        own, left = left[: len(group.linears)], left[len(group.linears) :]
-        yield index, own, statistics.output if group.narrows_columns else statistics.inputs
+        own = slice(first, first + len(group.linears))
+        read = statistics.output if group.narrows_columns else statistics.inputs
+        if read is not None and statistics.gradients is not None:
+            read = Statistics(read.hessian, torch.cat(statistics.gradients[own]))
+        yield index, list(weights[own]), read
+        first = own.stop
 
 
 def widths_of(site: Site) -> tuple[int, ...]:
@@ -275,6 +301,16 @@ def stored_as(site: Site, setting: WeightSetting) -> Choice:
     ]
     stored = tuple(found) if any(not own.is_dense for own in found) else ()
     return Choice(site.units, site.units, stored)
+
+
+def _keeps_gradients(site: Site) -> bool:
+    """Whether zeros may be placed in a narrower output projection, when it is asked for."""
+    is_sparse = any(gene.kind is GeneKind.SPARSITY for gene in site.genes)
+    return is_sparse and bool(widths_of(site))
+
+
+def _gradients_name(site: Site) -> str:
+    return f"{_name(site)}.output-gradients"
 
 
 def _name(site: Site) -> str:

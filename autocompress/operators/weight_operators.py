@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 from autocompress.errors import SpecError
+from autocompress.spec_rules import METRIC_VARIABLES
 
 if TYPE_CHECKING:
     from autocompress.operators.base import WeightOperator
@@ -21,8 +22,8 @@ WEIGHT_OPERATORS: Final[Mapping[str, str]] = {
 """Operators that need no argument; a metric needs its formula, told by its variables."""
 
 METRIC: Final = "autocompress.operators.expressions:SymbolicMetric"
-METRIC_VARIABLES: Final = ("W", "X")
-"""W is the (rows, columns) weight, X the root mean square of every input, (1, columns)."""
+GRADIENTS: Final = "G"
+"""Of `METRIC_VARIABLES`, the one that takes a backward pass through the whole model."""
 
 
 def load_weight_operator(name: str) -> "WeightOperator":
@@ -40,6 +41,11 @@ def load_weight_operator(name: str) -> "WeightOperator":
             f"Unknown operator {name!r}{hint} Known: {', '.join(sorted(WEIGHT_OPERATORS))}."
         )
     return _load(WEIGHT_OPERATORS[name])()
+
+
+def reads_gradients(name: str) -> bool:
+    """Whether an operator of this name is a formula that reads gradients."""
+    return GRADIENTS in name
 
 
 def _load(path: str) -> "Callable[..., WeightOperator]":

@@ -22,7 +22,7 @@ from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
 from autocompress.operators.ggml_blocks import check_packages
 from autocompress.operators.shared_storage import SharedStorage
-from autocompress.operators.weight_operators import load_weight_operator
+from autocompress.operators.weight_operators import load_weight_operator, reads_gradients
 from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.pipeline.starting import start_of
 from autocompress.search.shards import Cut
@@ -126,6 +126,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
     space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
     load_weight_operator(spec.pruner)
+    if reads_gradients(spec.pruner):
+        _check_gradients(spec)
     if spec.engine == "llama.cpp":
         check_packages()
     if spec.format in COMPRESSED:
@@ -162,6 +164,18 @@ def _named(spec: SearchSpec, space: SearchSpace) -> Genotype:
     """Return the candidate that the spec's `start` tells."""
     middle = float(spec.sparsities[0]) if spec.sparsity_step else 0.0
     return start_of(Path(str(spec.start)).expanduser(), space, middle)
+
+
+def _check_gradients(spec: SearchSpec) -> None:
+    """Make sure that a formula of gradients has some.
+
+    Raises:
+        SpecError: If it has none of a model that is streamed, or of one that is trained.
+    """
+    if spec.weights_bytes is not None:
+        raise SpecError("pruner: a model that is streamed has no gradients: leave G out.")
+    if spec.recover is not None and {"depth", "width"} & set(spec.space):
+        raise SpecError("pruner: a winner is trained without gradients of it kept: leave G out.")
 
 
 def _check_vllm(spec: SearchSpec, device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """One loaded model in one worker: builds levels and measures shards."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from autocompress.models.loading import in_fast_numbers, load_model
 from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
+from autocompress.operators.gradients import Gradients, gather_gradients
 from autocompress.operators.levels import Levels, Operators, stored_as
 from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.statistics import dense, gather
 from autocompress.operators.structured_obs import StructuredObs
-from autocompress.operators.weight_operators import load_weight_operator
+from autocompress.operators.weight_operators import load_weight_operator, reads_gradients
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.settings import WeightSetting
 from autocompress.training.short import ShortTraining, TrainedEvaluator
@@ -125,8 +127,12 @@ class ModelSession:
 
     def _built(self, missing: Sequence[int]) -> int:
         sequences = self._text[:CALIBRATION_SEQUENCES].to(self._device)
+        gradients: Gradients = {}
+        if reads_gradients(self._plan.zeros):
+            gradients = gather_gradients(self._shaped, missing, sequences)
         built = 0
         for index, statistics in gather(self._shaped, missing, sequences, self._upstream):
+            statistics = dataclasses.replace(statistics, gradients=gradients.pop(index, None))
             weights = [linear.weight.to(self._stored) for linear in self._shaped.linears(index)]
             with torch.inference_mode():
                 built += self._levels.build(self._space.sites[index], weights, statistics)

@@ -14,9 +14,9 @@ from autocompress.export.checkpoint import layer_choices
 from autocompress.export.readers import read_metric, read_told
 from autocompress.export.tool_recipes import tool_recipe
 from autocompress.models.architecture import LINEAR_NAMES, linear_groups, read_architecture
-from autocompress.operators.expressions import parse
 from autocompress.pipeline.starting import start_of
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
+from autocompress.spaces.expression_trees import parse
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import WeightSetting
 from autocompress.trial import Genotype
@@ -324,6 +324,16 @@ def leaf(name: str) -> dict[str, object]:
     return {"data": name, "left": None, "right": None}
 
 
+def test_gradients_and_division_by_a_norm_are_read_of_a_tree(tmp_path: Path) -> None:
+    bounded = {"data": "tanh", "left": leaf("G"), "right": None}
+    tree = {"data": "div", "left": bounded, "right": leaf("X")}
+
+    formula = read_metric(written(tmp_path, json.dumps(tree)))
+
+    assert formula == "(tanh(G) / norm(square(X)))"
+    parse(formula)
+
+
 def test_a_tree_of_pruner_zero_is_a_formula(tmp_path: Path) -> None:
     squared = {"data": "mul", "left": leaf("W"), "right": leaf("W")}
     scaled = {"data": "mms", "left": {"data": "neg", "left": leaf("X"), "right": None}}
@@ -338,8 +348,8 @@ def test_a_tree_of_pruner_zero_is_a_formula(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "reason"),
     [
-        (leaf("G"), "'G' of 0 is not known. Known: W, X, abs"),
-        ({"data": "div", "left": leaf("W"), "right": leaf("X")}, "'div' of 2 is not known"),
+        (leaf("Y"), "'Y' of 0 is not known. Known: G, W, X, abs"),
+        ({"data": "max", "left": leaf("W"), "right": leaf("X")}, "'max' of 2 is not known"),
         ({"data": "abs", "left": {"left": None}}, "every node must hold `data`"),
         ([], "every node must hold `data`"),
     ],

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from autocompress.errors import SpecError
-from autocompress.operators.expressions import PRIMITIVES, SymbolicMetric
+from autocompress.operators.base import Statistics
+from autocompress.operators.expressions import SymbolicMetric
 from autocompress.operators.pruning import Wanda
+from autocompress.spaces.expression_trees import FUNCTIONS
 from tests.operators.layers import random_layer, settings
 
 SPARSE = settings("s0.5", "s2:4", "s0.7+w4g64")
@@ -26,7 +28,7 @@ def test_what_ranks_like_wanda_is_wanda(expression: str) -> None:
         assert float(same.float().mean()) > 0.999
 
 
-@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_primitive_scores_every_weight(name: str) -> None:
     weight, statistics = random_layer(16, 128)
     weight[0] = 0.0
@@ -46,9 +48,9 @@ def test_an_expression_is_part_of_the_version_however_it_is_spaced() -> None:
 @pytest.mark.parametrize(
     ("expression", "answer"),
     [
-        ("ab(W) * X", r"Unknown name 'ab'; did you mean 'abs'\? Known: abs, exp, log, minmax,"),
-        ("abs(w)", r"Unknown name 'w'. Known: W, X."),
-        ("abs(abs)", r"Unknown name 'abs'. Known: W, X."),
+        ("ab(W) * X", r"Unknown name 'ab'; did you mean 'abs'\? Known: abs, columnsum, exp, log,"),
+        ("abs(w)", r"Unknown name 'w'. Known: G, W, X."),
+        ("abs(abs)", r"Unknown name 'abs'. Known: G, W, X."),
         ("W(X)", r"Unknown name 'W'. Known: abs,"),
         ("__import__('os')", r"Unknown name '__import__'. Known: abs,"),
         ("", r"such as `abs\(W\) \* X` must hold, but got ''"),
@@ -65,7 +67,7 @@ def test_an_expression_is_part_of_the_version_however_it_is_spaced() -> None:
         ("W * 'a'", r"functions of one argument must hold"),
         ("W * True", r"functions of one argument must hold"),
         ("W * 1" + "0" * 99, r"functions of one argument must hold"),
-        ("1 + 2", r"A metric must read W or X, but got '1 \+ 2'"),
+        ("1 + 2", r"A metric must read W, X or G, but got '1 \+ 2'"),
         ("W" + "+W" * 200, r"`nodes <= 200` must hold, but got"),
         ("(" * 500 + "W" + ")" * 500, r"such as `abs\(W\) \* X` must hold"),
     ],
@@ -80,6 +82,24 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
     with pytest.raises(SpecError, match=r"`score is a number` must hold .* 512 without one"):
         SymbolicMetric("(W - W) / (W - W)").build(weight, statistics, SPARSE)
+
+
+def test_a_formula_of_gradients_without_any_is_refused() -> None:
+    weight, statistics = random_layer(4, 128)
+
+    with pytest.raises(SpecError, match=r"must be gathered for abs\(W\) \* G, which reads G"):
+        SymbolicMetric("abs(W) * G").build(weight, statistics, SPARSE)
+
+
+def test_weights_of_the_highest_gradients_stay() -> None:
+    weight, statistics = random_layer(4, 128)
+    gradients = torch.rand(4, 128)
+    (half,) = settings("s0.5")
+
+    built = SymbolicMetric("G").build(weight, Statistics(statistics.hessian, gradients), [half])
+
+    kept = built[half].decode(torch.float32) != 0
+    assert torch.equal(kept, gradients > gradients.sort(dim=1).values[:, 63:64])
 
 
 def test_a_metric_of_inputs_alone_keeps_whole_columns() -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from autocompress.errors import EvaluationError
-from autocompress.operators.base import Statistics
+from autocompress.operators.base import Statistics, WeightOperator
 from autocompress.operators.database import LevelDatabase
+from autocompress.operators.expressions import SymbolicMetric
 from autocompress.operators.ggml_rounding import GgmlRounding
 from autocompress.operators.gptq import Gptq
 from autocompress.operators.levels import (
@@ -29,13 +30,14 @@ from tests.tiny_models import tiny_space
 BITS = Weights(bits=(4, 2), group_size=8)
 BOTH = Weights(bits=(4,), group_size=8, sparsities=(WeightSetting(sparsity=0.5),))
 W4, W2 = (WeightSetting(bits=bits, group_size=8) for bits in (4, 2))
+SPARSE_GPT = SparseGpt()
 MLP = tiny_space(weights=BITS).sites[3]
 
 
-def levels_in(folder: Path) -> Levels:
+def levels_in(folder: Path, zeros: WeightOperator = SPARSE_GPT) -> Levels:
     return Levels(
         LevelDatabase(folder),
-        Operators(StructuredObs(), Gptq(), SparseGpt(), RoundToNearest(), GgmlRounding()),
+        Operators(StructuredObs(), Gptq(), zeros, RoundToNearest(), GgmlRounding()),
     )
 
 
@@ -114,6 +116,32 @@ def test_a_narrow_output_is_built_from_its_own_width_when_it_is_asked_for(tmp_pa
     assert torch.equal(found, expected.decode(torch.float32))
     # Both settings of the width: they come from one pass.
     assert len(list(tmp_path.iterdir())) == before + 2
+
+
+def test_a_formula_of_gradients_reads_those_of_the_columns_that_a_width_keeps(
+    tmp_path: Path,
+) -> None:
+    metric = SymbolicMetric("abs(W) * G")
+    site = tiny_space(weights=BOTH).sites[3]
+    weights, statistics = weights_of(site), statistics_of(site)
+    gradients = tuple(torch.rand_like(weight) for weight in weights)
+    levels = levels_in(tmp_path, metric)
+    levels.build(site, weights, SiteStatistics(statistics.inputs, statistics.output, gradients))
+    sparse = WeightSetting(sparsity=0.5)
+    choice = Choice(16, 48, (DENSE, sparse))
+    level = levels.level(site, choice)
+    hessian = statistics.output.hessian[level.kept][:, level.kept]
+    own = Statistics(hessian, gradients[-1][:, level.kept])
+    expected = metric.build(level.output, own, [sparse])[sparse]
+
+    found = levels_in(tmp_path, metric).weight(site, choice, 1)
+
+    assert torch.equal(found, expected.decode(torch.float32))
+    assert not levels.lacks(site)
+    next(tmp_path.glob("*output-gradients*")).unlink()
+    assert levels.lacks(site)
+    # What another pruner built lacks nothing of the sort.
+    assert built(tmp_path / "other", site).lacks(site) is False
 
 
 def test_rows_do_not_depend_on_the_width(tmp_path: Path) -> None:

@@ -96,3 +96,19 @@ def test_values_that_stay_are_the_models_own() -> None:
     mask = packed.mask()
     assert mask is not None
     assert torch.equal(packed.decode(torch.bfloat16)[mask], weight[mask])
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=5),
+    st.floats(0.05, 0.95),
+)
+def test_of_equal_scores_the_first_of_a_row_stay(rows: list[list[int]], sparsity: float) -> None:
+    scores, setting = torch.tensor(rows).float(), WeightSetting(sparsity=sparsity)
+    each, more = divmod(setting.stored_weights(*scores.shape), len(rows))
+    order = scores.argsort(dim=1, descending=True, stable=True)
+
+    kept = mask_in_rows(scores, setting)
+
+    for row, places in enumerate(order.tolist()):
+        n = each + (row < more)
+        assert sorted(kept[row].nonzero().flatten().tolist()) == sorted(places[:n])
