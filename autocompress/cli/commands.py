@@ -20,6 +20,7 @@ from autocompress.cli.flags import (
     reading_of,
     spec_of,
     targets_of,
+    text_of,
 )
 from autocompress.cli.observers import make_observer
 from autocompress.cli.service_flags import Command
@@ -213,6 +214,34 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         print(to_text(found), end="")
 
 
+def _metric(parsed: argparse.Namespace) -> None:
+    from autocompress.export.metric_report import metric_headline
+    from autocompress.pipeline.metric import search_metric
+    from autocompress.pipeline.metric_asked import metric_asked
+
+    asked = metric_asked(
+        parsed.model,
+        parsed.sparsities,
+        parsed.tested_sparsities,
+        parsed.evaluations,
+        text_of(parsed),
+    )
+    name = f"metric-{Path(parsed.model).name}-seed{asked.spec.seed}"
+    output = parsed.output or DEFAULT_OUTPUT / name
+    observer = make_observer(parsed.json)
+    try:
+        report = search_metric(asked, output, observer)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("; the same command goes on from there") from None
+    observer.end()
+    told = metric_headline(report)
+    if parsed.json:
+        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
+    else:
+        print(told)
+        print(output / "metric.md")
+
+
 def _export(parsed: argparse.Namespace) -> None:
     if parsed.format in FORMATS:
         from autocompress.pipeline.exporting import export_spec
@@ -381,6 +410,7 @@ COMMANDS: Mapping[str, Command] = {
     "report": _report,
     "pareto": _pareto,
     "evaluate": _evaluate,
+    "metric": _metric,
     "export": _export,
     "verify": _verify,
     "studies": _studies,

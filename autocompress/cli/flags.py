@@ -25,8 +25,7 @@ from autocompress.spec_rules import ENGINES, FORMATS, GGUF_TYPES
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
 DEFAULT_OUTPUT = Path("autocompress-out")
-READING_FLAGS = (
-    "workload",
+TEXT_FLAGS = (
     "device",
     "dtype",
     "calibration",
@@ -34,6 +33,7 @@ READING_FLAGS = (
     "teacher_tokens",
     "seed",
 )
+READING_FLAGS = ("workload", *TEXT_FLAGS)
 
 SPEC_FLAGS = (
     "target_speedup",
@@ -178,6 +178,36 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_json(evaluate)
     evaluate.set_defaults(command=run["evaluate"])
 
+    metric = commands.add_parser(
+        "metric", help="evolve a formula that says which weights to prune, for --pruner"
+    )
+    metric.add_argument("model", metavar="MODEL", help="folder or hub name of the model")
+    metric.add_argument(
+        "--sparsities",
+        default="0.5,0.6,2:4",
+        metavar="0.5,0.6,2:4",
+        help="that it is to prune to",
+    )
+    metric.add_argument(
+        "--tested-sparsities",
+        default="0.4,0.7",
+        metavar="0.4,0.7",
+        help="that the winner is tested at besides",
+    )
+    metric.add_argument(
+        "--evaluations", type=int, default=300, metavar="300", help="formulas that are measured"
+    )
+    metric.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"folder, and where an interrupted run goes on (default: {DEFAULT_OUTPUT}/metric-"
+        "MODEL-seedN)",
+    )
+    _add_text(metric)
+    _add_json(metric)
+    metric.set_defaults(command=run["metric"])
+
     export = commands.add_parser(
         "export", help="publish a winner in another format, or write it for another tool"
     )
@@ -257,8 +287,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantizer", help=f"what builds codes: {', '.join(QUANTIZERS)}")
     parser.add_argument(
         "--pruner",
-        help=f"what builds zeros: {', '.join(PRUNERS)}, or the formula of a score of weights W "
-        "and inputs X, such as 'abs(W) * X', or a .json file with a tree of Pruner-Zero",
+        help=f"what builds zeros: {', '.join(PRUNERS)}, or the formula of a score of weights "
+        "W, inputs X and gradients G, such as 'abs(W) * X', or a .json file with a tree of "
+        "Pruner-Zero",
     )
     parser.add_argument(
         "--upstream",
@@ -338,6 +369,11 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         help="batch, prompt, generated tokens; after `prefill:` or `decode:` only the time to the "
         "first token or of a further one; or several with weights: 3*1x128+64,1*decode:8x512+32",
     )
+    _add_text(parser)
+
+
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    """Add how models are loaded and read text."""
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")
     parser.add_argument("--calibration", metavar="PATH", help="text, or JSON Lines with `text`")
@@ -414,6 +450,12 @@ def reading_of(parsed: argparse.Namespace) -> dict[str, object]:
     """
     values = {name: getattr(parsed, name) for name in READING_FLAGS}
     return read_values(values) | {"trust_remote_code": parsed.trust_remote_code}
+
+
+def text_of(parsed: argparse.Namespace) -> dict[str, object]:
+    """Return how models are loaded and read text, as given, by the names of a spec's fields."""
+    given = {name: getattr(parsed, name) for name in TEXT_FLAGS}
+    return given | {"trust_remote_code": parsed.trust_remote_code}
 
 
 def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:

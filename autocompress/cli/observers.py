@@ -118,6 +118,8 @@ def _told(kind: str, values: Values) -> str:
         "the winner stays as it was found",
         "recovered": "trained on {tokens:,} tokens in {seconds:.0f} s: KL {before:.4f} before, "
         "{after:.4f} after",
+        "gathering": "reading the dense model's inputs and gradients",
+        "metric": "best of {evaluations:,}: {expression} (mean log KL {loss:.4f})",
         "trial": "{study}: {outcome}",
         "measured": "measured {speedup:.3f}x [{low:.3f}, {high:.3f}] end to end{target}",
         "workers": "{busy}",

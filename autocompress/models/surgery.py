@@ -85,6 +85,7 @@ class ShapedModel:
         self.layers: list[SkippingLayer] = let_layers_skip(model.model.layers)
         self._parts = [LayerParts(cast("DenseLayer", layer)) for layer in self.layers]
         self._now = [Choice(site.units, site.units) for site in space.sites]
+        self._cache_bytes = cache_bytes
         self._cache = TensorCache(cache_bytes)
         self._streamer: Streamer | None = None
         if streamed is not None:
@@ -110,6 +111,11 @@ class ShapedModel:
     def apply_dense(self) -> None:
         """Set every site back to the dense model's own tensors."""
         self.apply([Choice(site.units, site.units) for site in self.space.sites])
+
+    def forget(self) -> None:
+        """Go back to dense and drop what was changed: levels are others from now on."""
+        self.apply_dense()
+        self._cache = TensorCache(self._cache_bytes)
 
     def set(self, index: int, choice: Choice) -> None:
         """Set one site of the space; a KV cache needs `apply` before it counts right again."""
