@@ -15,6 +15,7 @@ from benchmarks import (
     joint_page,
     latency_page,
     memory_page,
+    metric_page,
     operators_page,
     optimum_page,
     profile_page,
@@ -284,6 +285,8 @@ def main() -> None:
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():
         parts.append(operators_page.section(read("operators.json")))
+    if (RESULTS / "metric.json").is_file():
+        parts.append(metric_page.section(read("metric.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]
     if all(path.is_file() for path in evaluations):
         parts.append(evaluation([read(path.name) for path in evaluations]))
