@@ -125,14 +125,14 @@ class SearchSpec:
     is calibrated with those before it stored as `upstream` says: `dense`, or one of `bits` or
     `sparsities`. The winner is written in a `format`: `hf` holds everything, `compressed-tensors`
     whole layers and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and
-    bits, `gguf` whole layers and bits for llama.cpp. The winner is trained on so many tokens as `recover` says,
-    of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank`
-    LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are apart, beside
-    predictions; a `recovery_draw` of `worst` takes more of the text where the winner loses most.
-    The strategy `darwin` trains candidates before it measures them, by the `darwin_optimizer` at
-    its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and lets 2 go on. Latency
-    tables that the store holds of the same machine and workload are measured again if
-    `fresh_profile`.
+    bits, `gguf` whole layers and bits for llama.cpp. The winner is trained on so many tokens as
+    `recover` says, of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a
+    `recovery_rank` LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are
+    apart, beside predictions; a `recovery_draw` of `worst` takes more of the text where the winner
+    loses most. The strategy `darwin` trains candidates before it measures them, by the
+    `darwin_optimizer` at its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and
+    lets 2 go on. Latency tables that the store holds of the same machine and workload are measured
+    again if `fresh_profile`.
     """
 
     model: str
