@@ -193,7 +193,7 @@ def test_a_folder_goes_on_with_its_own_search_alone(
         (["--tested-sparsities", "x"], "sparsities: a sparsity such as 0.5"),
         (["--evaluations", "6"], "`evaluations > 6` must hold"),
         (["--seed", "-1"], "seed:"),
-        (["--calibration", "gone.txt"], "Cannot read calibration text gone.txt"),
+        (["--calibration", "gone.txt"], "Cannot read text gone.txt"),
         (["--evaluations", "many"], "invalid int value: 'many'"),
     ],
 )
