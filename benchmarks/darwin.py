@@ -81,9 +81,10 @@ def picked_by_training(seed: int, winner: Genotype) -> tuple[Genotype, int, floa
         task = lab.task(under(space, cost, cost.dense / TARGET), seed)
         task = dataclasses.replace(task, extra=(winner,))
         before = dataclasses.replace(settings_for(task.allowed), generations=1)
-        started = time.monotonic()
-        steps = lab.run(make_strategy("darwin", task, before, None, darwin_settings(spec)))
-        return steps[-1].best, lab.trained, time.monotonic() - started
+        driver, started = lab.driver(), time.monotonic()
+        strategy = make_strategy("darwin", task, before, None, darwin_settings(spec))
+        steps = lab.run(strategy, driver)
+        return steps[-1].best, driver.trained, time.monotonic() - started
 
 
 def after(seed: int, winner: Genotype, tokens: int) -> Measurement:

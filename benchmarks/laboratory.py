@@ -62,9 +62,7 @@ class Laboratory:
         self._folder = folder
         self._studies = 0
         self._scores: dict[str, RuleScores] = {}
-        self.trained = 0
-        """Tokens that the last strategy run had candidates trained on."""
-        self._apart = self._driver()
+        self._apart = self.driver()
 
     @property
     def number_format(self) -> str:
@@ -86,10 +84,13 @@ class Laboratory:
             max_tokens=max_tokens,
         )
 
-    def run(self, strategy: Strategy) -> list[Step]:
-        """Run a strategy to its end on a study of its own; return where its best changed."""
-        driver = self._driver()
-        self.trained = 0
+    def run(self, strategy: Strategy, driver: SearchDriver | None = None) -> list[Step]:
+        """Run a strategy to its end; return where its best changed.
+
+        Args:
+            driver: What it has measured takes no time; None is a study of its own.
+        """
+        driver = driver or self.driver()
         steps: list[Step] = []
         started = time.monotonic()
         while (batch := strategy.ask()) is not None:
@@ -101,7 +102,6 @@ class Laboratory:
         if end.best is None:
             raise SystemExit("a strategy ended without a candidate")
         steps.append(Step(end.tokens, time.monotonic() - started, end.best))
-        self.trained = driver.trained
         return steps
 
     def held_out(self, genotypes: Sequence[Genotype]) -> Mapping[Genotype, Measurement]:
@@ -128,7 +128,8 @@ class Laboratory:
             self._scores[strategy] = scores_for(strategy, self.prepared, self.shaped, self._levels)
         return self._scores[strategy]
 
-    def _driver(self) -> SearchDriver:
+    def driver(self) -> SearchDriver:
+        """Return what measures on a study of its own."""
         self._studies += 1
         url = f"sqlite:///{self._folder}/studies.db"
         store = create_study(url, f"study-{self._studies}", {})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    bayes_page,
     contest_page,
     depth_ways_page,
     gguf_page,
@@ -258,6 +259,8 @@ def main() -> None:
             contest_page.draw(own, result, ROOT / "docs")
         if name == "depth.json" and (RESULTS / "depth-ways.json").is_file():
             parts.append(depth_ways_page.section(read("depth-ways.json")))
+    if (RESULTS / "bayes.json").is_file() and bayes_page.complete_rows(read("bayes.json")):
+        parts.append(bayes_page.section(read("bayes.json")))
     if (RESULTS / "joint.json").is_file() and joint_page.complete_rows(read("joint.json")):
         parts.append(joint_page.section(read("joint.json")))
     if (RESULTS / "recovery.json").is_file():

@@ -25,6 +25,7 @@ from autocompress.pipeline.latency import SAMPLES
 from autocompress.store.study_store import list_studies, open_study
 from autocompress.trial import Fidelity, Genotype
 from tests.gguf_files import need_llama_cpp
+from tests.search.synthetic import strategy_named
 from tests.tiny_models import make_config, write_model
 from tests.vllm_player import STAND_IN, put_on_path
 from tests.workers.clusters import ENVIRONMENT, running_cluster
@@ -313,6 +314,21 @@ def test_killed_search_resumes_to_the_same_winner_and_trials(
     assert job.winner(study) == job.winner("undisturbed")
     assert job.shards(study) == job.shards("undisturbed")
     assert before.items() <= job.shards(study).items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [strategy_named("bayes"), strategy_named("bayes-tpe")])
+def test_a_bayesian_search_killed_among_more_workers_ends_as_undisturbed(
+    job: Job, name: str
+) -> None:
+    whole, killed, strategy = f"{name}-whole", f"{name}-killed", f"--strategy={name}"
+    job.run("search", whole, strategy)
+    kill_at(job, killed, len(job.shards(whole)) // 2, strategy, "--workers=3")
+
+    job.run("resume", killed)
+
+    assert job.winner(killed) == job.winner(whole)
+    assert job.shards(killed) == job.shards(whole)
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.weight_operators import load_weight_operator, reads_gradients
 from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.pipeline.starting import start_of
+from autocompress.search import proposals
+from autocompress.search.bayes import WAYS
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
@@ -128,6 +130,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     load_weight_operator(spec.pruner)
     if reads_gradients(spec.pruner):
         _check_gradients(spec)
+    if spec.strategy in WAYS:
+        proposals.check_packages(WAYS[spec.strategy].sampler)
     if spec.engine == "llama.cpp":
         check_packages()
     if spec.format in COMPRESSED:

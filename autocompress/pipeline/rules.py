@@ -8,7 +8,7 @@ from autocompress.evaluators import scorers, weight_scorers
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.single_changes import gene_losses
-from autocompress.search.strategies import RuleScores
+from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores
 from autocompress.spaces.base import GeneKind
 from autocompress.trial import Split
 
@@ -39,7 +39,7 @@ def scores_for(
         _check(prepared, strategy, (GeneKind.SPARSITY,), "sparsity")
         shares = weight_scorers.outlier_shares(shaped, _text(prepared), OUTLIER_MULTIPLES)
         return RuleScores(outlier_shares=shares)
-    if strategy == "evolve" and prepared.spec.warm_start == "weights":
+    if strategy in FROM_SINGLE_CHANGES and prepared.spec.warm_start == "weights":
         return weight_scores(prepared, shaped, levels)
     return RuleScores()
 

@@ -24,7 +24,7 @@ from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
 from autocompress.search.steps import Rung
-from autocompress.search.strategies import RuleScores, make_strategy
+from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import Constraint, Limit
 from autocompress.spec import SearchSpec, read_rung
@@ -281,11 +281,11 @@ def _select(
 ) -> Trial:
     """Return the best finalist on text that the search has not read.
 
-    An evolution must not end below the simple candidates that it began with: they are finalists.
+    A search must not end below the simple candidates that it began with: they are finalists.
     """
     observer.stage("selection of the winner")
     candidates = strategy.finalists(FINALISTS)
-    if prepared.spec.strategy == "evolve":
+    if prepared.spec.strategy in FROM_SINGLE_CHANGES:
         named = [baseline(name, task, driver) for name in ("additive", "uniform")]
         candidates += [genotype for genotype in named if genotype is not None]
     n = min(SELECTION_SEQUENCES, len(prepared.sequences[Split.SELECTION]))

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from autocompress.search import listed
 from autocompress.search.base import Strategy, Task
+from autocompress.search.bayes import WAYS, Axes, BayesStrategy
 from autocompress.search.darwin import DarwinSettings, DarwinStrategy
 from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.evopress import EvoPressStrategy, Trade, evopress_settings
@@ -14,6 +16,11 @@ from autocompress.search.single_changes import Losses
 from autocompress.search.steps import Rung
 
 BRUTE_FORCE_RUNGS = (Rung(4, 512), Rung(32, 32), Rung(96, 1))
+FROM_SINGLE_CHANGES: Final = (
+    "evolve",
+    *(name for name, way in WAYS.items() if way.axes is not Axes.LEVELS),
+)
+"""Strategies that go on from the additive solution, over measured losses or a rule's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,7 @@ class RuleScores:
         windows: Gromov's, the best run of layers of each length.
         by_rule: Losses of single changes by the rules of other tools, by strategy name.
         outlier_shares: OWL's, for every layer, by the multiple that makes an outlier.
-        weight_error: What each level takes from the weights: an evolution's data-free start.
+        weight_error: What each level takes from the weights: a data-free start.
     """
 
     block_influence: Losses | None = None
@@ -42,12 +49,13 @@ def make_strategy(
     scores: RuleScores | None = None,
     darwin: DarwinSettings | None = None,
 ) -> Strategy:
-    """Return a strategy; those that go by rules need their scores, an evolution may have some.
+    """Return a strategy; those that go by rules need their scores, others may start from some.
 
     Args:
         darwin: How candidates are trained that are picked for what they lose afterwards.
 
     Raises:
+        SpecError: If it needs a package that is not there.
         ValueError: If the name is unknown, or scores are missing.
     """
     once = ListSettings()
@@ -61,6 +69,8 @@ def make_strategy(
             trade = Trade.NONE if name.endswith("free") else Trade.SIZE
             settings_ = evopress_settings(task.space, fast="fast" in name, trade=trade)
             return EvoPressStrategy(task, settings_)
+        case way if way in WAYS:
+            return BayesStrategy(task, WAYS[way], scores.weight_error)
         case "additive":
             return ListedStrategy(task, listed.additive, once)
         case "leave-one-out":

@@ -5,8 +5,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from autocompress.errors import EvaluationError
 from autocompress.search.base import Batch, Strategy
+from autocompress.search.bayes import WAYS
+from autocompress.search.proposals import Sampler, missing_packages
 from autocompress.spaces.cost import AdditiveCost, Constraint, under
 from autocompress.spaces.making import make_space
 from autocompress.trial import Fidelity, Genotype, Measurement, Trial
@@ -18,6 +23,16 @@ COST = AdditiveCost(2.0, ((3.0, 2.0, 0.0), (8.0, 6.0, 3.0, 0.0)) * 3)
 WEIGHTS = (0.9, 0.5, 0.3, 0.8, 0.6, 0.4)
 
 Objective = Callable[[Genotype, Fidelity], Measurement | None]
+
+
+def strategy_named(name: str) -> ParameterSet:
+    """Return a strategy's name as a parameter; without its packages it says why it is skipped."""
+    sampler = WAYS[name].sampler if name in WAYS else None
+    lacks = [] if sampler is None else missing_packages(sampler)
+    marks = [pytest.mark.skipif(bool(lacks), reason=f"{' and '.join(lacks)} is not installed")]
+    # A Gaussian process thinks for about a second a proposal.
+    slow = [pytest.mark.slow] if sampler is Sampler.GP else []
+    return pytest.param(name, marks=marks + slow)
 
 
 def constraint_at(speedup: float) -> Constraint:

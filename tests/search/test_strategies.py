@@ -1,13 +1,17 @@
 """The contract of `Strategy`, kept by every strategy, and what is each one's own."""
 
+import contextlib
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from autocompress.errors import SpecError, UnreachableTarget
-from autocompress.search.base import Batch, Strategy, Task
+from autocompress.search.base import Batch, Stopper, Strategy, Task, go_on
+from autocompress.search.bayes import WAYS, BayesStrategy
 from autocompress.search.darwin import DarwinSettings
+from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
@@ -17,15 +21,19 @@ from autocompress.spaces.base import SiteKind
 from autocompress.spaces.cost import drops_of_each_kind, under
 from autocompress.spaces.making import make_space
 from autocompress.spec import STRATEGIES
-from autocompress.trial import Genotype, Measurement, Split, Trial
+from autocompress.store.study_store import create_study, open_study
+from autocompress.trial import Fidelity, Genotype, Measurement, Split, Trial
 from tests.search.synthetic import (
     COST,
     SPACE,
+    SynchronousPool,
     constraint_at,
     feasible_candidates,
     loss_of,
+    measure,
     optimum,
     run,
+    strategy_named,
 )
 
 CONTEXT = 16
@@ -45,15 +53,23 @@ RULE = [
 SCORES = RuleScores(RULE, [(1, 1), (2, 0)], by_rule={"weight-error": RULE, "fisher": RULE})
 # OWL says nothing of drops and widths: it has a space of its own in its own tests.
 every_strategy = pytest.mark.parametrize(
-    "name", [name for name in STRATEGIES if name not in ("owl", "given")]
+    "name", [strategy_named(name) for name in STRATEGIES if name not in ("owl", "given")]
+)
+# The others make one list and end with it.
+every_going_on = pytest.mark.parametrize(
+    "name", [strategy_named(name) for name in STRATEGIES if name.startswith(("evo", *WAYS))]
 )
 
 
-def task(speedup: float = 2.0, seed: int = 0, max_tokens: int | None = None) -> Task:
-    return Task(constraint_at(speedup), seed, CONTEXT, 64, max_tokens=max_tokens)
+def task(
+    speedup: float = 2.0, seed: int = 0, max_tokens: int | None = None, stop: Stopper = go_on
+) -> Task:
+    return Task(constraint_at(speedup), seed, CONTEXT, 64, max_tokens=max_tokens, stop=stop)
 
 
 def make(name: str, given: Task) -> Strategy:
+    if name in WAYS:
+        return BayesStrategy(given, dataclasses.replace(WAYS[name], batch=4, batches=3))
     if name.startswith("evopress"):
         # Its defaults read 128 sequences of 256 tokens.
         trade = Trade.NONE if name.endswith("free") else Trade.SIZE
@@ -93,6 +109,106 @@ def test_only_the_search_text_is_read_and_tokens_are_counted_once(name: str) -> 
             longest[key] = max(batch.fidelity.end, longest.get(key, 0))
     trained = sum(trained for _, _, trained in longest)
     assert strategy.standing().tokens == CONTEXT * sum(longest.values()) + trained
+
+
+@every_strategy
+def test_nothing_but_single_changes_violates_the_constraint(name: str) -> None:
+    given = task()
+
+    batches = run(make(name, given))
+
+    violating = [
+        genotype
+        for batch in batches
+        for genotype in batch.candidates
+        if given.constraint.violation(genotype) > 0
+    ]
+    assert all(sum(level > 0 for level in genotype.levels) == 1 for genotype in violating)
+
+
+@every_strategy
+def test_finalists_differ_and_meet_the_constraint(name: str) -> None:
+    given = task()
+    strategy = make(name, given)
+
+    run(strategy)
+
+    finalists = strategy.finalists(6)
+    assert 1 <= len(finalists) == len(set(finalists)) <= 6
+    assert all(given.constraint.violation(genotype) <= 0 for genotype in finalists)
+
+
+@every_going_on
+@pytest.mark.parametrize("limit", [1, 4_000, 8_000])
+def test_no_generation_begins_once_the_tokens_are_spent(name: str, limit: int) -> None:
+    longest: dict[tuple[Genotype, int], int] = {}
+    spent: list[int] = []
+
+    def counted(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        key = (genotype, fidelity.draw)
+        longest[key] = max(fidelity.end, longest.get(key, 0))
+        return measure(genotype, fidelity)
+
+    def stop(_generation: int) -> None:
+        spent.append(CONTEXT * sum(longest.values()))
+
+    run(make(name, task(max_tokens=limit, stop=stop)), counted)
+
+    assert all(tokens < limit for tokens in spent)
+
+
+@every_going_on
+def test_a_stop_ends_the_search_before_a_generation(name: str) -> None:
+    strategy = make(name, task(stop=lambda generation: "enough" if generation == 2 else None))
+
+    run(strategy)
+
+    assert strategy.standing().generation == 1
+    assert strategy.stopped_because == "enough"
+
+
+@every_strategy
+def test_the_order_in_which_workers_answer_decides_nothing(name: str, tmp_path: Path) -> None:
+    alone, driven = make(name, task()), make(name, task())
+    run(alone)
+
+    drive(driven, SynchronousPool(), new_study(tmp_path, "studies"))
+
+    assert driven.standing() == alone.standing()
+    assert driven.finalists(6) == alone.finalists(6)
+
+
+@every_strategy
+@pytest.mark.parametrize("patience", [0, 1, 5])
+def test_a_killed_search_goes_on_as_if_it_had_not_been(
+    name: str, patience: int, tmp_path: Path
+) -> None:
+    whole, cut_short, resumed = SynchronousPool(), SynchronousPool(), SynchronousPool()
+    undisturbed, again = make(name, task()), make(name, task())
+    drive(undisturbed, whole, new_study(tmp_path, "undisturbed"))
+    cut_short.patience = min(patience, len(whole.asked) - 1)
+    url = new_study(tmp_path, "killed")
+
+    with pytest.raises(KeyboardInterrupt):
+        drive(make(name, task()), cut_short, url)
+    drive(again, resumed, url)
+
+    assert again.standing() == undisturbed.standing()
+    assert again.finalists(6) == undisturbed.finalists(6)
+    assert sorted(map(repr, cut_short.asked + resumed.asked)) == sorted(map(repr, whole.asked))
+
+
+def new_study(folder: Path, name: str) -> str:
+    """Make a study; return its database's address."""
+    url = f"sqlite:///{folder}/{name}.db"
+    create_study(url, "study", {}).close()
+    return url
+
+
+def drive(strategy: Strategy, pool: SynchronousPool, url: str) -> None:
+    """Run a strategy on a study, which may hold some of it already."""
+    with contextlib.closing(open_study(url, "study")) as store:
+        SearchDriver(pool, store, lambda done, total: None).run(strategy, lambda: None)
 
 
 @every_strategy
