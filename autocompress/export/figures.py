@@ -219,7 +219,11 @@ def scale_losses(axes: Axes, losses: Sequence[float]) -> None:
     """Set the scale of losses upwards: by decades where they differ by more than a factor of 4."""
     if losses and min(losses) > 0 and max(losses) / min(losses) > 4:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        # More labels than there is room for are not thinned out: none is drawn.
+        is_wide = max(losses) / min(losses) > 1000
+        axes.yaxis.set_major_locator(
+            LogLocator(base=10, subs=(1.0,) if is_wide else (1.0, 2.0, 5.0))
+        )
         axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))

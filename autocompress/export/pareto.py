@@ -97,6 +97,20 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Hypervolume:
+    """What a front dominates within a reference point, as a share of all that there is within.
+
+    Args:
+        reference_cost: Of the reference point, as a share of the dense model's cost.
+        reference_kl: Nats a token.
+    """
+
+    share: float
+    reference_cost: float
+    reference_kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class ParetoFront:
     """The measured candidates of a study that no other dominates, and all others.
 
@@ -107,6 +121,7 @@ class ParetoFront:
         members: Least loss first, which is also the least speedup or the largest size first.
         dominated: The others that competed.
         too_little_read: Those that did not.
+        hypervolume: Of the members.
     """
 
     study: str
@@ -119,6 +134,7 @@ class ParetoFront:
     members: tuple[Member, ...]
     dominated: tuple[Place, ...]
     too_little_read: tuple[Place, ...]
+    hypervolume: Hypervolume
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of pareto.json.
@@ -201,6 +217,12 @@ def notes(front: ParetoFront) -> list[str]:
             f"Read on fewer and not competing: {len(front.too_little_read):,}; "
             f"`--sequences {least}` lets all of them in."
         )
+    whole = front.hypervolume
+    said.append(
+        f"Hypervolume {whole.share:.4f}: what the front dominates of all that lies within "
+        f"{whole.reference_cost:g} times the dense model's cost and a KL of "
+        f"{whole.reference_kl:g}."
+    )
     timing = front.timing
     if timing is not None and timing.mape is None:
         said.append(

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from autocompress.errors import SpecError
-from autocompress.export.pareto import Axis, Member, ParetoFront, Place, Timing
+from autocompress.export.pareto import Axis, Hypervolume, Member, ParetoFront, Place, Timing
 from autocompress.pipeline.stored_study import latency_of, read_stored, too_early
 from autocompress.pipeline.targets import stored_cost
 from autocompress.spaces.base import SUB_BLOCKS, Choice, SearchSpace
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spaces.pareto import pareto_front
+from autocompress.spaces.pareto import hypervolume, pareto_front
+from autocompress.spec import SearchSpec
 from autocompress.store.base import Record
 from autocompress.trial import Genotype, Measurement, Split
 
@@ -26,6 +27,9 @@ CHANGES: Final[Mapping[str, Callable[[Choice], bool]]] = {
 """What can be done to a site."""
 # A front of fewer candidates is hardly more than a list of them.
 ENOUGH = 10
+REFERENCE_COST: Final = 1.0
+REFERENCE_KL: Final = 2.0
+"""Of the point within which a hypervolume is told: seven times the perplexity is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,7 @@ def read_front(
         raise SpecError(f"`--sequences >= 1` must hold, but got {least_sequences}.")
     known = read_stored(storage, study)
     spec, space = known.spec, known.space
-    first = next(iter(spec.targets)).removeprefix("target_")
-    # A latency is met by a speedup over the dense model, memory by what is stored.
-    nearest = {"latency": "speedup", "memory": "bytes"}
-    axis = Axis(by or nearest.get(first, first))
+    axis = axis_of(spec) if by is None else Axis(by)
     timing = None
     if axis is Axis.SPEEDUP:
         latency = latency_of(known)
@@ -86,6 +87,8 @@ def read_front(
             f"read on, but got {least}."
         )
     members, dominated, too_little_read = _compete(readings, least, space, axis, cost)
+    points = [(value_share(axis, cost, member.value), member.kl) for member in members]
+    reference = (REFERENCE_COST, REFERENCE_KL)
     return ParetoFront(
         study=known.row.name,
         state=known.row.state.value,
@@ -97,7 +100,18 @@ def read_front(
         members=members,
         dominated=dominated,
         too_little_read=too_little_read,
+        hypervolume=Hypervolume(
+            hypervolume(points, reference) / (REFERENCE_COST * REFERENCE_KL), *reference
+        ),
     )
+
+
+def axis_of(spec: SearchSpec) -> Axis:
+    """Return what a study's first target is told by."""
+    first = next(iter(spec.targets)).removeprefix("target_")
+    # A latency is met by a speedup over the dense model, memory by what is stored.
+    nearest = {"latency": "speedup", "memory": "bytes"}
+    return Axis(nearest.get(first, first))
 
 
 def read_all(records: Iterable[Record]) -> list[Reading]:
@@ -158,6 +172,11 @@ def _compete(
         tuple(place(r) for r in competing if r.genotype not in in_front),
         tuple(place(r) for r in readings if r.sequences < least),
     )
+
+
+def value_share(axis: Axis, cost: AdditiveCost, value: float) -> float:
+    """Return the share of the dense cost that a value on an axis stands for."""
+    return value / cost.dense if axis.is_reckoned else 1 / value
 
 
 def _member(reading: Reading, value: float, space: SearchSpace) -> Member:

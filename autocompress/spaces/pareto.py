@@ -1,4 +1,4 @@
-"""Which candidates no other dominates: the Pareto front of cost and loss. Knows only numbers."""
+"""The Pareto front of cost and loss, and how much it dominates. Knows only numbers."""
 
 from collections.abc import Sequence
 
@@ -23,3 +23,17 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
         if not front or not dominates(points[front[-1]], point):
             front.append(position)
     return front
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """Return the area that points dominate within a reference point.
+
+    A point that is somewhere no better than the reference adds nothing (Zitzler and Thiele, IEEE
+    Transactions on Evolutionary Computation 3(4), 1999, in two dimensions).
+    """
+    area, lowest = 0.0, reference[1]
+    for cost, loss in sorted(points):
+        if cost < reference[0] and loss < lowest:
+            area += (reference[0] - cost) * (lowest - loss)
+            lowest = loss
+    return area

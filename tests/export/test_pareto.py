@@ -15,6 +15,7 @@ from autocompress.export import pareto_html
 from autocompress.export.figures import to_svg
 from autocompress.export.pareto import (
     Axis,
+    Hypervolume,
     Member,
     ParetoFront,
     Place,
@@ -56,6 +57,7 @@ FRONT = ParetoFront(
     members=(GOOD, FAST),
     dominated=(Place("facade", 1.1, 0.7, 96),),
     too_little_read=(),
+    hypervolume=Hypervolume(0.4567, 1.0, 2.0),
 )
 
 
@@ -91,6 +93,13 @@ def test_bits_say_which_are_counted() -> None:
 
     assert to_text(front).splitlines()[2].startswith("stored bits a weight ")
     assert "Stored bits a weight follow from" in " ".join(notes(front))
+
+
+def test_the_hypervolume_is_told_with_its_reference_point() -> None:
+    assert (
+        "Hypervolume 0.4567: what the front dominates of all that lies within 1 times the dense "
+        "model's cost and a KL of 2."
+    ) in notes(FRONT)
 
 
 def test_a_small_loss_keeps_its_digits() -> None:
@@ -169,6 +178,18 @@ def test_a_front_is_drawn_closer_only_where_it_is_narrow() -> None:
 
     assert "Closer to the front" in pareto_html.to_html(narrow)
     assert "Closer to the front" not in pareto_html.to_html(FRONT)
+
+
+@pytest.mark.parametrize("least", [1e-5, 1e-2, 0.3])
+def test_losses_of_any_range_have_a_scale_that_can_be_read(least: float) -> None:
+    front = dataclasses.replace(FRONT, members=(dataclasses.replace(GOOD, kl=least), FAST))
+
+    drawn = pareto_html.all_candidates(front)
+
+    drawn.canvas.draw()
+    low, high = drawn.axes[0].get_ylim()
+    labels = drawn.axes[0].get_yticklabels()
+    assert sum(bool(own.get_text()) and low <= own.get_position()[1] <= high for own in labels) > 1
 
 
 def test_a_loss_of_zero_can_be_drawn() -> None:
