@@ -270,6 +270,12 @@ def test_study_name_that_is_taken_is_refused(
     assert "autocompress resume mine" in line
 
 
+def test_an_export_says_what_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, "export", "mine") == (
+        "autocompress: Give --format, for the winner, or --point, for another candidate.\n"
+    )
+
+
 def test_help_needs_no_torch(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         commands.main(["--help"])

@@ -243,19 +243,22 @@ def _metric(parsed: argparse.Namespace) -> None:
 
 
 def _export(parsed: argparse.Namespace) -> None:
-    if parsed.format in FORMATS:
+    if parsed.format is None and parsed.point is None:
+        raise SpecError("Give --format, for the winner, or --point, for another candidate.")
+    if parsed.format is None or parsed.format in FORMATS:
         from autocompress.pipeline.exporting import export_spec
         from autocompress.pipeline.study import start
 
-        name = parsed.new_study or f"{parsed.study}-{parsed.format}"
+        own = [part for part in (parsed.study, parsed.point, parsed.format) if part is not None]
+        name = parsed.new_study or "-".join(own)
         folder = parsed.output or DEFAULT_OUTPUT / name
-        spec = export_spec(parsed.storage, parsed.study, parsed.format, folder)
+        spec = export_spec(parsed.storage, parsed.study, parsed.format, folder, parsed.point)
         _run_study(partial(start, spec, parsed.storage, name), name, parsed)
         return
     from autocompress.pipeline.exporting import export_recipe
 
     output = parsed.output or DEFAULT_OUTPUT / parsed.study
-    recipe = export_recipe(parsed.storage, parsed.study, parsed.format, output)
+    recipe = export_recipe(parsed.storage, parsed.study, parsed.format, output, parsed.point)
     print(output / recipe.file)
     print(f"Not run, and not load-tested. For the tool: {recipe.use}")
 

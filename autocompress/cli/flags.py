@@ -209,16 +209,23 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     metric.set_defaults(command=run["metric"])
 
     export = commands.add_parser(
-        "export", help="publish a winner in another format, or write it for another tool"
+        "export",
+        help="publish a winner in another format or a point of the front, or write it for a tool",
     )
     export.add_argument("study", metavar="STUDY")
     export.add_argument(
         "--format",
-        required=True,
         help=f"{', '.join(FORMATS)}: a checkpoint, proven and measured anew; or for a tool "
-        "tensor-types (llama.cpp), llm-compressor, gptqmodel, modelopt",
+        "tensor-types (llama.cpp), llm-compressor, gptqmodel, modelopt (default: the study's)",
     )
-    export.add_argument("--new-study", metavar="NAME", help="default: STUDY-decilm")
+    export.add_argument(
+        "--point",
+        metavar="GENOTYPE",
+        help="the candidate, by its name in `autocompress pareto STUDY` (default: the winner)",
+    )
+    export.add_argument(
+        "--new-study", metavar="NAME", help="default: STUDY-decilm, STUDY-GENOTYPE"
+    )
     _add_storage(export)
     _add_output(export)
     _add_json(export)
