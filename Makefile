@@ -66,7 +66,7 @@ constraints:  ## resolve the dependencies anew (torch stays as pinned) and write
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python scripts/install_torch.py
 	grep '^torch==' constraints.txt > build/constraints/torch.txt
-	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,bayes,compressed-tensors,dashboard,kubernetes,llama-cpp,service,postgres,recovery,sweep]'
+	build/constraints/bin/python -m pip install -c build/constraints/torch.txt -e '.[dev,bayes,compressed-tensors,dashboard,kubernetes,llama-cpp,service,pareto,postgres,recovery,sweep]'
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all \
 		--exclude autocompress --exclude pip \
 		| sed -E '/^(nvidia|cuda|triton)/d; s/^(torch==[^+]*)\+.*/\1/'; } > build/constraints/new.txt
@@ -89,5 +89,5 @@ $(VENV)/.installed: $(PINS) | $(VENV)/.created
 
 $(VENV)/.installed-dev: $(PINS) | $(VENV)/.created
 	$(BIN)/python scripts/install_torch.py
-	$(PIP) install -c constraints.txt -e '.[dev,bayes,compressed-tensors,dashboard,service,postgres,recovery,sweep]'
+	$(PIP) install -c constraints.txt -e '.[dev,bayes,compressed-tensors,dashboard,service,pareto,postgres,recovery,sweep]'
 	touch $(VENV)/.installed $@

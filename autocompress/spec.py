@@ -37,9 +37,12 @@ from autocompress.spec_values import Amount
 from autocompress.workload import USUAL_MIX, Mix
 
 SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
+PARETO: Final = ("pareto", "pareto-nsga2", "pareto-map-elites", "pareto-snes")
+"""The strategies that search a whole front."""
 STRATEGIES: Final = (
     "evolve",
     "darwin",
+    *PARETO,
     "evopress",
     "evopress-fast",
     "evopress-free",

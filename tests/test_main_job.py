@@ -727,6 +727,25 @@ def test_a_search_in_compressed_tensors_ends_in_what_stock_transformers_loads(
 
 
 @pytest.mark.slow
+def test_a_front_has_a_winner_and_each_of_its_points_can_be_published(coded: Job) -> None:
+    coded.run("search", "front", "--strategy=pareto", "--target-bits=4", "--bits=8,4,2")
+    coded.run("pareto", "front")
+    front = json.loads((coded.folder / "front" / "pareto.json").read_text("utf-8"))
+    point = next(own for own in front["members"] if own["value"] < 8)
+
+    where = f"--output={coded.folder / 'point'}"
+    coded.run("export", "front", f"--point={point['genotype']}", "--new-study=point", where)
+
+    winner, published = report_of(coded, "front"), report_of(coded, "point")
+    assert (winner["met"], published["met"]) == (True, True)
+    assert published["gate"]["passed"] is True
+    assert 0 < front["hypervolume"]["share"] < 1
+    assert point["value"] > winner["bits"]["nominal"]
+    assert published["bits"]["nominal"] == pytest.approx(point["value"])
+    assert coded.winner("point") == point["levels"]
+
+
+@pytest.mark.slow
 def test_a_recipe_is_measured_and_published_in_another_format(job: Job, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("layers: {1: {attention: drop}, 2: {mlp: drop}}\n", encoding="utf-8")

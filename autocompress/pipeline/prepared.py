@@ -25,12 +25,12 @@ from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.weight_operators import load_weight_operator, reads_gradients
 from autocompress.pipeline.shapes import setting_of, space_of
 from autocompress.pipeline.starting import start_of
-from autocompress.search import proposals
+from autocompress.search import breeding, proposals
 from autocompress.search.bayes import WAYS
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
-from autocompress.spec import SearchSpec
+from autocompress.spec import PARETO, SearchSpec
 from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS, is_of_bits
 from autocompress.training.short import ShortTraining
 from autocompress.trial import Genotype, Split
@@ -134,6 +134,8 @@ def prepare(spec: SearchSpec) -> Prepared:
         proposals.check_packages(WAYS[spec.strategy].sampler)
     if spec.engine == "llama.cpp":
         check_packages()
+    if spec.strategy in PARETO:
+        breeding.check_package()
     if spec.format in COMPRESSED:
         compressed_tensors_package()
     if spec.format == "decilm":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from autocompress.search import listed
+from autocompress.search import breeding, listed
 from autocompress.search.base import Strategy, Task
 from autocompress.search.bayes import WAYS, Axes, BayesStrategy
 from autocompress.search.darwin import DarwinSettings, DarwinStrategy
@@ -12,12 +12,20 @@ from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.evopress import EvoPressStrategy, Trade, evopress_settings
 from autocompress.search.listed import ListedStrategy, ListSettings, Windows
 from autocompress.search.owl import by_owl
+from autocompress.search.pareto import ParetoSettings, ParetoStrategy
 from autocompress.search.single_changes import Losses
 from autocompress.search.steps import Rung
 
+BREEDERS: Final[Mapping[str, breeding.Breeder]] = {
+    "pareto": breeding.by_nsga2,
+    "pareto-nsga2": breeding.by_nsga2,
+    "pareto-map-elites": breeding.by_map_elites,
+    "pareto-snes": breeding.by_snes,
+}
 BRUTE_FORCE_RUNGS = (Rung(4, 512), Rung(32, 32), Rung(96, 1))
 FROM_SINGLE_CHANGES: Final = (
     "evolve",
+    *BREEDERS,
     *(name for name, way in WAYS.items() if way.axes is not Axes.LEVELS),
 )
 """Strategies that go on from the additive solution, over measured losses or a rule's."""
@@ -71,6 +79,9 @@ def make_strategy(
             return EvoPressStrategy(task, settings_)
         case way if way in WAYS:
             return BayesStrategy(task, WAYS[way], scores.weight_error)
+        case breeder if breeder in BREEDERS:
+            own = ParetoSettings(generations=settings.generations, patience=settings.patience)
+            return ParetoStrategy(task, own, BREEDERS[breeder])
         case "additive":
             return ListedStrategy(task, listed.additive, once)
         case "leave-one-out":

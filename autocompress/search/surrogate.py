@@ -5,6 +5,8 @@ a weight for each pair of genes in reach of each other, times how far both compr
 for each reading. The weight of a width's level counts whole: dropping a block may change a loss
 however little the block lost alone. What is stored otherwise makes small errors, that add up: its
 level's weight counts by its share of the summed losses, its part of a pair by the root of that.
+Where losses span a wide range, a level's weight may drift along it: what a site adds to a model
+that is hardly touched says little of what it adds to one that is half gone.
 
 Bayesian linear regression (Bishop, PRML, section 3.3) with the widths of the priors chosen by the
 evidence (equation 3.86) from a small grid.
@@ -85,6 +87,8 @@ class Surrogate:
     Args:
         losses: Of single changes; a candidate's summed ones are its prior mean. What lost
             infinitely much is taken to lose ten times the most that did not.
+        drift: How much a level's weight changes for each e times that the summed losses grow, as
+            a share of the weight's width; 0 where all candidates lose about as much.
 
     Raises:
         ValueError: If there is no observation.
@@ -95,6 +99,7 @@ class Surrogate:
         space: SearchSpace,
         losses: Losses,
         observations: Sequence[Observation],
+        drift: float = 0.0,
     ) -> None:
         if not observations:
             raise ValueError("a surrogate needs an observation")
@@ -111,6 +116,9 @@ class Surrogate:
         self._offsets = np.cumsum([0, *(len(gene.settings) - 1 for gene in space.genes)])
         readings = {o.reading: None for o in observations}
         self._readings = {reading: index for index, reading in enumerate(readings)}
+        self._drift = drift
+        observed = self._summed(np.asarray([o.levels for o in observations]))
+        self._centre = float(np.log(observed).mean())
         self._fit(observations)
 
     @property
@@ -126,6 +134,10 @@ class Surrogate:
         """
         features, prior = self._features(candidates)
         return np.asarray(prior + features @ self._weights[: features.shape[1]])
+
+    def constant(self, reading: Reading) -> float:
+        """Return what a reading adds to every candidate's expected log loss."""
+        return float(self._weights[-len(self._readings) :][self._readings[reading]])
 
     def sample(self, candidates: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
         """Return (n, candidates) log losses, each row under weights drawn from the posterior."""
@@ -188,9 +200,8 @@ class Surrogate:
     def _features(self, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the features (n, weights of levels and pairs) and the prior means (n)."""
         n = len(candidates)
-        entries = self._board.entries(candidates)
-        summed = np.sum([own[entries[:, menu]] for menu, own in enumerate(self._losses)], axis=0)
-        summed = np.maximum(summed, 1e-12)
+        summed = self._summed(candidates)
+        prior = np.log(summed)
         parts = np.zeros(candidates.shape)  # how much of a level counts
         amounts = np.zeros(candidates.shape)  # how far a level compresses
         for gene, levels in enumerate(candidates.T):
@@ -205,15 +216,24 @@ class Surrogate:
         by_level[rows, self._offsets[genes] + candidates[rows, genes] - 1] = parts[rows, genes]
         first, second = self._pairs
         products = amounts[:, first] * amounts[:, second]
-        return np.hstack([by_level, products]), np.log(summed)
+        along = [by_level * (prior - self._centre)[:, None]] if self._drift else []
+        return np.hstack([by_level, products, *along]), prior
+
+    def _summed(self, candidates: np.ndarray) -> np.ndarray:
+        """Return the summed losses of single changes, (n)."""
+        entries = self._board.entries(candidates)
+        summed = np.sum([own[entries[:, menu]] for menu, own in enumerate(self._losses)], axis=0)
+        return np.asarray(np.maximum(summed, 1e-12))
 
     def _variances(self, level_width: float, pair_width: float) -> np.ndarray:
         first, second = self._pairs
         pairs = pair_width**2 / (second - first)
+        n_along = self._offsets[-1] if self._drift else 0
         return np.concatenate(
             [
                 np.full(self._offsets[-1], level_width**2),
                 pairs,
+                np.full(n_along, (self._drift * level_width) ** 2),
                 np.full(len(self._readings), READING_WIDTH**2),
             ]
         )

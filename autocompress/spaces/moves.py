@@ -4,6 +4,7 @@ Candidates are rows of an array, one level a gene. Every move returns feasible c
 their budget: no gene can be given back to a less compressed level within the limits.
 """
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,19 @@ class Moves:
         self._classes = _classes(space, allowed)
         self._first = np.searchsorted(self._bundles, np.arange(len(space.bundles)))
         self._counts = np.bincount(self._bundles, minlength=len(space.bundles))
-        self._costs, self._fixed, self._most = _tables(constraint)
+        self._costs, self._fixed, most_of_limits = _tables(constraint)
+        # Of each limit and candidate; one column stands for all candidates.
+        self._most = most_of_limits[:, None]
+
+    def within(self, most: np.ndarray) -> "Moves":
+        """Return the same moves for candidates that have limits of their own.
+
+        Args:
+            most: (limits, candidates); the arrays that are moved must have as many rows.
+        """
+        own = copy.copy(self)
+        own._most = most  # noqa: SLF001  # of this class
+        return own
 
     def random(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Compress random genes of the dense model, by random levels, until it is feasible."""
@@ -105,11 +118,11 @@ class Moves:
     def _entries(self, ranks: np.ndarray) -> np.ndarray:
         return self._board.entries(self._levels[self._genes, ranks])
 
-    def _slack(self, entries: np.ndarray) -> np.ndarray:
+    def _slack(self, entries: np.ndarray, most: np.ndarray) -> np.ndarray:
         """Return what is left of each limit, (limits, candidates)."""
         menus = np.arange(entries.shape[1])
         spent = self._costs[:, menus, entries].sum(axis=2) + self._fixed[:, None]
-        return np.asarray(self._most[:, None] - spent)
+        return np.asarray(most - spent)
 
     def _give_back(
         self, ranks: np.ndarray, given: np.ndarray, rows: np.ndarray, rng: np.random.Generator
@@ -177,8 +190,8 @@ class Moves:
         rows = np.arange(len(ranks))
         while True:
             entries = self._entries(ranks[rows])
-            slack = self._slack(entries)
-            violated = slack < -ROUNDING / 2 * self._most[:, None]
+            most = np.broadcast_to(self._most, (len(self._most), len(ranks)))[:, rows]
+            violated = self._slack(entries, most) < -ROUNDING / 2 * most
             rows, entries = rows[violated.any(axis=0)], entries[violated.any(axis=0)]
             violated = violated[:, violated.any(axis=0)]
             if not len(rows):
@@ -231,7 +244,7 @@ class Moves:
         order = np.argsort(rng.random(ranks.shape) + last, axis=1)
         entries = self._entries(ranks)
         # Feasible candidates stay so whatever the order of a sum.
-        slack = self._slack(entries) + ROUNDING / 2 * self._most[:, None]
+        slack = self._slack(entries, self._most) + ROUNDING / 2 * self._most
         rows = np.arange(n)
         steps = np.arange(self._levels.shape[1])
         for genes in order.T:

@@ -52,6 +52,24 @@ def test_it_learns_interactions_that_single_changes_do_not_show() -> None:
     assert learned > correlation(additive[rest], LOG_LOSSES[rest])
 
 
+def test_a_drift_learns_losses_that_level_off_along_a_range() -> None:
+    additive = np.log([sum(SINGLES[s][e] for s, e in enumerate(row)) for row in EVERYONE])
+    levelling = 0.5 * additive
+    seen = some(80)
+    observed = [
+        Observation(tuple(map(int, EVERYONE[row])), (0, 8), float(levelling[row]), 1e-6)
+        for row in seen
+    ]
+    rest = np.setdiff1d(np.arange(len(EVERYONE)), seen)
+
+    def missed(drift: float) -> float:
+        surrogate = Surrogate(SPACE, SINGLES, observed, drift)
+        expected = surrogate.mean(EVERYONE[rest]) + surrogate.constant((0, 8))
+        return float(np.abs(expected - levelling[rest]).mean())
+
+    assert missed(0.4) < 0.8 * missed(0.0)
+
+
 def test_readings_differ_by_a_constant_that_counts_for_nothing() -> None:
     plain = Surrogate(SPACE, SINGLES, observe(some(120)))
     shifted = Surrogate(SPACE, SINGLES, observe(some(120), shift=3.0))

@@ -5,9 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.spaces.base import Levels
-from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, drops_of_each_kind, under
+from autocompress.spaces.cost import (
+    ROUNDING,
+    AdditiveCost,
+    Constraint,
+    Limit,
+    drops_of_each_kind,
+    under,
+)
 from autocompress.spaces.making import make_space
 from autocompress.spaces.moves import Moves
+from autocompress.trial import Genotype
 from tests.spaces.problems import Problem, candidates, problems
 
 CASES = problems().flatmap(
@@ -157,3 +165,21 @@ def test_moves_meet_two_limits_at_once(first: float, second: float, seed: int) -
 
     entries = [*drawn.tolist(), *moves.mutate(drawn, rng).tolist()]
     assert all(constraint.violation_of(own) <= 0 for own in entries)
+
+
+@given(CASES, SEEDS)
+def test_candidates_may_have_limits_of_their_own(
+    case: tuple[Problem, list[Levels]], seed: int
+) -> None:
+    problem, start = case
+    rng = np.random.default_rng(seed)
+    cost = problem.cost
+    most = problem.limit * rng.uniform(1, 2, len(start))
+    most[0] = np.inf
+
+    mutants = moves_of(problem).within(most[None]).mutate(np.asarray(start), rng).tolist()
+
+    spent = [cost.of(problem.space.entries(Genotype(tuple(levels)))) for levels in mutants]
+    assert all(own <= limit * (1 + ROUNDING) for own, limit in zip(spent, most, strict=True))
+    assert all(problem.is_in_space(levels) for levels in mutants)
+    assert not any(mutants[0])
