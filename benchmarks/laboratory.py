@@ -109,10 +109,13 @@ class Laboratory:
         return self.measured(genotypes, Split.REPORT)
 
     def measured(
-        self, genotypes: Sequence[Genotype], split: Split
+        self, genotypes: Sequence[Genotype], split: Split, sequences: int | None = None
     ) -> Mapping[Genotype, Measurement]:
-        """Measure candidates on all of a split's text; no strategy's tokens count it."""
-        n = len(self.prepared.sequences[split])
+        """Measure candidates on some sequences of a split's text, or on all of it.
+
+        No strategy's tokens count it.
+        """
+        n = sequences or len(self.prepared.sequences[split])
         wanted = tuple(dict.fromkeys(genotypes))
         trials = self._apart.measure(Batch(wanted, Fidelity(split, 0, 0, n)))
         found = {}

@@ -19,6 +19,7 @@ from benchmarks import (
     metric_page,
     operators_page,
     optimum_page,
+    pareto_page,
     profile_page,
     recovery_page,
     roofline_page,
@@ -263,6 +264,10 @@ def main() -> None:
         parts.append(bayes_page.section(read("bayes.json")))
     if (RESULTS / "joint.json").is_file() and joint_page.complete_rows(read("joint.json")):
         parts.append(joint_page.section(read("joint.json")))
+    if (RESULTS / "pareto.json").is_file() and pareto_page.compared(read("pareto.json")):
+        fronts = read("pareto.json")
+        parts.append(pareto_page.section(fronts))
+        pareto_page.draw(fronts, ROOT / "docs" / "pareto.png")
     if (RESULTS / "recovery.json").is_file():
         recovery = read("recovery.json")
         parts.append(recovery_page.section(recovery))
