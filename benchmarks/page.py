@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import (
     bayes_page,
     contest_page,
+    darwin_page,
     depth_ways_page,
     gguf_page,
     joint_page,
@@ -272,6 +273,8 @@ def main() -> None:
         recovery = read("recovery.json")
         parts.append(recovery_page.section(recovery))
         recovery_page.draw(recovery, ROOT / "docs" / "recovery.png")
+    if (RESULTS / "darwin.json").is_file():
+        parts.append(darwin_page.section(read("darwin.json")))
     if (RESULTS / "gguf.json").is_file():
         parts.append(gguf_page.section(read("gguf.json")))
     if (RESULTS / "latency.json").is_file():
