@@ -151,7 +151,8 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         "--sequences",
         type=int,
         metavar="N",
-        help="what a candidate must have been read on to compete (default: as many as leave ten)",
+        help="what a candidate must have been read on to compete (default: as many as leave ten, "
+        "or as a search for a front reads its members)",
     )
     _add_storage(pareto)
     _add_output(pareto)

@@ -10,10 +10,11 @@ from autocompress.errors import SpecError
 from autocompress.export.pareto import Axis, Hypervolume, Member, ParetoFront, Place, Timing
 from autocompress.pipeline.stored_study import latency_of, read_stored, too_early
 from autocompress.pipeline.targets import stored_cost
+from autocompress.search.pareto import ParetoSettings
 from autocompress.spaces.base import SUB_BLOCKS, Choice, SearchSpace
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.pareto import hypervolume, pareto_front
-from autocompress.spec import SearchSpec
+from autocompress.spec import PARETO, SearchSpec
 from autocompress.store.base import Record
 from autocompress.trial import Genotype, Measurement, Split
 
@@ -57,8 +58,8 @@ def read_front(
 
     Args:
         by: What is held against loss, an `Axis`; None is the study's first target.
-        least_sequences: What a candidate must have been read on to compete; None is as many as
-            still leave ten candidates.
+        least_sequences: What a candidate must have been read on to compete; None is what a search
+            for a front reads of its members, or else as many as still leave ten candidates.
 
     Raises:
         AutocompressError: If the study is unknown, or nothing of it can be placed.
@@ -80,7 +81,7 @@ def read_front(
     if not readings:
         raise too_early(known.row, "a measured candidate")
     most = max(reading.sequences for reading in readings)
-    least = least_sequences or usual_least(reading.sequences for reading in readings)
+    least = least_sequences or competes_from(spec, readings)
     if least > most:
         raise SpecError(
             f"`--sequences <= {most}` must hold, the most that a candidate of study {study!r} was "
@@ -136,6 +137,15 @@ def read_all(records: Iterable[Record]) -> list[Reading]:
         draws = tuple(dict.fromkeys(draw for (draw, _), _ in known))
         readings.append(Reading(genotype, Measurement(kl, nll, tokens[genotype]), draws))
     return readings
+
+
+def competes_from(spec: SearchSpec, readings: Sequence[Reading]) -> int:
+    """Return the sequences that a candidate of a study must have been read on to compete."""
+    sequences = [reading.sequences for reading in readings]
+    if spec.strategy in PARETO:
+        # The baselines are read further, and ten of them are no front.
+        return min(ParetoSettings().rungs[-1].sequences, max(sequences))
+    return usual_least(sequences)
 
 
 def usual_least(sequences: Iterable[int]) -> int:

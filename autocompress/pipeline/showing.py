@@ -13,7 +13,7 @@ from autocompress.export.figures import FIGURES, available, write_png
 from autocompress.export.render import write_report, write_texts
 from autocompress.export.report import Report
 from autocompress.export.report_markdown import to_markdown
-from autocompress.pipeline.pareto import Reading, read_all, usual_least
+from autocompress.pipeline.pareto import Reading, competes_from, read_all
 from autocompress.pipeline.stored_study import StoredStudy, latency_of
 from autocompress.pipeline.targets import needed_speedup, stored_cost, stored_limits
 from autocompress.spaces import sizes
@@ -174,7 +174,7 @@ def _roles(
         if record.fidelity.split is Split.SELECTION and record.error is None:
             roles.setdefault(record.genotype, "finalist")
     if readings:
-        least = usual_least(reading.sequences for reading in readings)
+        least = competes_from(known.spec, readings)
         competing = [reading for reading in readings if reading.sequences >= least]
         points = [(cost.of(space.entries(r.genotype)), r.measurement.loss) for r in competing]
         for place in pareto_front(points):

@@ -168,14 +168,19 @@ class ParetoStrategy:
     def _promising(self, reached: int, n: int) -> list[Genotype]:
         """Return what is read on, of what was read so far and no further.
 
-        Only what stands in a front by now. First comes the best within the constraint, then what
-        lies furthest below the front of all that was read further; one in each part of an axis.
+        Only what stands in a front by now. First come the best within the constraint and what
+        costs least, then what lies furthest below the front of all that was read further; one in
+        each part of an axis.
         """
         places = self._places
         further = {g: place for g, place in places.items() if self._read(g) > reached}
+        feasible = [genotype for genotype, place in places.items() if place.is_feasible]
+        first = [min(feasible, key=lambda g: (places[g].log_loss, g.levels))] if feasible else []
         below: dict[Genotype, float] = {}
         for axis in self._axes:
-            front = [g for g in self._axes.front(axis, places) if self._read(g) == reached]
+            whole = self._axes.front(axis, places)
+            first.append(whole[0])
+            front = [genotype for genotype in whole if self._read(genotype) == reached]
             shares = np.asarray([places[g].shares[axis] for g in front])
             losses = np.asarray([places[g].log_loss for g in front])
             gains = self._axes.curve(axis, further or places).at(shares) - losses
@@ -183,10 +188,7 @@ class ParetoStrategy:
             order = np.argsort(-gains, kind="stable")
             _, firsts = np.unique(bins[order], return_index=True)
             below |= {front[i]: float(gains[i]) for i in order[firsts]}
-        feasible = [genotype for genotype, place in places.items() if place.is_feasible]
-        best = min(feasible, key=lambda g: (places[g].log_loss, g.levels), default=None)
-        if best is not None and self._read(best) == reached:
-            below[best] = math.inf
+        below |= {genotype: math.inf for genotype in first if self._read(genotype) == reached}
         return sorted(below, key=lambda g: (-below[g], g.levels))[:n]
 
     def _offspring(self, generation: int) -> list[Genotype]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autocompress.errors import SpecError
 from autocompress.export.pareto import Axis
 from autocompress.models.architecture import read_architecture, shape_of
-from autocompress.pipeline.pareto import ENOUGH, read_all, read_front, usual_least
+from autocompress.pipeline.pareto import ENOUGH, competes_from, read_all, read_front, usual_least
 from autocompress.pipeline.shapes import space_of, to_document
 from autocompress.pipeline.targets import DenseSize
 from autocompress.spaces.making import ModelShape, make_space
@@ -162,6 +162,18 @@ def test_the_usual_least_is_the_most_that_leaves_ten(sequences: list[int]) -> No
     enough = min(ENOUGH, len(sequences))
     assert sum(n >= least for n in sequences) >= enough
     assert sum(n > least for n in sequences) < enough
+
+
+def test_the_members_of_a_searched_front_compete_whatever_else_was_read_further() -> None:
+    lone = [record(SLOW_GOOD, [0.1] * 16), record(DOMINATED, [0.3] * 15)]
+    baselines = [record(candidate(own, 1), [0.5] * 32) for own in range(5)]
+    readings = read_all([*lone, *baselines] * 2)
+
+    spec = SearchSpec("gone/model", 2.0, strategy="pareto")
+
+    assert competes_from(spec, readings) == 16
+    assert competes_from(spec, read_all(lone[1:])) == 15
+    assert competes_from(SearchSpec("gone/model", 2.0), readings) == 15
 
 
 @pytest.mark.parametrize("least", [0, -3])

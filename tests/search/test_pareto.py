@@ -95,7 +95,8 @@ def test_its_front_goes_from_little_compression_to_more_than_was_asked() -> None
 
     shares = [share for share, _ in points(searched.front())]
     assert max(shares) > 0.9
-    assert min(shares) < 0.45
+    # The constraint asks for a half, and the front goes on by as much again as a half of that.
+    assert min(shares) <= 1 / 3 + 1e-9
 
 
 def test_two_targets_are_two_fronts() -> None:
