@@ -78,6 +78,8 @@ WAYS: Final[Mapping[str, BayesSettings]] = {
 }
 """By the names of strategies. `tpe`, without a knapsack, is what the others are held against.
 
+`bayes` goes by CMA-ES over sites: in benchmarks/bayes.py its median and its worst seed are best.
+
 A batch of eight reads 60 to 80 sequences: all of it 4, what the pruner lets go on 12 and 36. So 48
 batches read some 3,500, and single changes 4 each before them: of the reference model in depth and
 width a million tokens in all at 256 a sequence.
