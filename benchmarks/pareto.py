@@ -96,13 +96,15 @@ class Pair:
         found: Row = {}
         for name, own in members.items():
             ours = self._volumes(own, measured, drawn)
+            picked = [self._at(speedup, own) for speedup in SPEEDUPS]
             found[name] = {
                 "kl": [measured[g].loss for g in own],
                 "shares": [self.share(g) for g in own],
                 "hypervolume": ours[0],
                 "ratio": ours[0] / theirs[0],
                 "ratio_interval": np.quantile(ours[1:] / theirs[1:], (0.025, 0.975)).tolist(),
-                "kl_at_targets": [measured[self._at(speedup, own)].loss for speedup in SPEEDUPS],
+                "kl_at_targets": [measured[genotype].loss for genotype in picked],
+                "ratio_at_targets": self._volumes(picked, measured, drawn[:0])[0] / theirs[0],
             }
         return {
             "evolve_kl": [measured[g].loss for g in ends],

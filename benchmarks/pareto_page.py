@@ -24,8 +24,9 @@ TEXT = (
     "latency and a KL of {kl:g}; of the front only members from the first target on count, and "
     "what is faster than the last one as being as fast. Its ratio is the front's to the ten's, "
     "with a 95 % bootstrap interval over sequences. "
-    "The front has more points than ten, and with them finer steps: at the targets themselves, "
-    "its member is held against the evolution's end there, by the ratio of their KL."
+    "The front has more points than ten, and with them finer steps. So the ten members that the "
+    "targets pick are held against the evolutions' ends too: by the ratio of the hypervolumes of "
+    "ten and ten, and by the ratios of their KL, target by target."
 )
 
 
@@ -37,7 +38,7 @@ def section(result: Mapping[str, Any]) -> str:
         kl=result["reference"]["kl"],
     )
     head = ["each may spend", "seed", "strategy", "tokens: front, ten", "hypervolume: front, ten"]
-    head += ["ratio", "members", "KL at the targets: geometric mean, worst"]
+    head += ["ratio", "members", "ten members: ratio", "their KL: geometric mean, worst"]
     cells = [
         _cells(row, name)
         for row in compared(result)
@@ -100,5 +101,6 @@ def _cells(row: Row, name: str) -> Sequence[str]:
         f"{own['hypervolume']:.4f}, {whole['evolve_hypervolume']:.4f}",
         f"{own['ratio']:.4f} [{low:.4f}, {high:.4f}]",
         str(len(own["kl"])),
+        f"{own['ratio_at_targets']:.4f}",
         f"{mean:.3f}, {max(ratios):.3f}",
     ]

@@ -16,6 +16,7 @@ def row(seed: int, ratio: float, tokens: int = 900) -> Row:
         "ratio": ratio,
         "ratio_interval": [ratio - 0.01, ratio + 0.01],
         "kl_at_targets": [0.1, 0.3],
+        "ratio_at_targets": 0.99,
     }
     return {
         "max_tokens": 1000,

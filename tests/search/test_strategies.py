@@ -20,7 +20,7 @@ from autocompress.search.strategies import RuleScores, make_strategy
 from autocompress.spaces.base import SiteKind
 from autocompress.spaces.cost import drops_of_each_kind, under
 from autocompress.spaces.making import make_space
-from autocompress.spec import STRATEGIES
+from autocompress.spec import PARETO, STRATEGIES
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split, Trial
 from tests.search.synthetic import (
@@ -52,9 +52,8 @@ RULE = [
 ]
 SCORES = RuleScores(RULE, [(1, 1), (2, 0)], by_rule={"weight-error": RULE, "fisher": RULE})
 # OWL says nothing of drops and widths: it has a space of its own in its own tests.
-every_strategy = pytest.mark.parametrize(
-    "name", [strategy_named(name) for name in STRATEGIES if name not in ("owl", "given")]
-)
+EVERY = [strategy_named(name) for name in STRATEGIES if name not in ("owl", "given")]
+every_strategy = pytest.mark.parametrize("name", EVERY)
 # The others make one list and end with it.
 every_going_on = pytest.mark.parametrize(
     "name", [strategy_named(name) for name in STRATEGIES if name.startswith(("evo", *WAYS))]
@@ -111,7 +110,8 @@ def test_only_the_search_text_is_read_and_tokens_are_counted_once(name: str) -> 
     assert strategy.standing().tokens == CONTEXT * sum(longest.values()) + trained
 
 
-@every_strategy
+# A front is searched on both sides of the target; its finalists meet it all the same.
+@pytest.mark.parametrize("name", [own for own in EVERY if own.values[0] not in PARETO])
 def test_nothing_but_single_changes_violates_the_constraint(name: str) -> None:
     given = task()
 
