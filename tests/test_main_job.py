@@ -154,7 +154,8 @@ def test_search_ends_no_worse_than_its_baselines(job: Job, undisturbed: tuple[st
 
 
 def test_search_tells_how_busy_its_workers_were(undisturbed: tuple[str, str]) -> None:
-    assert re.search(r"^2 workers, busy \d+% to \d+% of the search$", undisturbed[0], re.M)
+    # On a busy machine one of the two may have done all before the other had its model.
+    assert re.search(r"^[12] workers, busy \d+% to \d+% of the search$", undisturbed[0], re.M)
 
 
 def test_checkpoint_answers_in_a_process_that_knows_nothing_of_us(
