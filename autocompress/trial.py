@@ -61,6 +61,11 @@ class Fidelity:
         """The position behind the last sequence read."""
         return self.first + self.sequences
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it reads a candidate as it is, on the search text: such losses are compared."""
+        return self.split is Split.SEARCH and not self.trained
+
     def part(self, first: int, end: int) -> "Fidelity":
         """Return what reads sequences `[first, end)` of the same draw alike."""
         return dataclasses.replace(self, first=first, sequences=end - first)

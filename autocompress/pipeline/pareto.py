@@ -16,7 +16,7 @@ from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.pareto import hypervolume, pareto_front
 from autocompress.spec import PARETO, SearchSpec
 from autocompress.store.base import Record
-from autocompress.trial import Genotype, Measurement, Split
+from autocompress.trial import Genotype, Measurement
 
 CHANGES: Final[Mapping[str, Callable[[Choice], bool]]] = {
     "drop": lambda choice: choice.is_dropped,
@@ -124,7 +124,7 @@ def read_all(records: Iterable[Record]) -> list[Reading]:
     tokens: dict[Genotype, int] = {}
     for record in records:
         fidelity, measurement = record.fidelity, record.measurement
-        if fidelity.split is not Split.SEARCH or fidelity.trained or measurement is None:
+        if not fidelity.is_plain or measurement is None:
             continue
         places = [(fidelity.draw, position) for position in range(fidelity.first, fidelity.end)]
         pairs = zip(measurement.kl, measurement.nll, strict=True)

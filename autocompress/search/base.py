@@ -89,6 +89,11 @@ class Task:
         """The levels of each gene that are worth taking."""
         return self.constraint.useful_levels(LEAST_SHARE)
 
+    def out_of_tokens(self, spent: int) -> str:
+        """Say that the tokens are spent; empty as long as they are not."""
+        most = self.max_tokens
+        return "" if most is None or spent < most else f"{most:,} tokens spent"
+
     def rng(self, generation: int) -> np.random.Generator:
         """Return the random numbers of a generation, whatever came before it."""
         return np.random.default_rng([self.seed, self.phase, generation])

@@ -32,9 +32,9 @@ from autocompress.search.proposals import (
     check_packages,
 )
 from autocompress.search.single_changes import Losses, measure_single_changes
-from autocompress.search.steps import Conversation, Steps, read
+from autocompress.search.steps import Conversation, Conversing, Steps, read
 from autocompress.spaces.moves import Moves
-from autocompress.trial import Genotype, Trial
+from autocompress.trial import Genotype
 
 DRAW: Final = 0
 ASKS: Final = 4
@@ -86,7 +86,7 @@ width a million tokens in all at 256 a sequence.
 """
 
 
-class BayesStrategy:
+class BayesStrategy(Conversing):
     """One Bayesian search under one constraint.
 
     Args:
@@ -110,14 +110,6 @@ class BayesStrategy:
         self._batch = 0
         self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
-
-    def ask(self) -> Batch | None:
-        """Return the next batch, or None when the search is over."""
-        return self._talk.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the batch just asked and go on to the next."""
-        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands; its generations are batches."""
@@ -143,7 +135,8 @@ class BayesStrategy:
             proposals.begin_with(point)
         yield from self._measure_extra()
         for batch in range(1, self._batches + 1):
-            self._stopped_because = self._reason(batch)
+            spent = self._task.out_of_tokens(self._ledger.tokens)
+            self._stopped_because = spent or self._task.stop(batch) or ""
             if self._stopped_because:
                 return
             asked = self._ask(proposals, coordinates)
@@ -177,12 +170,6 @@ class BayesStrategy:
         self._seen |= dict.fromkeys(known)
         yield from read(known, DRAW, self._ends[-1], self._ledger)
         self._rank()
-
-    def _reason(self, batch: int) -> str:
-        limit = self._task.max_tokens
-        if limit is not None and self._ledger.tokens >= limit:
-            return f"{limit:,} tokens spent"
-        return self._task.stop(batch) or ""
 
     def _ask(
         self, proposals: Proposals, coordinates: Coordinates

@@ -5,18 +5,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from autocompress.search.base import Batch, Strategy
-from autocompress.search.memo import Memo
+from autocompress.search.memo import Memo, Text, text_of
 from autocompress.search.shards import Cut, cut
 from autocompress.search.totals import Totals
 from autocompress.store.base import Record, StudyStore
-from autocompress.trial import Fidelity, Genotype, Split, Trial
+from autocompress.trial import Fidelity, Genotype, Trial
 from autocompress.workers.base import Measured, Shard, WorkerPool
 
 Told = Callable[[int, int], None]
 """Told after every shard: shards done and shards of the batch."""
-
-_Text = tuple[Genotype, Split, int, int]
-"""A candidate on a draw of a split, after so many tokens of training."""
 
 
 class SearchDriver:
@@ -47,13 +44,13 @@ class SearchDriver:
         self._memo = Memo.of(measured)
         self._totals = Totals(measured)
         # How far each candidate has been asked for in this run, and why it failed.
-        self._asked: dict[_Text, int] = defaultdict(int)
-        self._failed: dict[_Text, str] = {}
+        self._asked: dict[Text, int] = defaultdict(int)
+        self._failed: dict[Text, str] = {}
         known = Memo.of(inherited)
         self._inherited_sequences = known.sequences
         for genotype, fidelity in known.readings():
             self._memo.add(genotype, fidelity, known.measurement(genotype, fidelity))
-            self._asked[_text(genotype, fidelity)] = fidelity.end
+            self._asked[text_of(genotype, fidelity)] = fidelity.end
 
     @property
     def n_trials(self) -> int:
@@ -104,7 +101,7 @@ class SearchDriver:
         end = batch.fidelity.end
         unread: dict[int, list[Genotype]] = defaultdict(list)
         for genotype in dict.fromkeys(batch.candidates):
-            text = _text(genotype, batch.fidelity)
+            text = text_of(genotype, batch.fidelity)
             if text not in self._failed and self._asked[text] < end:
                 unread[self._asked[text]].append(genotype)
                 self._asked[text] = end
@@ -161,17 +158,13 @@ class SearchDriver:
             if record.measurement is not None:
                 self._memo.add(record.genotype, record.fidelity, record.measurement)
             else:
-                self._failed[_text(record.genotype, record.fidelity)] = str(record.error)
+                self._failed[text_of(record.genotype, record.fidelity)] = str(record.error)
 
     def _trial(self, genotype: Genotype, fidelity: Fidelity) -> Trial:
-        failure = self._failed.get(_text(genotype, fidelity))
+        failure = self._failed.get(text_of(genotype, fidelity))
         if failure is not None:
             return Trial(genotype, fidelity, None, failure)
         return Trial(genotype, fidelity, self._memo.measurement(genotype, fidelity))
-
-
-def _text(genotype: Genotype, fidelity: Fidelity) -> _Text:
-    return genotype, fidelity.split, fidelity.draw, fidelity.trained
 
 
 def _failed(shard: Shard, result: Measured | Exception) -> list[Genotype]:

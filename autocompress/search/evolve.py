@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from autocompress.search.base import Batch, Standing, Task
+from autocompress.search.base import Standing, Task
 from autocompress.search.ledger import Ledger
 from autocompress.search.offspring import pick
 from autocompress.search.single_changes import (
@@ -26,11 +26,11 @@ from autocompress.search.single_changes import (
     random_candidates,
     uniform_candidates,
 )
-from autocompress.search.steps import Conversation, Rung, Steps, read
+from autocompress.search.steps import Conversation, Conversing, Rung, Steps, read
 from autocompress.search.surrogate import Readings, Surrogate, observe
 from autocompress.spaces.base import GeneKind
 from autocompress.spaces.moves import Moves
-from autocompress.trial import Genotype, Trial
+from autocompress.trial import Genotype
 
 ROUNDS = 3
 
@@ -70,7 +70,7 @@ def settings_for(allowed: Sequence[Sequence[int]]) -> EvolveSettings:
     return EvolveSettings(offspring=24, rungs=(Rung(8, 6), Rung(32, 2), Rung(96, 1)))
 
 
-class EvolveStrategy:
+class EvolveStrategy(Conversing):
     """One evolution under one constraint.
 
     Args:
@@ -93,14 +93,6 @@ class EvolveStrategy:
         self._stopped_because = ""
         self._is_out_of_budget = False
         self._talk = Conversation(self._run(), self._ledger)
-
-    def ask(self) -> Batch | None:
-        """Return the next batch, or None when the search is over."""
-        return self._talk.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the batch just asked and go on to the next."""
-        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands.
@@ -230,10 +222,10 @@ class EvolveStrategy:
         return bool(stats.ttest_1samp(difference, 0.0, alternative="greater").pvalue < 0.05)
 
     def _reason(self, generation: int, epochs_without: int) -> str:
-        limit = self._task.max_tokens
-        if limit is not None and self._ledger.tokens >= limit:
+        spent = self._task.out_of_tokens(self._ledger.tokens)
+        if spent:
             self._is_out_of_budget = True
-            return f"{limit:,} tokens spent"
+            return spent
         if epochs_without >= self._settings.patience:
             return (
                 f"a paired test on a fresh draw found no improvement, {epochs_without} times "

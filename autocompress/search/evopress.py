@@ -16,11 +16,11 @@ import numpy as np
 from autocompress.search.base import Batch, Standing, Task
 from autocompress.search.ledger import Ledger
 from autocompress.search.single_changes import random_candidates
-from autocompress.search.steps import Conversation, Steps, read
+from autocompress.search.steps import Conversation, Conversing, Steps, read
 from autocompress.spaces.base import Gene, GeneKind, Levels, SearchSpace
 from autocompress.spaces.even import even_candidates
 from autocompress.spaces.settings import WeightSetting
-from autocompress.trial import Genotype, Trial
+from autocompress.trial import Genotype
 
 ATTEMPTS = 1000
 """Mutants tried for one that is feasible and new, before a generation does with fewer."""
@@ -85,7 +85,7 @@ def evopress_settings(space: SearchSpace, *, fast: bool, trade: Trade) -> EvoPre
     return EvoPressSettings(trade=trade)
 
 
-class EvoPressStrategy:
+class EvoPressStrategy(Conversing):
     """One run of EvoPress under any constraint; mutants that violate it are drawn again."""
 
     def __init__(self, task: Task, settings: EvoPressSettings) -> None:
@@ -100,14 +100,6 @@ class EvoPressStrategy:
         self._generations = settings.generations or 0
         self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
-
-    def ask(self) -> Batch | None:
-        """Return the next batch, or None when the search is over."""
-        return self._talk.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the batch just asked and go on to the next."""
-        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands; losses of different generations do not compare."""
@@ -136,11 +128,8 @@ class EvoPressStrategy:
         )
         self._generations = settings.generations or self._usual_generations()
         for generation in range(1, self._generations + 1):
-            limit = task.max_tokens
-            if limit is not None and self._ledger.tokens >= limit:
-                self._stopped_because = f"{limit:,} tokens spent"
-                return
-            self._stopped_because = task.stop(generation) or ""
+            spent = task.out_of_tokens(self._ledger.tokens)
+            self._stopped_because = spent or task.stop(generation) or ""
             if self._stopped_because:
                 return
             pool = self._offspring(self._parent, generation)

@@ -16,8 +16,8 @@ from autocompress.search.single_changes import (
     random_candidates,
     uniform_candidates,
 )
-from autocompress.search.steps import Conversation, Rung, Steps, read
-from autocompress.trial import Genotype, Trial
+from autocompress.search.steps import Conversation, Conversing, Rung, Steps, read
+from autocompress.trial import Genotype
 
 MOST_ENUMERATED = 100_000
 READ_ONCE = (Rung(32, 1),)
@@ -38,7 +38,7 @@ class ListSettings:
     rungs: tuple[Rung, ...] = READ_ONCE
 
 
-class ListedStrategy:
+class ListedStrategy(Conversing):
     """Measures a list of candidates, rung by rung, and ends."""
 
     def __init__(self, task: Task, make: List, settings: ListSettings) -> None:
@@ -48,14 +48,6 @@ class ListedStrategy:
         self._ledger = Ledger(task.context)
         self._ranked: list[Genotype] = []
         self._talk = Conversation(self._run(), self._ledger)
-
-    def ask(self) -> Batch | None:
-        """Return the next batch, or None when the search is over."""
-        return self._talk.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the batch just asked and go on to the next."""
-        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands."""

@@ -16,14 +16,15 @@ class _Text:
     tokens: int = 0
 
 
-_Key = tuple[Genotype, Split, int, int]
+Text = tuple[Genotype, Split, int, int]
+"""A candidate on a draw of a split, after so many tokens of training."""
 
 
 class Memo:
     """Measurements by (genotype, split, draw, tokens trained, position in the draw)."""
 
     def __init__(self) -> None:
-        self._texts: dict[_Key, _Text] = {}
+        self._texts: dict[Text, _Text] = {}
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "Memo":
@@ -58,25 +59,26 @@ class Memo:
 
     def add(self, genotype: Genotype, fidelity: Fidelity, measurement: Measurement) -> None:
         """Take what was measured at a reading."""
-        text = self._texts.setdefault(_key(genotype, fidelity), _Text())
+        text = self._texts.setdefault(text_of(genotype, fidelity), _Text())
         text.tokens = measurement.tokens
         pairs = zip(measurement.kl, measurement.nll, strict=True)
         text.losses.update(zip(range(fidelity.first, fidelity.end), pairs, strict=True))
 
     def covers(self, genotype: Genotype, fidelity: Fidelity) -> bool:
         """Whether every sequence of a reading is known."""
-        text = self._texts.get(_key(genotype, fidelity))
+        text = self._texts.get(text_of(genotype, fidelity))
         return text is not None and all(
             position in text.losses for position in range(fidelity.first, fidelity.end)
         )
 
     def measurement(self, genotype: Genotype, fidelity: Fidelity) -> Measurement:
         """Return what is known of a reading that is covered."""
-        text = self._texts[_key(genotype, fidelity)]
+        text = self._texts[text_of(genotype, fidelity)]
         losses = [text.losses[position] for position in range(fidelity.first, fidelity.end)]
         kl, nll = zip(*losses, strict=True)
         return Measurement(kl, nll, text.tokens)
 
 
-def _key(genotype: Genotype, fidelity: Fidelity) -> _Key:
+def text_of(genotype: Genotype, fidelity: Fidelity) -> Text:
+    """Return what a fidelity reads, however far."""
     return genotype, fidelity.split, fidelity.draw, fidelity.trained

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autocompress.search.axes import Axes, Place
-from autocompress.search.base import Batch, Standing, Task
+from autocompress.search.base import Standing, Task
 from autocompress.search.breeding import Breeder, Ground
 from autocompress.search.ledger import Ledger
 from autocompress.search.single_changes import (
@@ -24,9 +24,9 @@ from autocompress.search.single_changes import (
     measure_single_changes,
     uniform_candidates,
 )
-from autocompress.search.steps import Conversation, Rung, Steps, read
+from autocompress.search.steps import Conversation, Conversing, Rung, Steps, read
 from autocompress.search.surrogate import Readings, Surrogate, observe
-from autocompress.trial import Genotype, Trial
+from autocompress.trial import Genotype
 
 DRAW = 0
 DRIFT = 0.4
@@ -57,7 +57,7 @@ class ParetoSettings:
     single_sequences: int = 4
 
 
-class ParetoStrategy:
+class ParetoStrategy(Conversing):
     """One search along all costs that a task limits; the task's constraint says who wins."""
 
     def __init__(self, task: Task, settings: ParetoSettings, breed: Breeder) -> None:
@@ -73,14 +73,6 @@ class ParetoStrategy:
         self._places: dict[Genotype, Place] = {}
         self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
-
-    def ask(self) -> Batch | None:
-        """Return the next batch, or None when the search is over."""
-        return self._talk.ask()
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        """Take the trials of the batch just asked and go on to the next."""
-        self._talk.tell(trials)
 
     def standing(self) -> Standing:
         """Return where the search stands: its best within the constraint."""
@@ -128,9 +120,9 @@ class ParetoStrategy:
         self._stopped_because = f"all {settings.generations} generations done"
 
     def _reason(self, generation: int, epochs_without: int) -> str:
-        limit = self._task.max_tokens
-        if limit is not None and self._ledger.tokens >= limit:
-            return f"{limit:,} tokens spent"
+        spent = self._task.out_of_tokens(self._ledger.tokens)
+        if spent:
+            return spent
         if epochs_without >= self._settings.patience:
             return (
                 f"the front got no better, {epochs_without} times in a row, "

@@ -17,7 +17,7 @@ from autocompress.search.single_changes import (
 from autocompress.search.surrogate import Readings, Surrogate, observe
 from autocompress.spaces.base import Levels
 from autocompress.spaces.moves import Moves
-from autocompress.trial import Genotype, Split, Trial
+from autocompress.trial import Genotype, Trial
 
 ROUNDS = 12
 MUTANTS = 150
@@ -96,8 +96,7 @@ def _combined(memo: Memo) -> Readings:
     """Return the search text's readings of candidates that change more than one gene."""
     readings: Readings = {}
     for genotype, fidelity in memo.readings():
-        is_as_it_is = fidelity.split is Split.SEARCH and not fidelity.trained
-        if is_as_it_is and sum(map(bool, genotype.levels)) > 1:
+        if fidelity.is_plain and sum(map(bool, genotype.levels)) > 1:
             own = readings.setdefault((fidelity.draw, fidelity.end), {})
             own[genotype.levels] = memo.measurement(genotype, fidelity)
     return readings

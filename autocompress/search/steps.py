@@ -41,6 +41,20 @@ class Conversation:
         self._asked = next(self._steps, None)
 
 
+class Conversing:
+    """A strategy that is one flow; it makes its conversation once all that the flow needs is."""
+
+    _talk: Conversation
+
+    def ask(self) -> Batch | None:
+        """Return the next batch, or None when the search is over."""
+        return self._talk.ask()
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """Take the trials of the batch just asked and go on to the next."""
+        self._talk.tell(trials)
+
+
 def read(
     genotypes: Sequence[Genotype], draw: int, end: int, ledger: Ledger, trained: int = 0
 ) -> Steps:

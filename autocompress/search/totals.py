@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from autocompress.store.base import Record, TrialLoss
-from autocompress.trial import Genotype, Split
+from autocompress.trial import Genotype
 
 
 class Totals:
@@ -19,12 +19,7 @@ class Totals:
         """Take shards that were not taken before; return what their candidates lose now."""
         grown = {}
         for record in records:
-            # What a trained candidate loses is no candidate's as it is.
-            if (
-                record.measurement is not None
-                and record.fidelity.split is Split.SEARCH
-                and not record.fidelity.trained
-            ):
+            if record.measurement is not None and record.fidelity.is_plain:
                 n, total = self._sums.get(record.genotype, (0, 0.0))
                 n, total = n + record.fidelity.sequences, total + sum(record.measurement.kl)
                 self._sums[record.genotype] = n, total

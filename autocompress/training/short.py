@@ -75,10 +75,10 @@ class TrainedEvaluator:
         try:
             student = self._student(genotype)
             self._train(student, fidelity)
-            rows = self._sequences[fidelity.split][self._order(fidelity.split, fidelity.draw)]
-            some = rows[fidelity.first : fidelity.end]
+            order = self._order(fidelity.split, fidelity.draw)
+            rows = self._sequences[fidelity.split][order[fidelity.first : fidelity.end]]
             dense = logits_of(self._shaped.model, is_fast=False)
-            return read(logits_of(student), dense, some, self._settings.teacher_tokens)
+            return read(logits_of(student), dense, rows, self._settings.teacher_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
