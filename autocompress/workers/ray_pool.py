@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Despite its name, and on Linux too, the switch that keeps every socket on 127.0.0.1. Ray
-    # reads it when it is imported, which is why nothing here imports Ray earlier.
+    # Despite its name, and on Linux too, the switch that keeps every socket on 127.0.0.1.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Ray's own default; said aloud, it prints no warning.
-    "RAY_AUTH_MODE": "token",
 }
 OBJECT_STORE_BYTES = 100 * 2**20
 """Jobs and answers are a few hundred bytes; Ray would otherwise reserve 30% of the memory."""
@@ -216,11 +213,14 @@ def enter_ray(address: str | None, n_cpus: int | None = None) -> bool:
     else:
         _probe(address)
     import ray
+    from ray._private import ray_constants
 
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"address": address}
     if address is None:
+        # Read from the environment at the first import, which EvoTorch may have made long ago.
+        ray_constants.ENABLE_RAY_CLUSTER = False
         # "local", because None would join whatever cluster this machine happens to run.
         options = {
             "address": "local",

@@ -48,7 +48,12 @@ LOOPBACK = {
 
 @pytest.fixture(scope="session")
 def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Start Ray once; pools made meanwhile find it running and leave it so."""
+    """Start Ray once; pools made meanwhile find it running and leave it so.
+
+    Ray is imported before, as EvoTorch does: what an import reads must not be what counts.
+    """
+    import ray  # noqa: F401
+
     keeper = RayPool(ToyFactory(tmp_path_factory.mktemp("keeper")), 4, address=None)
     list(keeper.build([BuildJob((0,))]))
     yield
