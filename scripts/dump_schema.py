@@ -53,6 +53,15 @@ ROWS: dict[str, dict[str, object]] = {
         "seconds": 0.25,
         "recorded_at": "2026-11-01T02:05:00+00:00",
     },
+    "ac_answers": {
+        "trial_id": 1,
+        "split": "search",
+        "first": 0,
+        "items": 2,
+        "payload": '{"scores": [1.0, 0.0]}',
+        "error": None,
+        "recorded_at": "2026-11-01T02:06:00+00:00",
+    },
     "ac_document": {"study_id": 1, "name": "winner", "payload": '{"levels": [0, 3, 1]}'},
     "ac_event": {
         "study_id": 1,

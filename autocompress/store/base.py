@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autocompress.trial import Fidelity, Genotype, Measurement
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
@@ -50,6 +50,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """What a decoding made of items of a split, as plain data, or the error that came."""
+
+    genotype: Genotype
+    split: Split
+    first: int
+    items: int
+    payload: Mapping[str, Json] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TrialLoss:
     """What a trial loses on the search text: the mean over all of it that was read."""
 
@@ -73,6 +85,12 @@ class StudyStore(Protocol):
 
     def measurements(self) -> dict[tuple[Genotype, Fidelity], Record]:
         """Return every shard recorded."""
+
+    def record_answers(self, record: AnswerRecord) -> None:
+        """Add what a decoding made of items; what is there already is left as it is."""
+
+    def answers(self) -> list[AnswerRecord]:
+        """Return all that decodings made of items, in the order it was added."""
 
     def best(self, n: int) -> list[TrialLoss]:
         """Return n trials: those that were read furthest first, and of these the least losses."""

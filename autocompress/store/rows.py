@@ -58,7 +58,7 @@ def from_record(record: Record) -> dict[str, object]:
         "kl": None if measurement is None else _floats_to_bytes(measurement.kl),
         "nll": None if measurement is None else _floats_to_bytes(measurement.nll),
         "tokens": None if measurement is None else measurement.tokens,
-        "error": None if record.error is None else _storable(record.error),
+        "error": None if record.error is None else storable(record.error),
         "seconds": record.seconds,
     }
 
@@ -90,7 +90,8 @@ def trial_key(genotype: Genotype) -> str:
     return hashlib.blake2b(genotype.to_bytes(), digest_size=16).hexdigest()
 
 
-def _storable(error: str) -> str:
+def storable(error: str) -> str:
+    """Return an error's text as every database takes it."""
     # An error may quote anything; half a character or a NUL in it must not cost the whole shard.
     return error.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 

@@ -72,6 +72,22 @@ measurement = sa.Table(
     sa.CheckConstraint("(kl IS NULL) = (error IS NOT NULL)", name="outcome"),
 )
 
+answers = sa.Table(
+    "ac_answers",
+    metadata,
+    sa.Column("id", ROW_ID, primary_key=True),
+    sa.Column("trial_id", ROW_ID, sa.ForeignKey("ac_trial.id"), nullable=False),
+    sa.Column("split", sa.String, nullable=False),
+    # Of the split's items: the first that was answered, and how many.
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("items", sa.Integer, nullable=False),
+    sa.Column("payload", JSON),
+    sa.Column("error", sa.Text),
+    sa.Column("recorded_at", sa.String, nullable=False),
+    sa.UniqueConstraint("trial_id", "split", "first", "items"),
+    sa.CheckConstraint("(payload IS NULL) = (error IS NOT NULL)", name="outcome"),
+)
+
 document = sa.Table(
     "ac_document",
     metadata,

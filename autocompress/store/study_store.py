@@ -9,7 +9,15 @@ import sqlalchemy as sa
 
 from autocompress.errors import StoreError, StudyHeld
 from autocompress.store import schema
-from autocompress.store.base import Event, Json, Record, StudyRow, StudyState, TrialLoss
+from autocompress.store.base import (
+    AnswerRecord,
+    Event,
+    Json,
+    Record,
+    StudyRow,
+    StudyState,
+    TrialLoss,
+)
 from autocompress.store.claims import in_words, is_gone
 from autocompress.store.database import (
     INSERTS,
@@ -21,8 +29,16 @@ from autocompress.store.database import (
 )
 from autocompress.store.plain_json import plain
 from autocompress.store.riding_out import ridden_out
-from autocompress.store.rows import from_record, now, study_query, to_record, to_study, trial_key
-from autocompress.trial import Fidelity, Genotype
+from autocompress.store.rows import (
+    from_record,
+    now,
+    storable,
+    study_query,
+    to_record,
+    to_study,
+    trial_key,
+)
+from autocompress.trial import Fidelity, Genotype, Split
 
 
 class SqlStudyStore:
@@ -118,6 +134,69 @@ class SqlStudyStore:
         with reading(self._engine) as connection:
             records = [to_record(row) for row in connection.execute(query)]
         return {(record.genotype, record.fidelity): record for record in records}
+
+    @ridden_out
+    def record_answers(self, record: AnswerRecord) -> None:
+        """Add what a decoding made of items; a repetition changes nothing, but heals an error.
+
+        Raises:
+            StudyHeld: If another driver took the study over, because this one was long silent.
+        """
+        if self._is_lost:
+            raise StudyHeld("Another driver took the study over: this one was silent too long.")
+        insert = INSERTS[self._engine.dialect.name]
+        key = trial_key(record.genotype)
+        trial = {
+            "study_id": self._study_id,
+            "key": key,
+            "genotype": record.genotype.to_bytes(),
+            "sequences": 0,
+            "loss": None,
+        }
+        own = sa.select(schema.trial.c.id).where(
+            schema.trial.c.study_id == self._study_id, schema.trial.c.key == key
+        )
+        table = schema.answers
+        add = insert(table).values(
+            trial_id=own.scalar_subquery(),
+            split=record.split.value,
+            first=record.first,
+            items=record.items,
+            payload=None if record.payload is None else plain("answers", record.payload),
+            error=None if record.error is None else storable(record.error),
+            recorded_at=now(),
+        )
+        add = add.on_conflict_do_update(
+            index_elements=["trial_id", "split", "first", "items"],
+            set_={name: add.excluded[name] for name in ("payload", "error", "recorded_at")},
+            where=table.c.error.is_not(None) & add.excluded.error.is_(None),
+        )
+        with writing(self._engine) as connection:
+            connection.execute(insert(schema.trial).values(trial).on_conflict_do_nothing())
+            connection.execute(add)
+
+    @ridden_out
+    def answers(self) -> list[AnswerRecord]:
+        """Return all that decodings made of items, in the order it was added."""
+        table = schema.answers
+        query = (
+            sa.select(schema.trial.c.genotype, table)
+            .join(table, table.c.trial_id == schema.trial.c.id)
+            .where(schema.trial.c.study_id == self._study_id)
+            .order_by(table.c.id)
+        )
+        with reading(self._engine) as connection:
+            return [
+                AnswerRecord(
+                    Genotype.from_bytes(row.genotype),
+                    Split(row.split),
+                    row.first,
+                    row.items,
+                    row.payload,
+                    row.error,
+                )
+                for row in connection.execute(query)
+            ]
 
     @ridden_out
     def best(self, n: int) -> list[TrialLoss]:
@@ -264,9 +343,8 @@ class SqlStudyStore:
         """Delete the study and all that belongs to it."""
         own_trials = sa.select(schema.trial.c.id).where(schema.trial.c.study_id == self._study_id)
         with writing(self._engine) as connection:
-            connection.execute(
-                sa.delete(schema.measurement).where(schema.measurement.c.trial_id.in_(own_trials))
-            )
+            for table in (schema.measurement, schema.answers):
+                connection.execute(sa.delete(table).where(table.c.trial_id.in_(own_trials)))
             for table in (schema.trial, schema.document, schema.event):
                 connection.execute(sa.delete(table).where(table.c.study_id == self._study_id))
             connection.execute(sa.delete(schema.study).where(schema.study.c.id == self._study_id))

@@ -25,6 +25,8 @@ QUIET: Final = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Scores come after results, from who judges them.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 
 
@@ -117,10 +119,10 @@ def run_trials(
         EngineError: If the cluster cannot be reached.
     """
     os.environ.update(QUIET)
-    with _in_ray(plan.address), tempfile.TemporaryDirectory() as folder:
+    with in_ray(plan.address), tempfile.TemporaryDirectory() as folder:
         from ray import tune
 
-        share = _share(plan.at_once)
+        share = share_of(plan.at_once)
 
         class Teller(tune.Callback):
             """Passes on what comes of trials."""
@@ -134,7 +136,7 @@ def run_trials(
             try:
                 tune.report({"score": run(_values(config), share), "error": ""})
             except Exception as error:  # noqa: BLE001  # The others go on, and it is told.
-                tune.report({"score": math.inf, "error": f"{_one_line(error)}"})
+                tune.report({"score": math.inf, "error": f"{one_line(error)}"})
 
         space, algorithm, n = _drawing(varied, plan, known)
         if n < 1:
@@ -158,7 +160,7 @@ def run_trials(
 def _ended(result: "Result") -> Outcome:
     if result.error is not None:
         # Its process died: what a trial raises is reported.
-        return Outcome(_values(result.config or {}), None, _one_line(result.error))
+        return Outcome(_values(result.config or {}), None, one_line(result.error))
     return _outcome(result.config or {}, result.metrics or {})
 
 
@@ -169,18 +171,22 @@ def _outcome(config: Mapping[str, Any], reported: Mapping[str, Any]) -> Outcome:
 
 
 @contextlib.contextmanager
-def _in_ray(address: str | None) -> Iterator[None]:
-    """Start Ray on this machine or join a cluster, and leave it at the end."""
-    enter_ray(address)
+def in_ray(address: str | None) -> Iterator[None]:
+    """Start Ray on this machine or join a cluster, and leave it at the end.
+
+    Where this process was in already, it stays.
+    """
+    has_entered = enter_ray(address)
     import ray
 
     try:
         yield
     finally:
-        ray.shutdown()
+        if has_entered:
+            ray.shutdown()
 
 
-def _share(at_once: int) -> Share:
+def share_of(at_once: int) -> Share:
     """Return an equal share of what the cluster holds, on one node.
 
     Raises:
@@ -255,5 +261,6 @@ def _values(config: Mapping[str, Any]) -> dict[str, object]:
     return dict(config.get(CELL, config))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -90,6 +90,7 @@ def test_the_tables_of_others_are_left_alone(url: str) -> None:
     assert version == "v3.0.0"
     assert sorted(names) == [
         "ac_alembic_version",
+        "ac_answers",
         "ac_document",
         "ac_event",
         "ac_measurement",
