@@ -150,7 +150,7 @@ def make_cache(model: PreTrainedModel, settings: Sequence[CacheSetting]) -> Cach
     Raises:
         EngineError: If there are more or fewer, or one of unknown bits.
     """
-    left = sum(getattr(layer, "self_attn", None) is not None for layer in model.model.layers)
+    left = _attentions_left(model)
     if len(settings) != left:
         raise EngineError(
             f"A KV cache needs one setting for each of the {left} attentions that are left, but "
@@ -164,12 +164,24 @@ def make_cache(model: PreTrainedModel, settings: Sequence[CacheSetting]) -> Cach
     )
 
 
+def uniform_cache(model: PreTrainedModel, setting: CacheSetting) -> Cache:
+    """Return an empty cache for a model, all of whose attentions that are left have one setting.
+
+    It holds all tokens, whatever window a model sees, so that a dense one can be cropped.
+    """
+    return make_cache(model, [setting] * _attentions_left(model))
+
+
 def held_bytes(cache: Cache) -> int:
     """Return the bytes of the keys and values that a cache of `make_cache` holds."""
     return sum(
         layer.bytes if isinstance(layer, QuantizedCacheLayer) else _dense_bytes(layer)
         for layer in cast("list[CacheLayerMixin]", cache.layers)
     )
+
+
+def _attentions_left(model: PreTrainedModel) -> int:
+    return sum(getattr(layer, "self_attn", None) is not None for layer in model.model.layers)
 
 
 def _dense_bytes(layer: CacheLayerMixin) -> int:
