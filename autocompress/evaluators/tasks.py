@@ -1,4 +1,4 @@
-"""Task sets: the items of files or of the sample, and their split."""
+"""Task sets: the items of files, of lm-evaluation-harness or of the sample, and their split."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from autocompress.errors import SpecError, TextError
-from autocompress.evaluators import sample_tasks, user_metric
+from autocompress.evaluators import lm_eval_tasks, sample_tasks, user_metric
 from autocompress.evaluators.task_item import METRICS, USER_METRIC
 from autocompress.evaluators.task_item import Item as Item  # where its readers look for it
 from autocompress.models.text import SHARES
@@ -33,8 +33,8 @@ def read_tasks(path: str | None, allow_python: bool = False) -> list[Item]:
     """Return the items of a task set, each once, in the order in which they are there.
 
     Args:
-        path: A file of JSON Lines, or a folder of such (`.jsonl`); None for the
-            built-in sample.
+        path: A file of JSON Lines, or a folder of such (`.jsonl`), or `lm-eval:NAME,NAME` for
+            tasks of lm-evaluation-harness; None for the built-in sample.
         allow_python: Whether an item's metric may run code that the file or a model wrote.
 
     Raises:
@@ -42,6 +42,9 @@ def read_tasks(path: str | None, allow_python: bool = False) -> list[Item]:
     """
     if path is None:
         return sample_tasks.sample_items()
+    if path.startswith(lm_eval_tasks.PREFIX):
+        names = path.removeprefix(lm_eval_tasks.PREFIX)
+        return _distinct(lm_eval_tasks.read_lm_eval(names, allow_python))
     items = [item for file in _files(path) for item in _items(file, allow_python)]
     if not items:
         raise TextError(f"Tasks {path} are empty.")
