@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autocompress.cli import schedules
+from autocompress.cli.decoding_flags import GIVEN, default_study
 from autocompress.cli.flags import (
     DEFAULT_OUTPUT,
     DEFAULT_STORAGE,
@@ -242,6 +243,39 @@ def _metric(parsed: argparse.Namespace) -> None:
         print(output / "metric.md")
 
 
+def _decode(parsed: argparse.Namespace) -> None:
+    from autocompress.pipeline.decoding_asked import decode_asked
+
+    asked = decode_asked({name: getattr(parsed, name) for name in GIVEN})
+    try:
+        from autocompress.workers.tune import check_packages
+
+        check_packages()
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"`decode` needs {error.name}: run `pip install 'autocompress[sweep]'`."
+        ) from error
+    from autocompress.export.decoding_report import DecodingVerdict, decoding_headline
+    from autocompress.pipeline.decoding import decode
+
+    study = parsed.study or default_study(asked.model, asked.seed)
+    output = parsed.output or DEFAULT_OUTPUT / study
+    observer = make_observer(parsed.json)
+    try:
+        report = decode(asked, parsed.storage, study, output, observer)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("; the same command goes on from there") from None
+    observer.end()
+    told = decoding_headline(report)
+    if parsed.json:
+        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
+    else:
+        print(told)
+        print(output / "decoding.md")
+    if report.verdict is DecodingVerdict.MISSED:
+        print(f"autocompress: {told}", file=sys.stderr)
+
+
 def _export(parsed: argparse.Namespace) -> None:
     if parsed.format is None and parsed.point is None:
         raise SpecError("Give --format, for the winner, or --point, for another candidate.")
@@ -414,6 +448,7 @@ COMMANDS: Mapping[str, Command] = {
     "pareto": _pareto,
     "evaluate": _evaluate,
     "metric": _metric,
+    "decode": _decode,
     "export": _export,
     "verify": _verify,
     "studies": _studies,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import autocompress
+from autocompress.cli.decoding_flags import add_decode
 from autocompress.cli.service_flags import Command, add_api, add_schedule, add_serve, add_sweep
 from autocompress.errors import SpecError
 from autocompress.spec import (
@@ -208,6 +209,8 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     _add_text(metric)
     _add_json(metric)
     metric.set_defaults(command=run["metric"])
+
+    add_decode(commands, run, _add_run)
 
     export = commands.add_parser(
         "export",
@@ -425,6 +428,13 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default=DEFAULT_STORAGE, metavar="URL", help=f"default: {DEFAULT_STORAGE}"
     )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Add where a study is kept, where its output goes, and how it is told."""
+    _add_storage(parser)
+    _add_output(parser)
+    _add_json(parser)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -47,7 +47,7 @@ def read_lm_eval(names: str, allow_python: bool = False) -> list[Item]:
     if folders and not allow_python:
         raise TextError(
             f"lm-eval: task files in {', '.join(folders)} may run Python, which is off; see "
-            "`allow_python`."
+            "`--allow-python`."
         )
     missing = [folder for folder in folders if not Path(folder).is_dir()]
     if missing:

@@ -161,7 +161,7 @@ def _of_fields(fields: Mapping[str, object]) -> Item:
 def _check(item: Item, allow_python: bool) -> None:
     """Hold an item to the laws of its metric."""
     if item.runs_python and not allow_python:
-        raise ValueError(f"metric {item.metric!r} runs Python, which is off; see `allow_python`")
+        raise ValueError(f"metric {item.metric!r} runs Python, which is off; see `--allow-python`")
     if item.metric.startswith(USER_METRIC):
         user_metric.load(item.metric)
     else:

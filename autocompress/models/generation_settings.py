@@ -1,6 +1,7 @@
 """A decoding in the words of transformers: its `GenerationConfig` and its logits processors."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import (
     CompileConfig,
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from autocompress.models.entropy_temperature import EntropyTemperature
+from autocompress.models.loading import load_config
 from autocompress.spaces.decoding import UNTUNED, Decoding, Value
 
 SCHEDULES = {"fixed": "constant", "threshold": "constant", "adaptive": "heuristic_transient"}
@@ -53,6 +55,16 @@ def end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     named = own if isinstance(own, list) else [own]
     found = [*named, tokenizer.eos_token_id]
     return tuple(dict.fromkeys(int(token) for token in found if token is not None))
+
+
+def end_of_text_of(folder: Path, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Return the tokens that end a text of the model in a folder, without its weights."""
+    try:
+        own = GenerationConfig.from_pretrained(folder).eos_token_id
+    except OSError:
+        own = load_config(folder, trust_remote_code).eos_token_id
+    named = own if isinstance(own, list) else [own]
+    return tuple(dict.fromkeys(int(token) for token in named if token is not None))
 
 
 def to_generation_config(decoding: Decoding, end_of_text: Sequence[int]) -> GenerationConfig:

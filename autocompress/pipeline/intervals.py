@@ -1,9 +1,14 @@
 """The 95 % intervals that reports and judgements state."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+RESAMPLES = 2000
+MOST = 1e30
+"""Stands for a ratio over nothing: reports hold no infinity."""
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
@@ -21,3 +26,29 @@ def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, 
         (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
     return float(np.median(values)), (float(interval.low), float(interval.high))
+
+
+def ratio_interval(
+    above: Sequence[np.ndarray], below: Sequence[np.ndarray], seed: int
+) -> tuple[float, tuple[float, float]]:
+    """Return the product of sums above over that of sums below, and its bootstrap interval.
+
+    Args:
+        above: (n,) each, over the same n items, which are drawn anew together; `below` too.
+    """
+    columns = np.stack([*above, *below])  # (columns, items)
+    n_above = len(above)
+
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = sums[:n_above].prod(axis=0) / sums[n_above:].prod(axis=0)
+        finite: np.ndarray = np.nan_to_num(found, nan=MOST, posinf=MOST)
+        return finite
+
+    rng = np.random.default_rng(seed)
+    n = columns.shape[1]
+    drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)  # (resamples, items)
+    found = ratio(columns @ drawn.T)
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(found, [tail, 100 - tail])
+    return float(ratio(columns.sum(axis=1))), (float(low), float(high))

@@ -1,15 +1,18 @@
 """Races trials by Ray Tune, each measured part by part until told to stop; imports Ray."""
 
+import contextlib
+import itertools
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from autocompress.errors import EngineError
 from autocompress.workers.tune import QUIET, Plan, Share, Values, in_ray, one_line, share_of
 
 if TYPE_CHECKING:
@@ -136,8 +139,9 @@ def race_trials(
 
         share = share_of(plan.at_once)
         names = [f"score {at}" for at in range(objectives)]
-        scheduler, teller = _judged(judge, len(looks), names)
-        space, algorithm, n = _drawing(menus, plan, known, first, judge, names)
+        here = _Here(judge)
+        scheduler, teller = _judged(here, len(looks), names)
+        space, algorithm, n = _drawing(menus, plan, known, first, here, names)
         if n < 1:
             return
         tuner = tune.Tuner(
@@ -158,10 +162,82 @@ def race_trials(
                 storage_path=folder,
                 verbose=0,
                 callbacks=[teller],
-                stop=_stopper(judge),
+                stop=_stopper(here),
             ),
         )
         tuner.fit()
+
+
+class Alone:
+    """Measures in one process of the cluster, with all of a node's cores, beside nothing else."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def measure(
+        self, values: Values, looks: Sequence[int], told: Callable[[int], None]
+    ) -> list[Part]:
+        """Measure one trial from each look to the next.
+
+        Args:
+            looks: From the first item on, such as (0, 8, 12) for the first twelve in two parts.
+            told: Is told after how many items it is.
+
+        Raises:
+            EngineError: If it cannot be measured.
+        """
+        import ray
+
+        parts: list[Part] = []
+        try:
+            for first, end in itertools.pairwise(looks):
+                parts.append(ray.get(self._actor.measure.remote(values, first, end)))
+                told(end - looks[0])
+        except ray.exceptions.RayTaskError as error:
+            raise EngineError(f"Nothing could be measured: {one_line(error.cause)}.") from error
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"What measures died: {one_line(error)}.") from error
+        return parts
+
+
+@contextlib.contextmanager
+def measuring_alone(make: Make, address: str | None) -> Iterator[Alone]:
+    """Start a process that measures, and end it.
+
+    Raises:
+        EngineError: If the cluster cannot be reached.
+    """
+    with in_ray(address):
+        import ray
+
+        share = share_of(1)
+        remote: Any = ray.remote(_Measuring)
+        actor = remote.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(make, share)
+        try:
+            yield Alone(actor)
+        finally:
+            ray.kill(actor)
+
+
+class _Here:
+    """Holds a judge in this process: what Ray Tune writes down of its work holds none of it."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class _Measuring:
+    """Measures in a process of its own."""
+
+    def __init__(self, make: Make, share: Share) -> None:
+        self._measuring = make(share)
+
+    def measure(self, values: Values, first: int, end: int) -> Part:
+        """Return what a trial makes of items `[first, end)`."""
+        return self._measuring.measure(values, first, end)
 
 
 def _trainable() -> "type[Trainable]":
@@ -208,7 +284,7 @@ def _trainable() -> "type[Trainable]":
 
 
 def _judged(
-    judge: Judge, n_looks: int, names: Sequence[str]
+    here: _Here, n_looks: int, names: Sequence[str]
 ) -> "tuple[TrialScheduler, tune.Callback]":
     """Return the scheduler that has trials judged, and the callback that scores their results.
 
@@ -231,13 +307,13 @@ def _judged(
         ) -> str:
             values = _values(trial.config)
             if result[AGAIN]:
-                verdicts[trial.trial_id] = judge.scores_of(values) or ()
+                verdicts[trial.trial_id] = here.judge.scores_of(values) or ()
                 return str(TrialScheduler.STOP)
             if result["error"]:
-                judge.fail(values, result["error"])
+                here.judge.fail(values, result["error"])
                 return str(TrialScheduler.STOP)
             (part,) = result["part"]
-            verdict = judge.tell(values, result["first"], part)
+            verdict = here.judge.tell(values, result["first"], part)
             verdicts[trial.trial_id] = verdict.scores
             goes_on = verdict.goes_on and result["training_iteration"] < n_looks
             return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
@@ -255,12 +331,12 @@ def _judged(
         def on_trial_error(  # type: ignore[override]  # Ray passes names.
             self, *, trial: "Trial", **_: Any
         ) -> None:
-            judge.fail(_values(trial.config), "its process died")
+            here.judge.fail(_values(trial.config), "its process died")
 
     return Judging(), Teller()  # type: ignore[no-untyped-call]  # Ray left it so.
 
 
-def _stopper(judge: Judge) -> Any:
+def _stopper(here: _Here) -> Any:
     from ray.tune import Stopper
 
     class Over(Stopper):
@@ -270,7 +346,7 @@ def _stopper(judge: Judge) -> Any:
             return False
 
         def stop_all(self) -> bool:
-            return judge.is_over
+            return here.judge.is_over
 
     return Over()
 
@@ -280,7 +356,7 @@ def _drawing(
     plan: Plan,
     known: Sequence[Known],
     first: Sequence[Values],
-    judge: Judge,
+    here: _Here,
     scores: Sequence[str],
 ) -> "tuple[dict[str, Any] | None, Searcher | None, int]":
     """Return (space, search algorithm, how often it is asked) as Ray Tune takes them."""
@@ -331,12 +407,14 @@ def _drawing(
         for menu in menus:
             if not menu.acts(values):
                 continue
-            if menu.is_ordered:
+            if len(menu.values) == 1:
+                values[menu.name] = menu.values[0]
+            elif menu.is_ordered:
                 at = trial.suggest_int(f"{PLACE}{menu.name}", 0, len(menu.values) - 1)
                 values[menu.name] = menu.in_order[at]
             else:
                 values[menu.name] = trial.suggest_categorical(menu.name, menu.values)
-        return {**values, AGAIN: judge.scores_of(values) is not None}
+        return {**values, AGAIN: here.judge.scores_of(values) is not None}
 
     class Drawing(OptunaSearch):
         """Keeps nothing on disk: what was measured is the caller's to keep."""
@@ -371,6 +449,8 @@ def _drawn_as(menus: Sequence[Menu], values: Values) -> dict[str, Any]:
     """Return the parameters by which a sampler knows some values."""
     found: dict[str, Any] = {}
     for menu in menus:
+        if len(menu.values) == 1:
+            continue
         if menu.name in values and menu.is_ordered:
             found[f"{PLACE}{menu.name}"] = menu.in_order.index(values[menu.name])
         elif menu.name in values:

@@ -1,6 +1,7 @@
 """Raced trials: who is judged, who stops, what is drawn, and what is never measured twice."""
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,8 @@ class Keeping:
     told: list[tuple[Values, int, float]] = field(default_factory=list)
     failed: list[tuple[Values, str]] = field(default_factory=list)
     best: float = float("inf")
+    # As a database's connection, no process can be sent it.
+    stays: object = field(default_factory=threading.Lock)
 
     @property
     def is_over(self) -> bool:

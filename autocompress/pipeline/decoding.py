@@ -1,0 +1,151 @@
+"""Searches how a model is best decoded, and proves the best on items that nothing has read."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from autocompress.errors import EvaluationError, SpecError
+from autocompress.evaluators.tasks import needs_generation, read_tasks, split_items
+from autocompress.export.decoding_report import DecodingReport, write_decoding
+from autocompress.models import loading
+from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
+from autocompress.pipeline.decoding_conclusion import Raced, conclude
+from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_race import Judging, Limits, menus_of
+from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.study import check_output
+from autocompress.search.racing import Answered, Race, joined, steps
+from autocompress.store.base import StudyState, StudyStore
+from autocompress.store.holding import held
+from autocompress.store.study_store import SqlStudyStore, create_study, find_study, open_study
+from autocompress.trial import Split
+from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.tune import Plan, in_ray
+from autocompress.workers.tune_race import measuring_alone, race_trials
+
+KIND: Final = "decode"
+REFERENCE: Final = "reference"
+REPORT: Final = 4
+"""Items that the report reads at most, for each that a search reads."""
+
+
+def decode(
+    asked: DecodeAsked, storage: str, study: str, output: Path, observer: Observer
+) -> DecodingReport:
+    """Search, and leave the winner with its figures in a folder; a study of this name goes on.
+
+    Raises:
+        AutocompressError: Whatever cannot be meant, read, run or written.
+    """
+    check_output(output)
+    opened = _opened(asked)
+    store = _store(asked, storage, study)
+    with held(store), in_ray(asked.address):
+        raced = _raced(opened, store, observer)
+        report, outputs = conclude(opened, raced, study, observer)
+        write_decoding(report, outputs, output)
+        store.finish(StudyState.FINISHED, report.to_json())
+    return report
+
+
+def _opened(asked: DecodeAsked) -> OpenedDecoding:
+    """Find the models and deal the items out.
+
+    Raises:
+        AutocompressError: If a model or the tasks cannot be read, or nothing is left to tune.
+    """
+    folder = loading.resolve(asked.model)
+    config = loading.load_config(folder, asked.trust_remote_code)
+    space = space_of(asked, int(config.num_hidden_layers))
+    every = read_tasks(asked.tasks, asked.allow_python)
+    items = [item for item in every if needs_generation(item)]
+    if not items:
+        raise SpecError("tasks: all items are choices, which no decoding changes.")
+    dealt = split_items(items, asked.seed)
+    # A search reads a part of its items: not the first ones of a few sources.
+    rng = np.random.default_rng([asked.seed, 11])
+    shuffled = {
+        split: tuple(own[at] for at in rng.permutation(len(own))) for split, own in dealt.items()
+    }
+    limits = {
+        Split.SEARCH: asked.items,
+        Split.SELECTION: asked.items,
+        Split.REPORT: REPORT * asked.items,
+    }
+    return OpenedDecoding(
+        asked,
+        folder,
+        None if asked.draft is None else loading.resolve(asked.draft),
+        None if asked.against is None else loading.resolve(asked.against),
+        str(loading.pick_device(asked.device)),
+        space,
+        {split: shuffled[split][:most] for split, most in limits.items()},
+    )
+
+
+def _store(asked: DecodeAsked, storage: str, study: str) -> SqlStudyStore:
+    """Open the study of this name, or make it.
+
+    Raises:
+        SpecError: If it is there and searches for something else.
+    """
+    plain: Mapping[str, Any] = {"kind": KIND, **asked.to_json()}
+    known = find_study(storage, study)
+    if known is None:
+        return create_study(storage, study, plain)
+    if dict(known.spec) != plain:
+        raise SpecError(f"Study {study!r} exists and is another search: give another --study.")
+    return open_study(storage, study)
+
+
+def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Raced:
+    """Measure the reference, then race decodings against it."""
+    asked, space = opened.asked, opened.space
+    started = time.monotonic()
+    n_items = len(opened.items[Split.SEARCH])
+    observer.stage("untuned")
+    reference = _reference(opened, store, observer)
+    race = Race(asked.rules, reference, prunes=asked.prunes)
+    limits = Limits(asked.max_tokens, asked.budget_seconds)
+    judging = Judging(space, race, store, limits, observer)
+    if opened.other is None and opened.untuned not in judging.read:
+        judging.tell(space.values(opened.untuned), 0, reference.to_json())
+    observer.stage("decodings")
+    race_trials(
+        opened.factory(Split.SEARCH),
+        steps(n_items),
+        menus_of(space),
+        Plan(asked.strategy, asked.trials, asked.at_once, asked.seed, asked.address),
+        judging.known,
+        [space.values(own) for own in judging.unfinished],
+        judging,
+        len(asked.rules.objectives),
+    )
+    if not judging.read:
+        why = next(iter(judging.failures.values()), "none was drawn")
+        raise EvaluationError(f"No decoding could be measured: {why}.")
+    return Raced(
+        judging,
+        judging.stopped_because or f"{asked.trials} decodings were drawn",
+        time.monotonic() - started,
+    )
+
+
+def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Answered:
+    """Return what the untuned model makes of the search's items, or what it is held against."""
+    known = store.document(REFERENCE)
+    if known is not None:
+        return Answered.from_json(known)  # type: ignore[arg-type]  # Columns, as saved below.
+    n = len(opened.items[Split.SEARCH])
+    values = opened.space.values(opened.untuned)
+    contender = Contender({}, is_other=True) if opened.other else Contender(values)
+    with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
+        parts = alone.measure(
+            {CONTENDERS: [contender]}, chunks(0, n), lambda done: observer.advance(done, n)
+        )
+    found = joined([Answered.from_json(part[CONTENDERS][0]) for part in parts])
+    store.save_document(REFERENCE, found.to_json())
+    return found

@@ -1,0 +1,239 @@
+"""What a decoding is searched for: read of flags, and held against the model."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autocompress.errors import SpecError
+from autocompress.search.racing import Objective, Rules
+from autocompress.spaces.decoding import PARAMETERS, UNTUNED, DecodingSpace, Value
+from autocompress.spec import read_values
+from autocompress.spec_values import count, milliseconds, number, seconds, whole
+
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "speculation": (
+        "draft",
+        "draft_tokens",
+        "draft_ngram",
+        "draft_layers",
+        "draft_length",
+        "draft_threshold",
+    ),
+    "sampling": (
+        "do_sample",
+        "temperature",
+        "entropy_temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "repetition_penalty",
+    ),
+    "best-of": ("best_of", "selector"),
+    "beams": ("num_beams", "length_penalty"),
+    "cache": ("cache", "cache_bits"),
+    "batch": ("batch",),
+    "length": ("max_new_tokens", "stop"),
+}
+"""What may be tuned together; a parameter may be named by itself, and `compiled` too."""
+
+USUAL: Final = ("speculation", "sampling", "best-of", "beams", "cache", "batch")
+WAYS: Final = ("tpe", "random", "grid")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAsked:
+    """What a decoding is searched for.
+
+    Args:
+        model: A folder or name on the hub; `draft` and `against` are too: what may propose tokens
+            for it, and what quality is held against instead of the untuned model.
+        tasks: As `read_tasks` takes them; None takes the shipped ones.
+        tuned: Groups and single parameters that are searched.
+        fixed: Values of parameters, tuned and untuned alike.
+        items: That a search reads at most; validation reads as many, and the report four times as
+            many if there are.
+        max_tokens: That all candidates of the search may generate; None sets no limit.
+    """
+
+    model: str
+    draft: str | None
+    against: str | None
+    tasks: str | None
+    rules: Rules
+    tuned: tuple[str, ...]
+    fixed: Mapping[str, Value]
+    strategy: str
+    trials: int
+    items: int
+    max_tokens: int | None
+    budget_seconds: float | None
+    prunes: bool
+    device: str
+    dtype: str
+    seed: int
+    trust_remote_code: bool
+    allow_python: bool
+    address: str | None
+    at_once: int
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it as plain values: what a study keeps of it."""
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "rules"
+        }
+        rules = dataclasses.asdict(self.rules)
+        return {
+            **plain,
+            "tuned": list(self.tuned),
+            "fixed": dict(self.fixed),
+            **rules,
+            "objectives": [own.value for own in self.rules.objectives],
+        }
+
+
+def decode_asked(given: Mapping[str, object]) -> DecodeAsked:
+    """Check what a decoding is to be searched for; None is not given.
+
+    Raises:
+        SpecError: If something of it cannot be meant; all offenders are named.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    problems: list[str] = []
+    found: dict[str, object] = {}
+    readers = {
+        "objective": _objectives,
+        "quality_drop": number(-1, 1),
+        "max_latency": lambda value: milliseconds(value) / 1000,
+        "max_first_token": lambda value: milliseconds(value) / 1000,
+        "tune": _tuned,
+        "fix": _fixed,
+        "strategy": _strategy,
+        "trials": whole(1, 100_000),
+        "items": whole(8, 100_000),
+        "max_tokens": count,
+        "budget": seconds,
+        "at_once": whole(1, 1000),
+    }
+    for name, read in readers.items():
+        if name in values:
+            try:
+                found[name] = read(values[name])
+            except ValueError as error:
+                problems.append(f"{name.replace('_', '-')}: {error}.")
+    if problems:
+        raise SpecError(" ".join(problems))
+    reading = read_values({name: given.get(name) for name in ("device", "dtype", "seed")})
+    rules = Rules(
+        found.get("objective", (Objective.QUALITY_PER_SECOND,)),  # type: ignore[arg-type]
+        found.get("quality_drop"),  # type: ignore[arg-type]
+        found.get("max_latency"),  # type: ignore[arg-type]
+        found.get("max_first_token"),  # type: ignore[arg-type]
+    )
+    return DecodeAsked(
+        model=str(given["model"]),
+        draft=_text(given.get("draft")),
+        against=_text(given.get("against")),
+        tasks=_text(given.get("tasks")),
+        rules=rules,
+        tuned=found.get("tune", USUAL),  # type: ignore[arg-type]
+        fixed=found.get("fix", {}),  # type: ignore[arg-type]
+        strategy=str(found.get("strategy", "tpe")),
+        trials=found.get("trials", 40),  # type: ignore[arg-type]
+        items=found.get("items", 64),  # type: ignore[arg-type]
+        max_tokens=found.get("max_tokens"),  # type: ignore[arg-type]
+        budget_seconds=found.get("budget"),  # type: ignore[arg-type]
+        prunes=not given.get("no_pruning"),
+        trust_remote_code=bool(given.get("trust_remote_code")),
+        allow_python=bool(given.get("allow_python")),
+        address=_text(given.get("address")),
+        at_once=found.get("at_once", 1),  # type: ignore[arg-type]
+        **reading,  # type: ignore[arg-type]
+    )
+
+
+def space_of(asked: DecodeAsked, layers: int) -> DecodingSpace:
+    """Return what is searched, for a model of so many layers.
+
+    Raises:
+        SpecError: If nothing is left to tune, or a fixed value acts nowhere.
+    """
+    tuned = {name for own in asked.tuned for name in GROUPS.get(own, (own,))}
+    menus: dict[str, Sequence[Value]] = {
+        own.name: own.menu if own.name in tuned else own.menu[:1] for own in PARAMETERS
+    }
+    fewer = tuple(n for n in menus["draft_layers"] if int(n) < layers)
+    drafts = {"none", "lookup"}
+    if asked.draft is not None:
+        drafts.add("model")
+    if fewer:
+        drafts |= {"exit", "skip"}
+        menus["draft_layers"] = fewer
+    menus["draft"] = tuple(own for own in menus["draft"] if own in drafts)
+    menus |= {name: (value,) for name, value in asked.fixed.items()}
+    space = DecodingSpace(PARAMETERS).only(menus)
+    if len(space) < 2:
+        raise SpecError("`two decodings at least` must hold of what is tuned, but got one.")
+    acting = {name for own in space.all() for name in space.values(own)} if len(space) < 99 else {}
+    idle = sorted(asked.fixed.keys() - acting) if acting else []
+    if idle:
+        raise SpecError(f"fix: {', '.join(idle)} acts beside nothing that is tuned.")
+    return space
+
+
+def _objectives(value: object) -> tuple[Objective, ...]:
+    names = [own.strip() for own in str(value).split(",")]
+    known = [own.value for own in Objective]
+    if not 1 <= len(set(names)) == len(names) <= 2 or not set(names) <= set(known):
+        raise ValueError(f"one or two of {', '.join(known)} must hold, but got {value}")
+    return tuple(Objective(own) for own in names)
+
+
+def _tuned(value: object) -> tuple[str, ...]:
+    names = tuple(own.strip() for own in str(value).split(","))
+    known = (*GROUPS, *UNTUNED)
+    unknown = [own for own in names if own not in known]
+    if unknown:
+        raise ValueError(f"{', '.join(GROUPS)} or single parameters must hold, but got {value}")
+    return names
+
+
+def _fixed(value: object) -> dict[str, Value]:
+    """Read `stop=line,max_new_tokens=24`; numbers beyond the menus are taken too."""
+    found: dict[str, Value] = {}
+    for part in str(value).split(","):
+        name, _, text = part.strip().partition("=")
+        if name not in UNTUNED or not text:
+            raise ValueError(f"name=value of a parameter of decoding must hold, but got {part!r}")
+        found[name] = _value(name, text)
+    return found
+
+
+def _value(name: str, text: str) -> Value:
+    usual = UNTUNED[name]
+    if isinstance(usual, bool):
+        if text not in ("True", "False", "true", "false"):
+            raise ValueError(f"{name} must be true or false, but got {text!r}")
+        return text in ("True", "true")
+    if isinstance(usual, str):
+        menu = next(own.menu for own in PARAMETERS if own.name == name)
+        if text not in menu:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, menu))}, but got {text}")
+        return text
+    try:
+        return type(usual)(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, but got {text!r}") from None
+
+
+def _strategy(value: object) -> str:
+    if value not in WAYS:
+        raise ValueError(f"one of {', '.join(WAYS)} must hold, but got {value}")
+    return str(value)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,246 @@
+"""Validates the best decodings of a race, proves the winner on unread items, and reports."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from autocompress.export.decoding_outputs import decoding_outputs
+from autocompress.export.decoding_report import DecodingReport, DecodingStanding, Example
+from autocompress.export.evaluation import Estimate
+from autocompress.models import loading
+from autocompress.models.generation_settings import end_of_text_of
+from autocompress.pipeline.conclusion import versions
+from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_race import Judging
+from autocompress.pipeline.intervals import ratio_interval
+from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.observer import Observer
+from autocompress.search.racing import UNITS, Answered, Objective, Rules, against, joined
+from autocompress.spaces.decoding import Decoding, to_text
+from autocompress.trial import Genotype, Split
+from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.tune_race import Alone, Part, measuring_alone
+
+FINALISTS: Final = 4
+EXAMPLES: Final = 3
+UNREAD: Final = (Split.SELECTION, Split.REPORT)
+"""What no search reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """A race that has ended."""
+
+    judging: Judging
+    stopped_because: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a contender made of a split's items."""
+
+    answered: Answered
+    proposed: float
+    accepted: float
+    texts: tuple[str, ...]
+
+
+def conclude(
+    opened: OpenedDecoding, raced: Raced, study: str, observer: Observer
+) -> tuple[DecodingReport, dict[str, str]]:
+    """Pick the winner on validation items, and hold it against the untuned on the report's.
+
+    Returns:
+        The report, and what engines are told: texts of files by name.
+    """
+    asked, space, judging = opened.asked, opened.space, raced.judging
+    untuned = opened.untuned
+    finalists = _finalists(judging, untuned)
+    with measuring_alone(opened.factory(*UNREAD), asked.address) as alone:
+        observer.stage("validation items")
+        told = _in_turn(alone, opened, Split.SELECTION, finalists, observer)
+        winner = _picked(asked.rules, finalists, told, told[-1], untuned)
+        observer.stage("report items")
+        contenders = list(dict.fromkeys([winner, untuned]))
+        last = _in_turn(alone, opened, Split.REPORT, contenders, observer)
+    own, usual, beside = last[0], last[len(contenders) - 1], last[-1]
+    names = ["tuned", "untuned"][: len(contenders)]
+    decodings: list[Decoding] = [space.values(one) for one in contenders]
+    if opened.other is not None:
+        names.append("against")
+        decodings.append({})
+    first = asked.rules.objectives[0]
+    lost = against(Objective.QUALITY, own.answered, beside.answered)
+    n_search = len(opened.items[Split.SEARCH])
+    read = list(judging.read.values())
+
+    def standing(name: str, decoding: Decoding, of: _Told) -> DecodingStanding:
+        return _standing(name, decoding, of, asked.seed)
+
+    report = DecodingReport(
+        study=study,
+        model=asked.model,
+        draft=asked.draft,
+        against=asked.against,
+        tasks=asked.tasks or "the built-in sample",
+        hardware=hardware(loading.pick_device(asked.device), 0),
+        objectives=tuple(f"{one.value} ({UNITS[one]})" for one in asked.rules.objectives),
+        constraints=_constraints(asked.rules, asked.against),
+        met=asked.rules.violation(own.answered, beside.answered) <= 0,
+        winner=space.values(winner),
+        standings=tuple(map(standing, names, decodings, last)),
+        gain=_gain(first, own.answered, usual.answered, asked.seed),
+        quality_difference=Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low)),
+        validation=tuple(
+            standing(_name(one, untuned), space.values(one), of)
+            for one, of in zip(finalists, told, strict=False)
+        ),
+        front=tuple(
+            standing(_name(one, untuned), space.values(one), _told_of(judging, one))
+            for one in judging.leaders()
+        ),
+        examples=_examples(opened, names, last),
+        strategy=asked.strategy,
+        trials=len(judging.read) + len(judging.failures),
+        pruned=sum(len(one) < n_search for one in read),
+        failed={to_text(space.values(one)): error for one, error in judging.failures.items()},
+        search_tokens=judging.tokens,
+        whole_tokens=round(sum(float(one.tokens.mean()) * n_search for one in read)),
+        search_items=n_search,
+        validation_items=len(opened.items[Split.SELECTION]),
+        report_items=len(opened.items[Split.REPORT]),
+        stopped_because=raced.stopped_because,
+        seconds=raced.seconds,
+        seed=asked.seed,
+        versions=versions(),
+    )
+    end_of_text = end_of_text_of(opened.folder, asked.trust_remote_code)
+    outputs = decoding_outputs(
+        space.values(winner), end_of_text, str(opened.folder), _text(opened.draft)
+    )
+    return report, outputs
+
+
+def _finalists(judging: Judging, untuned: Genotype) -> list[Genotype]:
+    """Return the best of the race, the untuned last."""
+    best = dict.fromkeys([*judging.best(FINALISTS), *judging.leaders()])
+    return [*[own for own in best if own != untuned][:FINALISTS], untuned]
+
+
+def _in_turn(
+    alone: Alone,
+    opened: OpenedDecoding,
+    split: Split,
+    contenders: Sequence[Genotype],
+    observer: Observer,
+) -> list[_Told]:
+    """Have contenders answer a split's items in turn, and at last what they are held against."""
+    given = [Contender(opened.space.values(own)) for own in contenders]
+    if opened.other is not None:
+        given.append(Contender({}, is_other=True))
+    n = len(opened.items[split])
+    first = sum(len(opened.items[own]) for own in UNREAD[: UNREAD.index(split)])
+    parts = alone.measure(
+        {CONTENDERS: given}, chunks(first, n), lambda done: observer.advance(done, n)
+    )
+    return [_told([part[CONTENDERS][at] for part in parts]) for at in range(len(given))]
+
+
+def _told(parts: Sequence[Part]) -> _Told:
+    return _Told(
+        joined([Answered.from_json(part) for part in parts]),
+        sum(sum(part["proposed"]) for part in parts),
+        sum(sum(part["accepted"]) for part in parts),
+        tuple(text for part in parts for text in part["texts"]),
+    )
+
+
+def _told_of(judging: Judging, genotype: Genotype) -> _Told:
+    return _Told(judging.read[genotype], 0.0, 0.0, ())
+
+
+def _picked(
+    rules: Rules,
+    finalists: Sequence[Genotype],
+    told: Sequence[_Told],
+    beside: _Told,
+    untuned: Genotype,
+) -> Genotype:
+    """Return the best finalist in the first objective that keeps the constraints.
+
+    Where none does, the untuned is it, unless it keeps them less than another: what misses least.
+    """
+    first = rules.objectives[0]
+
+    def standing(at: int) -> tuple[float, float, bool]:
+        own = told[at].answered
+        missed = max(rules.violation(own, beside.answered), 0.0)
+        return missed, first.ratio(own), finalists[at] != untuned
+
+    return finalists[min(range(len(finalists)), key=standing)]
+
+
+def _gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Estimate:
+    """Return by what factor a decoding is better than the untuned, paired over items."""
+    if objective is Objective.QUALITY:
+        return Estimate(*ratio_interval([own.scores], [usual.scores], seed))
+    above, below = objective.parts(usual)
+    own_above, own_below = objective.parts(own)
+    return Estimate(*ratio_interval([above, own_below], [below, own_above], seed))
+
+
+def _standing(name: str, decoding: Decoding, told: _Told, seed: int) -> DecodingStanding:
+    values = {}
+    for objective in Objective:
+        above, below = objective.parts(told.answered)
+        if not below.sum() > 0:
+            # Nothing was right: no rate of it, and no cost.
+            continue
+        found, interval = ratio_interval([above], [below], seed)
+        low, high = sorted(map(objective.shown, interval))
+        values[objective.value] = Estimate(objective.shown(found), (low, high))
+    accepted = told.accepted / told.proposed if told.proposed else None
+    return DecodingStanding(
+        name, to_text(decoding), values, int(told.answered.tokens.sum()), accepted
+    )
+
+
+def _constraints(rules: Rules, other: str | None) -> tuple[str, ...]:
+    found = []
+    if rules.drop is not None:
+        found.append(
+            f"mean score at least that of {other or 'untuned'} minus {rules.drop:g}, with 95 % "
+            "confidence"
+        )
+    if rules.seconds is not None:
+        found.append(f"at most {1000 * rules.seconds:g} ms an answer")
+    if rules.first_seconds is not None:
+        found.append(f"at most {1000 * rules.first_seconds:g} ms to the first token")
+    return tuple(found)
+
+
+def _examples(
+    opened: OpenedDecoding, names: Sequence[str], told: Sequence[_Told]
+) -> tuple[Example, ...]:
+    """Return some items with what was said to them."""
+    items = opened.items[Split.REPORT]
+    picked = np.linspace(0, len(items) - 1, min(EXAMPLES, len(items))).astype(int)
+    return tuple(
+        Example(
+            items[at].prompt,
+            items[at].references,
+            {name: own.texts[at] for name, own in zip(names, told, strict=True)},
+        )
+        for at in picked
+    )
+
+
+def _name(genotype: Genotype, untuned: Genotype) -> str:
+    return "untuned" if genotype == untuned else genotype.key
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,56 @@
+"""What a search for a decoding works on: models found, items dealt out, a space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autocompress.evaluators.tasks import Item
+from autocompress.pipeline.decoding_asked import DecodeAsked
+from autocompress.spaces.decoding import DecodingSpace
+from autocompress.trial import Genotype, Split
+from autocompress.workers.decoding_session import DecodingFactory
+
+CHUNK: Final = 8
+"""Items between two looks at how far a measurement has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDecoding:
+    """What a search for a decoding works on.
+
+    Args:
+        folder: Of the model; `draft` proposes tokens for it, `other` is what it is held against.
+        items: That ask for an answer, by split; none reads what another does.
+    """
+
+    asked: DecodeAsked
+    folder: Path
+    draft: Path | None
+    other: Path | None
+    device: str
+    space: DecodingSpace
+    items: Mapping[Split, tuple[Item, ...]]
+
+    @property
+    def untuned(self) -> Genotype:
+        """The decoding that nobody tuned, but for what is fixed."""
+        return Genotype((0,) * len(self.space.parameters))
+
+    def factory(self, *splits: Split) -> DecodingFactory:
+        """Return what loads the models to answer the items of splits, one split after another."""
+        return DecodingFactory(
+            self.folder,
+            self.draft,
+            self.other,
+            tuple(item for split in splits for item in self.items[split]),
+            self.device,
+            self.asked.dtype,
+            self.asked.trust_remote_code,
+            self.asked.seed,
+        )
+
+
+def chunks(first: int, n: int) -> tuple[int, ...]:
+    """Return between which of n items from the first on a measurement tells how far it is."""
+    return (*range(first, first + n, CHUNK), first + n)

@@ -1,0 +1,179 @@
+"""Runs the race of decodings: judges what comes in, and keeps it in the store."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from autocompress.pipeline.observer import Observer
+from autocompress.search.racing import Answered, Race, joined, steps
+from autocompress.spaces.decoding import DecodingSpace, Value, to_text
+from autocompress.store.base import AnswerRecord, StudyStore
+from autocompress.trial import Genotype, Split
+from autocompress.workers.tune import Values
+from autocompress.workers.tune_race import Known, Menu, Part, Verdict
+
+MISSED: Final = 1e6
+"""Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a race may spend.
+
+    Args:
+        tokens: That its candidates generate, in all; None sets no limit.
+        seconds: On the clock, of this process.
+    """
+
+    tokens: int | None
+    seconds: float | None
+
+
+class Judging:
+    """Judges trials by a race, and records them; a `Judge` of `race_trials`."""
+
+    def __init__(
+        self,
+        space: DecodingSpace,
+        race: Race,
+        store: StudyStore,
+        limits: Limits,
+        observer: Observer,
+    ) -> None:
+        """Take up what the store holds: it is judged as it was when it came in."""
+        self._space = space
+        self._race = race
+        self._store = store
+        self._limits = limits
+        self._observer = observer
+        self._started = time.monotonic()
+        self.tokens = 0
+        self.failures: dict[Genotype, str] = {}
+        self.read: dict[Genotype, Answered] = {}
+        self._scores: dict[Genotype, tuple[float, ...]] = {}
+        self.unfinished: list[Genotype] = []
+        self._replay(store.answers())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the tokens or the time that may be spent are spent."""
+        return self.stopped_because is not None
+
+    @property
+    def stopped_because(self) -> str | None:
+        """Why no more is measured."""
+        if self._limits.tokens is not None and self.tokens >= self._limits.tokens:
+            return f"{self._limits.tokens} tokens are generated"
+        spent = time.monotonic() - self._started
+        if self._limits.seconds is not None and spent >= self._limits.seconds:
+            return f"{self._limits.seconds:g} seconds are over"
+        return None
+
+    @property
+    def known(self) -> list[Known]:
+        """What has ended: for samplers to learn of, and not to be run again."""
+        return [
+            Known(self._space.values(genotype), scores)
+            for genotype, scores in self._scores.items()
+            if genotype not in self.unfinished
+        ]
+
+    def scores_of(self, values: Values) -> tuple[float, ...] | None:
+        """Return the scores of what was measured before."""
+        genotype = self._genotype(values)
+        return None if genotype in self.unfinished else self._scores.get(genotype)
+
+    def tell(self, values: Values, first: int, part: Part) -> Verdict:
+        """Record what a decoding made of further items, and say whether it goes on."""
+        genotype = self._genotype(values)
+        n = len(part["scores"])
+        self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, first, n, part))
+        if not first:
+            self.read.pop(genotype, None)
+            if genotype in self.unfinished:
+                self.unfinished.remove(genotype)
+        verdict = self._take(genotype, part)
+        if not verdict.goes_on:
+            self._observer.tell(
+                "decoding",
+                {
+                    "decoding": to_text(self._space.values(genotype)),
+                    "items": len(self.read[genotype]),
+                    "tokens": self.tokens,
+                    **{
+                        objective.value: objective.shown(objective.ratio(self.read[genotype]))
+                        for objective in self._race.rules.objectives
+                    },
+                },
+            )
+        return verdict
+
+    def fail(self, values: Values, error: str) -> None:
+        """Record why a decoding could not be measured."""
+        genotype = self._genotype(values)
+        self.failures[genotype] = error
+        self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, 0, 0, None, error))
+        self._observer.tell(
+            "failed", {"decoding": to_text(self._space.values(genotype)), "error": error}
+        )
+
+    def best(self, n: int) -> list[Genotype]:
+        """Return decodings that read all items and meet the constraints, the best first."""
+        whole = [own for own, read in self.read.items() if len(read) >= self._race.items]
+        meeting = [own for own in whole if self._race.violation(self.read[own]) <= 0]
+        return sorted(meeting, key=lambda own: (self._race.expected(self.read[own]), own.levels))[
+            :n
+        ]
+
+    def leaders(self) -> list[Genotype]:
+        """Return the decodings that none is as good as in all objectives."""
+        return [
+            own
+            for own, read in self.read.items()
+            if any(read is leader for leader in self._race.leaders)
+        ]
+
+    def _genotype(self, values: Values) -> Genotype:
+        found: dict[str, Value] = dict(values)  # type: ignore[arg-type]
+        return self._space.genotype(found)
+
+    def _take(self, genotype: Genotype, part: Mapping[str, Any]) -> Verdict:
+        answered = Answered.from_json(part)
+        before = self.read.get(genotype)
+        read = answered if before is None else joined([before, answered])
+        self.read[genotype] = read
+        self.tokens += int(answered.tokens.sum())
+        goes_on = self._race.goes_on(read)
+        missed = MISSED if self._race.violation(read) > 0 else 0.0
+        scores = tuple(
+            min(value, MISSED) + missed * (1 + max(self._race.violation(read), 0.0))
+            for value in self._race.expected(read)
+        )
+        self._scores[genotype] = scores
+        return Verdict(goes_on, scores)
+
+    def _replay(self, records: Sequence[AnswerRecord]) -> None:
+        goes_on: dict[Genotype, bool] = {}
+        for record in records:
+            if record.split is not Split.SEARCH:
+                continue
+            if record.payload is None:
+                self.failures[record.genotype] = record.error or ""
+            elif record.first == len(self.read.get(record.genotype, ())):
+                goes_on[record.genotype] = self._take(record.genotype, record.payload).goes_on
+        # Their rest was not measured: they are begun anew.
+        self.unfinished = [own for own, is_open in goes_on.items() if is_open]
+
+
+def menus_of(space: DecodingSpace) -> list[Menu]:
+    """Return a space as `race_trials` takes it."""
+    return [Menu(own.name, own.menu, own.needs) for own in space.parameters]
+
+
+def looks(items: int) -> tuple[int, ...]:
+    """Return after how many items decodings are judged."""
+    return steps(items)
+
+
+Told = Callable[[int], None]

@@ -1,0 +1,132 @@
+"""Measures decodings on task items, in a process that loads its models once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from autocompress.evaluators.answer_metrics import score
+from autocompress.evaluators.decoder import Answer, Decoder
+from autocompress.evaluators.tasks import Item
+from autocompress.evaluators.torch_engine import load_checkpoint
+from autocompress.models.loading import load_tokenizer
+from autocompress.spaces.decoding import Decoding, Value
+from autocompress.workers.tune import Share, Values
+
+CONTENDERS: Final = "contenders"
+"""The value under which several decodings are measured in turn, as a sequence of `Contender`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A decoding of the model, or of the one that it is held against."""
+
+    decoding: Decoding
+    is_other: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingFactory:
+    """Loads what decodings are measured with; sent to the processes of a cluster.
+
+    Args:
+        model: A checkpoint's folder; `draft` and `other` are too: what proposes tokens for it, and
+            what it is held against.
+        items: That all decodings answer, in this order.
+        seed: From which each item's random numbers come, the same for every decoding.
+    """
+
+    model: Path
+    draft: Path | None
+    other: Path | None
+    items: tuple[Item, ...]
+    device: str
+    dtype: str
+    trust_remote_code: bool
+    seed: int
+
+    def __call__(self, share: Share) -> "DecodingSession":
+        """Load the models, with a thread for each core of the share, or OMP_NUM_THREADS."""
+        if self.device == "cpu":
+            torch.set_num_threads(min(share.cpus, torch.get_num_threads()))
+        return DecodingSession(self)
+
+    def load(self, folder: Path, draft: Path | None) -> Decoder:
+        """Return a decoder of a checkpoint."""
+        device = torch.device(self.device)
+
+        def model(path: Path) -> Any:
+            return load_checkpoint(path, device, self.dtype, self.trust_remote_code)
+
+        return Decoder(
+            model(folder),
+            load_tokenizer(folder, self.trust_remote_code),
+            None if draft is None else model(draft),
+        )
+
+
+class DecodingSession:
+    """Answers items; the models stay loaded from one decoding to the next."""
+
+    def __init__(self, factory: DecodingFactory) -> None:
+        """Load the model, and have it answer once: kernels are made when first used."""
+        self._factory = factory
+        self._own = factory.load(factory.model, factory.draft)
+        self._other: Decoder | None = None
+        self._own.answer([factory.items[0].prompt], {"max_new_tokens": 16}, [0])
+
+    def measure(self, values: Values, first: int, end: int) -> Mapping[str, Any]:
+        """Return what a decoding makes of items `[first, end)`: columns of `Answered`, by name.
+
+        With `CONTENDERS` what each makes of them, as a list under that name: they take turns item
+        by item, so that a machine that slows down slows all of them.
+        """
+        if CONTENDERS in values:
+            return self._in_turn(values[CONTENDERS], first, end)  # type: ignore[arg-type]
+        decoding: dict[str, Value] = dict(values)  # type: ignore[arg-type]
+        return columns(*self._answered(Contender(decoding), first, end))
+
+    def _in_turn(self, contenders: Sequence[Contender], first: int, end: int) -> Mapping[str, Any]:
+        size = max(int(own.decoding.get("batch", 1)) for own in contenders)
+        found: list[tuple[list[Item], list[Answer]]] = [([], []) for _ in contenders]
+        for start in range(first, end, size):
+            for own, (items, answers) in zip(contenders, found, strict=True):
+                added = self._answered(own, start, min(start + size, end))
+                items += added[0]
+                answers += added[1]
+        return {CONTENDERS: [columns(*own) for own in found]}
+
+    def _answered(
+        self, contender: Contender, first: int, end: int
+    ) -> tuple[list[Item], list[Answer]]:
+        items = list(self._factory.items[first:end])
+        seeds = np.random.SeedSequence([self._factory.seed, 3]).generate_state(end)[first:end]
+        decoder = self._of_other() if contender.is_other else self._own
+        prompts = [item.prompt for item in items]
+        return items, decoder.answer(prompts, contender.decoding, [int(own) for own in seeds])
+
+    def _of_other(self) -> Decoder:
+        if self._other is None:
+            if self._factory.other is None:
+                raise ValueError("there is no other model to hold against")
+            self._other = self._factory.load(self._factory.other, None)
+        return self._other
+
+
+def columns(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Return what was made of items, column by column, and the answers' texts."""
+    pairs = list(zip(items, answers, strict=True))
+    return {
+        "scores": [score(item, answer.text) for item, answer in pairs],
+        "tokens": [float(answer.tokens) for answer in answers],
+        "said": [float(answer.said) for answer in answers],
+        "seconds": [answer.seconds for answer in answers],
+        "first_seconds": [answer.first_seconds for answer in answers],
+        "cache_bytes": [float(answer.cache_bytes) for answer in answers],
+        "proposed": [float(answer.proposed) for answer in answers],
+        "accepted": [float(answer.accepted) for answer in answers],
+        "texts": [answer.text for answer in answers],
+    }

@@ -1,0 +1,226 @@
+"""The search for a decoding on a tiny model: found, told, resumed, and bad input refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GenerationConfig
+
+from autocompress.cli import commands
+from autocompress.errors import SpecError
+from autocompress.pipeline.decoding_asked import decode_asked, space_of
+from autocompress.search.racing import Objective
+from autocompress.spaces.decoding import PARAMETERS
+from autocompress.store.study_store import list_studies, open_study
+from autocompress.trial import Split
+from autocompress.workers.tune import in_ray
+from tests.tiny_models import TinyModels
+
+STORAGE = "sqlite:///studies.db"
+TASKS = 48
+
+
+@pytest.fixture(scope="module")
+def searched(
+    tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[str]]:
+    """Search once, in the folder `out`; yield the flags."""
+    with pytest.MonkeyPatch.context() as patch, in_ray(None):
+        patch.chdir(tmp_path_factory.mktemp("searched"))
+        flags = given(tiny_models.folder("llama"), patch)
+        assert commands.main(flags) == 0
+        yield flags
+
+
+@pytest.fixture
+def flags(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A search that is not run yet, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return given(tiny_llama, monkeypatch)
+
+
+def given(model: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    """Write tasks into the working folder; return the flags of a fast search."""
+    patch.setenv("OMP_NUM_THREADS", "1")
+    rows = [
+        {"prompt": f"the number {n} and the", "references": ["number"], "metric": "f1"}
+        for n in range(TASKS)
+    ]
+    write(rows)
+    return [
+        *("decode", str(model), "--tasks", "tasks.jsonl", "--storage", STORAGE),
+        *("--tune", "draft,draft_tokens,batch", "--fix", "max_new_tokens=6"),
+        *("--objective", "seconds", "--trials", "4", "--items", "8"),
+        *("--study", "own", "--output", "out"),
+    ]
+
+
+def write(rows: Sequence[Mapping[str, object]]) -> None:
+    """Write tasks."""
+    Path("tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def told() -> dict[str, Any]:
+    """Return what decoding.json holds."""
+    found: dict[str, Any] = json.loads(Path("out", "decoding.json").read_text("utf-8"))
+    return found
+
+
+def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run what must be refused; return its one line."""
+    capsys.readouterr()
+    assert commands.main(flags) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    return line
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_search_tells_its_winner_beside_the_untuned() -> None:
+    found = told()
+
+    assert found["verdict"] in ("BETTER DECODING FOUND", "NO BETTER DECODING FOUND")
+    assert (found["trials"], found["search_items"], found["report_items"]) == (4, 8, 19)
+    standings = found["standings"]
+    assert standings[-1]["decoding"] == "max_new_tokens=6"
+    assert {"quality", "seconds", "memory"} <= set(standings[0]["values"])
+    page = Path("out/decoding.md").read_text("utf-8")
+    assert all(own["decoding"] in page for own in standings)
+    # Greedy answers are the same however they are drafted.
+    assert len({own["values"]["quality"]["value"] for own in standings}) == 1
+
+
+@pytest.mark.usefixtures("searched")
+def test_what_engines_are_told_says_the_winner() -> None:
+    assert GenerationConfig.from_pretrained("out").max_new_tokens == 6
+    vllm = json.loads(Path("out/vllm.json").read_text("utf-8"))
+    llama_cpp = json.loads(Path("out/llama-cpp.json").read_text("utf-8"))
+    assert vllm["sampling_parameters"]["max_tokens"] == 6
+    assert llama_cpp["flags"][:2] == ["--predict", "6"]
+    said = subprocess.run(
+        [sys.executable, "out/decode.py", "the number 3"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "tokens a second" in said.stderr
+
+
+def test_a_search_that_is_begun_again_measures_nothing_twice(searched: list[str]) -> None:
+    store = open_study(STORAGE, "own")
+    before, first = store.answers(), told()
+
+    assert commands.main(searched) == 0
+
+    assert store.answers() == before
+    assert {record.split for record in before} == {Split.SEARCH}
+    assert told()["search_tokens"] == first["search_tokens"]
+    assert store.row().report is not None
+    store.close()
+
+
+def test_a_study_of_another_search_is_not_gone_on_with(
+    searched: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal([*searched, "--seed", "1"], capsys)
+
+    assert "Study 'own' exists and is another search" in line
+    assert len(list_studies(STORAGE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--objective", "speed"], "objective: one or two of quality, seconds"),
+        (["--objective", "cost,cost"], "objective: one or two of"),
+        (["--tune", "warmth"], "tune: speculation, sampling"),
+        (["--fix", "stop=never"], "fix: stop must be one of none, line, repeat, but got never"),
+        (["--fix", "stop"], "fix: name=value of a parameter of decoding must hold"),
+        (["--fix", "top_k=many"], "fix: top_k must be a number, but got 'many'"),
+        (["--quality-drop", "2"], "quality-drop: `-1 < value <= 1` must hold"),
+        (["--strategy", "guess"], "strategy: one of tpe, random, grid"),
+        (["--items", "4"], "items: `8 <= value"),
+        (["--tune", "draft_ngram", "--fix", "draft=none"], "`two decodings at least` must hold"),
+        (["--draft", "nowhere"], "nowhere"),
+        (["--tasks", "nothing.jsonl"], "Cannot read tasks nothing.jsonl"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_in_one_line(
+    flags: list[str], more: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert why in refusal([*flags, *more], capsys)
+    assert not Path("studies.db").exists()
+    assert not Path("out").exists()
+
+
+def test_tasks_of_choices_alone_are_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"{n} is", "references": [" odd"], "choices": [" odd", " even"]}
+        for n in range(40)
+    ]
+    write(rows)
+
+    assert "all items are choices" in refusal(flags, capsys)
+
+
+def asked(**given: object) -> dict[str, object]:
+    return {"model": "m", **given}
+
+
+def test_without_flags_all_but_lengths_is_tuned_for_quality_a_second() -> None:
+    found = decode_asked(asked())
+    space = space_of(found, layers=12)
+
+    menus = {own.name: own.menu for own in space.parameters}
+    assert found.rules.objectives == (Objective.QUALITY_PER_SECOND,)
+    assert menus["max_new_tokens"] == (64,)
+    assert menus["stop"] == ("none",)
+    assert menus["draft"] == ("none", "lookup", "exit", "skip")
+    assert menus["compiled"] == (False,)
+    assert menus["batch"] == (1, 2, 4, 8)
+
+
+def test_a_given_draft_may_be_drawn() -> None:
+    space = space_of(decode_asked(asked(draft="d")), layers=12)
+
+    assert "model" in next(own.menu for own in space.parameters if own.name == "draft")
+
+
+def test_no_draft_has_as_many_layers_as_the_model() -> None:
+    space = space_of(decode_asked(asked()), layers=3)
+    layers = next(own.menu for own in space.parameters if own.name == "draft_layers")
+
+    assert set(layers) == {1, 2}
+    one = space_of(decode_asked(asked()), layers=1)
+    assert next(own.menu for own in one.parameters if own.name == "draft") == ("none", "lookup")
+
+
+def test_fixed_values_hold_for_all() -> None:
+    space = space_of(decode_asked(asked(fix="top_k=7,do_sample=true,stop=line")), layers=12)
+
+    assert all(
+        space.values(own).get("stop") == "line" for own in [space.canonical(space.genotype({}))]
+    )
+    assert next(own.menu for own in space.parameters if own.name == "top_k") == (7,)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(SpecError, match=r"objective: .* trials: .* budget: "):
+        decode_asked(asked(objective="x", trials="0", budget="soon"))
+
+
+def test_every_parameter_but_compiled_is_in_a_group() -> None:
+    space = space_of(
+        decode_asked(
+            asked(draft="d", tune="speculation,sampling,best-of,beams,cache,batch,length,compiled")
+        ),
+        layers=12,
+    )
+
+    assert [own.menu for own in space.parameters] == [own.menu for own in PARAMETERS]
