@@ -144,6 +144,7 @@ def _row_words(row: "Row", space: "SearchSpace") -> str:
 def _report(parsed: argparse.Namespace) -> None:
     from autocompress.export.render import write_report
     from autocompress.export.report_markdown import to_markdown
+    from autocompress.pipeline.decoding_stored import is_decoding
     from autocompress.store.study_store import open_study
 
     row = open_study(parsed.storage, parsed.study).row()
@@ -152,11 +153,24 @@ def _report(parsed: argparse.Namespace) -> None:
             f"Study {row.name!r} is {row.state} and has no report; try "
             f"`autocompress resume {row.name}`."
         )
+    if is_decoding(row):
+        _report_decoding(row.report, parsed.output)
+        return
     report = Report.from_json(row.report)
     if parsed.output is None:
         print(to_markdown(report), end="")
     else:
         write_report(report, parsed.output)
+
+
+def _report_decoding(stored: object, output: Path | None) -> None:
+    from autocompress.export import decoding_report
+
+    report = decoding_report.DecodingReport.from_json(stored)
+    if output is None:
+        print(decoding_report.to_markdown(report), end="")
+    else:
+        decoding_report.write_decoding(report, {}, output)
 
 
 def _retarget(parsed: argparse.Namespace) -> None:

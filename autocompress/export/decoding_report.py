@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from autocompress.export.evaluation import Estimate
 from autocompress.export.render import write_texts
-from autocompress.export.report_json import Json, to_plain
+from autocompress.export.report_json import Json, from_plain, to_plain
 
 INTERVALS: Final = (
     "Intervals of 95 %, by bootstrap over items. All took turns item by item on one machine. "
@@ -141,6 +141,15 @@ class DecodingReport:
         """
         verdict = {"verdict": self.verdict.value}
         return verdict | cast(dict[str, Json], to_plain(self))
+
+    @classmethod
+    def from_json(cls, mapping: object) -> "DecodingReport":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ExportError: If it is no such report.
+        """
+        return from_plain(cls, mapping)
 
 
 def write_decoding(report: DecodingReport, outputs: Mapping[str, str], folder: Path) -> None:

@@ -11,6 +11,7 @@ from autocompress.errors import ExportError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 T = TypeVar("T")
+PLAIN = (bool, int, float, str)
 
 
 def to_plain(value: object) -> Json:
@@ -64,8 +65,8 @@ def _plain(value: object, where: str, problems: list[str]) -> Json:
 def _read(kind: object, value: object, where: str, problems: list[str]) -> object:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
+        if value is None or (type(value) in args and type(value) in PLAIN):
+            return value
         return _read(next(a for a in args if a is not types.NoneType), value, where, problems)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return _read_fields(kind, value, where, problems)

@@ -1,5 +1,6 @@
 """Searches how a model is best decoded, and proves the best on items that nothing has read."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from autocompress.errors import EvaluationError, SpecError
+from autocompress.errors import (
+    AutocompressError,
+    DatabaseAway,
+    EvaluationError,
+    SpecError,
+    StudyHeld,
+)
 from autocompress.evaluators.tasks import needs_generation, read_tasks, split_items
 from autocompress.export.decoding_report import DecodingReport, write_decoding
 from autocompress.models import loading
@@ -15,6 +22,7 @@ from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude
 from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
 from autocompress.pipeline.decoding_race import Judging, Limits, menus_of
+from autocompress.pipeline.decoding_stored import KIND, REFERENCE, SPACE, to_document
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.study import check_output
 from autocompress.search.racing import Answered, Race, joined, steps
@@ -26,8 +34,6 @@ from autocompress.workers.decoding_session import CONTENDERS, Contender
 from autocompress.workers.tune import Plan, in_ray
 from autocompress.workers.tune_race import measuring_alone, race_trials
 
-KIND: Final = "decode"
-REFERENCE: Final = "reference"
 REPORT: Final = 4
 """Items that the report reads at most, for each that a search reads."""
 
@@ -41,17 +47,25 @@ def decode(
         AutocompressError: Whatever cannot be meant, read, run or written.
     """
     check_output(output)
-    opened = _opened(asked)
+    opened = opened_for(asked)
     store = _store(asked, storage, study)
-    with held(store), in_ray(asked.address):
-        raced = _raced(opened, store, observer)
-        report, outputs = conclude(opened, raced, study, observer)
-        write_decoding(report, outputs, output)
+    with contextlib.closing(store), held(store), in_ray(asked.address):
+        store.save_document(SPACE, to_document(opened.space))
+        store.finish(StudyState.RUNNING, None)
+        try:
+            raced = _raced(opened, store, observer)
+            report, outputs = conclude(opened, raced, study, observer)
+            write_decoding(report, outputs, output)
+        except (DatabaseAway, StudyHeld):
+            raise
+        except AutocompressError:
+            store.finish(StudyState.FAILED, None)
+            raise
         store.finish(StudyState.FINISHED, report.to_json())
     return report
 
 
-def _opened(asked: DecodeAsked) -> OpenedDecoding:
+def opened_for(asked: DecodeAsked) -> OpenedDecoding:
     """Find the models and deal the items out.
 
     Raises:

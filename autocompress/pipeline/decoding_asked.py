@@ -40,6 +40,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 
 USUAL: Final = ("speculation", "sampling", "best-of", "beams", "cache", "batch")
 WAYS: Final = ("tpe", "random", "grid")
+MOST_CELLS: Final = 10_000
+"""Of a grid: all are laid out before any is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,11 @@ def space_of(asked: DecodeAsked, layers: int) -> DecodingSpace:
     space = DecodingSpace(PARAMETERS).only(menus)
     if len(space) < 2:
         raise SpecError("`two decodings at least` must hold of what is tuned, but got one.")
+    if asked.strategy == "grid" and len(space) > MOST_CELLS:
+        raise SpecError(
+            f"`decodings <= {MOST_CELLS}` must hold of a grid, but got {len(space)}. Name fewer "
+            "parameters to --tune."
+        )
     acting = {name for own in space.all() for name in space.values(own)} if len(space) < 99 else {}
     idle = sorted(asked.fixed.keys() - acting) if acting else []
     if idle:

@@ -47,6 +47,8 @@ def read_stored(storage: str, study: str) -> StoredStudy:
         shape, dense = store.document("shape"), store.document("dense")
         latency = store.document(REFITTED) or store.document("latency")
         records = tuple(store.measurements().values())
+    if "kind" in row.spec:
+        raise SpecError(f"Study {study!r} searches for a decoding: it holds no compressed model.")
     if shape is None or dense is None:
         raise too_early(row, "its model's size")
     spec = from_mapping(row.spec)

@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from autocompress.errors import AutocompressError, EngineError
+from autocompress.pipeline.decoding_stored import is_decoding, shown_decoding
 from autocompress.pipeline.exporting import winner_of
 from autocompress.pipeline.showing import shown_study
 from autocompress.pipeline.stored_study import read_stored
@@ -63,11 +64,15 @@ class Refresher:
         return len(changed)
 
     def _show(self, row: StudyRow) -> None:
-        with contextlib.closing(open_study(self._storage, row.name)) as store:
-            winner = winner_of(store)
+        folder = self._folder / row.name
         try:
-            known = read_stored(self._storage, row.name)
-            shown = shown_study(known, winner, MOST_TRIALS, self._folder / row.name)
+            if is_decoding(row):
+                shown = shown_decoding(self._storage, row.name, MOST_TRIALS, folder)
+            else:
+                with contextlib.closing(open_study(self._storage, row.name)) as store:
+                    winner = winner_of(store)
+                known = read_stored(self._storage, row.name)
+                shown = shown_study(known, winner, MOST_TRIALS, folder)
         except (AutocompressError, ValueError, KeyError, TypeError) as error:
             # Nothing is measured yet; or its documents are of another autocompress.
             _log.info("Study %s is not shown: %s", row.name, error)

@@ -17,7 +17,12 @@ import optuna
 import optuna_dashboard
 import sqlalchemy as sa
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
@@ -44,6 +49,18 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """One decision of a candidate, out of several.
+
+    Args:
+        menu: All that it may be.
+    """
+
+    value: bool | int | float | str
+    menu: tuple[bool | int | float | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShownTrial:
     """A candidate as a person looks at it.
 
@@ -55,7 +72,7 @@ class ShownTrial:
     """
 
     key: str
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Parameter | Chosen]
     objectives: tuple[float, ...]
     violation: float
     about: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -159,16 +176,19 @@ class Mirror:
 
     def _add(self, study: optuna.Study, shown: ShownTrial) -> None:
         distributions: dict[str, BaseDistribution] = {}
+        values: dict[str, bool | int | float | str] = {}
         for name, own in shown.parameters.items():
-            count = IntDistribution(0, round(own.most))
-            distributions[name] = count if own.is_count else FloatDistribution(0.0, own.most)
+            if isinstance(own, Chosen):
+                distributions[name], values[name] = CategoricalDistribution(own.menu), own.value
+            elif own.is_count:
+                distributions[name] = IntDistribution(0, round(own.most))
+                values[name] = round(own.value)
+            else:
+                distributions[name], values[name] = FloatDistribution(0.0, own.most), own.value
         study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE,
-                params={
-                    name: round(own.value) if own.is_count else own.value
-                    for name, own in shown.parameters.items()
-                },
+                params=values,
                 distributions=distributions,
                 values=list(shown.objectives),
                 user_attrs={"genotype": shown.key, **shown.about},

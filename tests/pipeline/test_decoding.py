@@ -13,8 +13,10 @@ from transformers import GenerationConfig
 from autocompress.cli import commands
 from autocompress.errors import SpecError
 from autocompress.pipeline.decoding_asked import decode_asked, space_of
+from autocompress.pipeline.decoding_stored import shown_decoding
 from autocompress.search.racing import Objective
 from autocompress.spaces.decoding import PARAMETERS
+from autocompress.store.mirror import Chosen, Mirror
 from autocompress.store.study_store import list_studies, open_study
 from autocompress.trial import Split
 from autocompress.workers.tune import in_ray
@@ -123,6 +125,46 @@ def test_a_search_that_is_begun_again_measures_nothing_twice(searched: list[str]
     store.close()
 
 
+def test_the_report_is_told_again_from_the_store(
+    searched: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+
+    assert commands.main(["report", "own", "--storage", STORAGE]) == 0
+
+    assert capsys.readouterr().out == Path("out/decoding.md").read_text("utf-8")
+    assert searched
+
+
+@pytest.mark.usefixtures("searched")
+def test_the_dashboard_shows_each_decoding_with_what_acts(tmp_path: Path) -> None:
+    shown = shown_decoding(STORAGE, "own", 100, tmp_path)
+
+    assert len(shown.trials) == 4
+    assert set(shown.files) == {"decoding.json", "decoding.md"}
+    for trial in shown.trials:
+        drafts = trial.parameters["draft"]
+        assert isinstance(drafts, Chosen)
+        assert ("draft_tokens" in trial.parameters) == (drafts.value != "none")
+        assert ("batch" in trial.parameters) == (drafts.value == "none")
+    mirror = Mirror(f"sqlite:///{tmp_path}/mirror.db", tmp_path / "artifacts")
+    assert mirror.show(shown) == 4
+    assert mirror.show(shown) == 0
+
+
+@pytest.mark.parametrize("command", ["resume", "pareto", "retarget", "export"])
+def test_what_asks_for_a_compressed_model_says_that_there_is_none(
+    searched: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"retarget": ["--target-speedup", "2x"], "export": ["--format", "gguf"]}
+    flags = [command, "own", "--storage", STORAGE, *more.get(command, [])]
+
+    line = refusal(flags, capsys)
+
+    assert "decod" in line
+    assert searched
+
+
 def test_a_study_of_another_search_is_not_gone_on_with(
     searched: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +185,7 @@ def test_a_study_of_another_search_is_not_gone_on_with(
         (["--fix", "top_k=many"], "fix: top_k must be a number, but got 'many'"),
         (["--quality-drop", "2"], "quality-drop: `-1 < value <= 1` must hold"),
         (["--strategy", "guess"], "strategy: one of tpe, random, grid"),
+        (["--strategy", "grid", "--tune", "sampling"], "`decodings <= 10000` must hold of a grid"),
         (["--items", "4"], "items: `8 <= value"),
         (["--tune", "draft_ngram", "--fix", "draft=none"], "`two decodings at least` must hold"),
         (["--draft", "nowhere"], "nowhere"),

@@ -1,0 +1,186 @@
+"""Holds the search for a decoding against random and grid search, and against itself unpruned.
+
+    python -m benchmarks.decoding --output benchmarks/results/decoding.json
+
+Each seed: `autocompress decode` by TPE with pruning; then, with as many generated tokens, random
+and grid search without it, as they are commonly run (a grid over eight parameters, its cells in
+random order); then as many decodings by TPE without pruning. All for quality a second on lines of
+code to end, judged by ROUGE-L. The winners, and the untuned, then answer the same held-out items
+in turn. A seed that the output holds is not run again.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from autocompress.evaluators.sample_tasks import sample_items
+from autocompress.evaluators.tasks import needs_generation, to_line
+from autocompress.pipeline import decoding
+from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
+from autocompress.pipeline.decoding_conclusion import UNREAD
+from autocompress.pipeline.intervals import ratio_interval
+from autocompress.search.racing import Answered, Objective, joined
+from autocompress.spaces.decoding import Decoding
+from autocompress.trial import Split
+from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.tune import in_ray
+from autocompress.workers.tune_race import measuring_alone
+from benchmarks.contest import write_whole
+from benchmarks.laboratory import MODEL
+from benchmarks.recovery import Watcher
+
+OBJECTIVE: Final = Objective.QUALITY_PER_SECOND
+TUNED: Final = "speculation,sampling,best-of,beams,cache,batch,stop"
+BY_HAND: Final = "draft,draft_tokens,do_sample,temperature,top_p,num_beams,batch,stop"
+"""What a grid is laid over: all that TPE and random search tune would be millions of cells."""
+FIXED: Final = "max_new_tokens=24"
+MANY: Final = 100_000
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--items", type=int, default=32)
+    arguments = parser.parse_args()
+    known = []
+    if arguments.output.is_file():
+        known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+    rows = {row["seed"]: row for row in known}
+    with tempfile.TemporaryDirectory() as folder, in_ray(None):
+        tasks = write_tasks(Path(folder))
+        for seed in range(arguments.seeds):
+            if seed in rows:
+                continue
+            given = {
+                "model": str(MODEL),
+                "tasks": str(tasks),
+                "objective": OBJECTIVE.value,
+                "tune": TUNED,
+                "fix": FIXED,
+                "trials": arguments.trials,
+                "items": arguments.items,
+                "seed": seed,
+            }
+            rows[seed] = run(given, Path(folder) / f"seed-{seed}")
+            told = [rows[own] for own in sorted(rows)]
+            write_whole(arguments.output, {"summary": summary(told), "rows": told})
+            print(json.dumps(summary(told)), flush=True)
+
+
+def write_tasks(folder: Path) -> Path:
+    """Write the shipped lines to end, to be judged by how much of them is there."""
+    items = [item for item in sample_items() if needs_generation(item)]
+    path = folder / "lines.jsonl"
+    lines = [to_line(dataclasses.replace(item, metric="rouge-l")) for item in items]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def run(given: Mapping[str, Any], folder: Path) -> Row:
+    """Search by each way with one seed, and hold the winners against each other."""
+    own = search(given, folder, "tpe")
+    spent = own["tokens"]
+    equal = {"trials": MANY, "max_tokens": spent, "no_pruning": True}
+    ways = {
+        "tpe": own,
+        "random": search({**given, **equal, "strategy": "random"}, folder, "random"),
+        "grid": search({**given, **equal, "strategy": "grid", "tune": BY_HAND}, folder, "grid"),
+        "tpe unpruned": search({**given, "no_pruning": True}, folder, "tpe-unpruned"),
+    }
+    answered = in_turn(
+        decode_asked(given), [*(way["winner"] for way in ways.values()), own["untuned"]]
+    )
+    for name, made in zip([*ways, "untuned"], answered, strict=True):
+        value = OBJECTIVE.shown(OBJECTIVE.ratio(made))
+        ways.setdefault(name, {})
+        ways[name] |= {
+            "quality_per_second": value,
+            "quality": float(made.scores.mean()),
+            "seconds_an_answer": float(made.seconds.mean()),
+            # Of the search by TPE with pruning beside this one: above 1, it is better.
+            "beside": beside(answered[0], made),
+        }
+    return {
+        "seed": given["seed"],
+        "items": given["items"],
+        "held_out_items": len(answered[0]),
+        "pruned_share_of_tokens": spent / ways["tpe unpruned"]["tokens"],
+        "hardware": own["hardware"],
+        "ways": ways,
+    }
+
+
+def search(given: Mapping[str, Any], folder: Path, name: str) -> Row:
+    """Search once; return the winner and what it took."""
+    print(f"seed {given['seed']}: {name}", flush=True)
+    storage = f"sqlite:///{folder / 'studies.db'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    report = decoding.decode(decode_asked(given), storage, name, folder / name, Watcher())
+    return {
+        "winner": dict(report.winner),
+        "decoding": report.standings[0].decoding,
+        "untuned": {"max_new_tokens": report.winner["max_new_tokens"]},
+        "tokens": report.search_tokens,
+        "trials": report.trials,
+        "dropped": report.pruned,
+        "seconds": report.seconds,
+        "hardware": report.hardware,
+    }
+
+
+def in_turn(asked: DecodeAsked, decodings: Sequence[Decoding]) -> list[Answered]:
+    """Have decodings answer in turn all items that no search reads."""
+    opened = decoding.opened_for(dataclasses.replace(asked, items=MANY))
+    n = sum(len(opened.items[split]) for split in UNREAD)
+    contenders = [Contender(own) for own in decodings]
+    with measuring_alone(opened.factory(*UNREAD), None) as alone:
+        looks = (len(opened.items[Split.SELECTION]), n)
+        parts = alone.measure({CONTENDERS: contenders}, looks, lambda _: None)
+    return [
+        joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
+        for at in range(len(contenders))
+    ]
+
+
+def beside(own: Answered, other: Answered) -> list[Any]:
+    """Return how many times as good one is as another, and its interval, paired over items."""
+    above, below = OBJECTIVE.parts(other)
+    own_above, own_below = OBJECTIVE.parts(own)
+    value, interval = ratio_interval([above, own_below], [below, own_above], 0)
+    return [value, list(interval)]
+
+
+def summary(rows: Sequence[Row]) -> Row:
+    """Return how often the search was better than each other way, and what pruning left."""
+
+    def better(name: str) -> int:
+        return sum(row["ways"][name]["beside"][1][0] > 1 for row in rows)
+
+    def ratio(name: str) -> float:
+        logs = [np.log(row["ways"][name]["beside"][0]) for row in rows]
+        return float(np.exp(np.mean(logs)))
+
+    return {
+        "seeds": len(rows),
+        "surely_better_than": {name: better(name) for name in ("random", "grid", "untuned")},
+        "times_as_good_as": {
+            name: ratio(name) for name in ("random", "grid", "tpe unpruned", "untuned")
+        },
+        "pruned_share_of_tokens": float(
+            np.median([row["pruned_share_of_tokens"] for row in rows])
+        ),
+    }
+
+
+if __name__ == "__main__":
+    main()
