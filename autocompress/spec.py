@@ -24,6 +24,7 @@ from autocompress.spec_rules import (
     METRIC_VARIABLES,
     TORCH_KERNELS,
     darwin_problems,
+    decoding_problems,
     engine_problems,
     format_problems,
     is_llama_cpp,
@@ -36,7 +37,9 @@ from autocompress.spec_rules import (
 from autocompress.spec_values import Amount
 from autocompress.workload import USUAL_MIX, Mix
 
-SPACES: Final = ("depth", "width", "bits", "sparsity", "kv")
+DECODING: Final = "decoding"
+"""The space that is searched beside a compressed model's, on tasks."""
+SPACES: Final = ("depth", "width", "bits", "sparsity", "kv", DECODING)
 PARETO: Final = ("pareto", "pareto-nsga2", "pareto-map-elites", "pareto-snes")
 """The strategies that search a whole front."""
 STRATEGIES: Final = (
@@ -91,6 +94,16 @@ DARWIN: Final[Mapping[str, object]] = {
     "darwin_optimizer": "adamw",
 }
 """What says how candidates are trained before `darwin` measures them, where nobody says it."""
+DECODING_TRIALS: Final = 30
+DECODING_ITEMS: Final = 64
+DECODING_FIELDS: Final[Mapping[str, object]] = {
+    "tasks": None,
+    "decoding_tune": None,
+    "decoding_fix": None,
+    "decoding_trials": DECODING_TRIALS,
+    "decoding_items": DECODING_ITEMS,
+}
+"""What says how decodings are searched beside a compressed model, where nobody says it."""
 OPTIMIZERS: Final = ("adamw", "sgd")
 DRAWS: Final = ("evenly", "worst")
 TARGETS: Final = (
@@ -194,6 +207,11 @@ class SearchSpec:
     shards: int = 16
     weights_bytes: int | None = None
     warm_start: str = "losses"
+    tasks: str | None = None
+    decoding_tune: str | None = None
+    decoding_fix: str | None = None
+    decoding_trials: int = DECODING_TRIALS
+    decoding_items: int = DECODING_ITEMS
     seed: int = 0
     parent: str | None = None
     trust_remote_code: bool = False
@@ -283,6 +301,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked) + darwin_problems(checked, DARWIN)
+    problems += decoding_problems(checked, targets, DECODING_FIELDS)
     if checked.get("strategy") == "given" and checked.get("start") is None:
         problems.append("strategy: `given` measures what a file tells: name it by `start`.")
     if form in ("compressed-tensors", "gptq", "gguf") and "depth" in names(checked, "space"):
@@ -497,6 +516,11 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "workers": values_of.whole(1, 4096),
     "pool": values_of.one_of(POOLS),
     "address": values_of.text,
+    "tasks": values_of.text,
+    "decoding_tune": values_of.text,
+    "decoding_fix": values_of.text,
+    "decoding_trials": values_of.whole(2, 100_000),
+    "decoding_items": values_of.whole(8, 100_000),
     "context": values_of.whole(16, 1_000_000),
     "teacher_tokens": values_of.whole(1, 10**9),
     "shards": values_of.whole(1, 65_536),

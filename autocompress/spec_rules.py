@@ -180,6 +180,33 @@ def whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
     return [] if "depth" in spaces else ["whole_layers: `depth` must be in the space."]
 
 
+def decoding_problems(
+    checked: Mapping[str, object], targets: Sequence[str], usual: Mapping[str, object]
+) -> list[str]:
+    """Return what cannot be asked for together with a search for a decoding.
+
+    Args:
+        targets: That are given, by name.
+        usual: What says how decodings are searched, and what it is where nobody says it.
+    """
+    spaces = names(checked, "space")
+    if "decoding" not in spaces:
+        told = [key for key, own in usual.items() if checked.get(key, own) != own]
+        return [f"{key}: `decoding` must be in the space." for key in told]
+    problems = []
+    if len(spaces) < 2:
+        problems.append(
+            "space: decoding is searched beside what compresses; alone, by `autocompress decode`."
+        )
+    if list(targets) != ["target_speedup"]:
+        problems.append(
+            "space: decoding is searched for a speedup of answers: give --target-speedup alone."
+        )
+    if checked.get("engine", "torch") != "torch" or checked.get("format", "hf") != "hf":
+        problems.append("space: decodings are measured by torch, of checkpoints in `hf`.")
+    return problems
+
+
 def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) -> list[str]:
     """Return what cannot be asked for together with training-aware selection.
 

@@ -28,7 +28,7 @@ from autocompress.cli.service_flags import Command
 from autocompress.errors import AutocompressError, SpecError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
-from autocompress.spec import TARGETS, SearchSpec
+from autocompress.spec import DECODING, TARGETS, SearchSpec
 from autocompress.spec_rules import FORMATS
 
 if TYPE_CHECKING:
@@ -65,11 +65,47 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 def _search(parsed: argparse.Namespace) -> None:
     spec = spec_of(parsed, {})
+    study = parsed.study or _name(spec)
+    if DECODING in spec.space:
+        _search_jointly(spec, study, parsed)
+        return
     # torch and transformers take seconds to import: bad flags are told before.
     from autocompress.pipeline.study import start
 
-    study = parsed.study or _name(spec)
     _run_study(partial(start, spec, parsed.storage, study), study, parsed)
+
+
+def _search_jointly(spec: SearchSpec, study: str, parsed: argparse.Namespace) -> None:
+    _check_tune()
+    from autocompress.export.joint_report import JointVerdict, joint_headline
+    from autocompress.pipeline.joint import search_jointly
+
+    output = parsed.output or DEFAULT_OUTPUT / study
+    observer = make_observer(parsed.json)
+    try:
+        report = search_jointly(spec, parsed.storage, study, output, observer)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; the same command with --study {study} goes on") from None
+    observer.end()
+    told = joint_headline(report)
+    if parsed.json:
+        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
+    else:
+        print(told)
+        print(output / "joint.md")
+    if report.verdict is JointVerdict.MISSED:
+        print(f"autocompress: {told}", file=sys.stderr)
+
+
+def _check_tune() -> None:
+    try:
+        from autocompress.workers.tune import check_packages
+
+        check_packages()
+    except ModuleNotFoundError as error:
+        raise SpecError(
+            f"A search for a decoding needs {error.name}: run `pip install 'autocompress[sweep]'`."
+        ) from error
 
 
 def _resume(parsed: argparse.Namespace) -> None:
@@ -144,7 +180,7 @@ def _row_words(row: "Row", space: "SearchSpace") -> str:
 def _report(parsed: argparse.Namespace) -> None:
     from autocompress.export.render import write_report
     from autocompress.export.report_markdown import to_markdown
-    from autocompress.pipeline.decoding_stored import is_decoding
+    from autocompress.pipeline.decoding_stored import is_decoding, is_joint
     from autocompress.store.study_store import open_study
 
     row = open_study(parsed.storage, parsed.study).row()
@@ -155,6 +191,9 @@ def _report(parsed: argparse.Namespace) -> None:
         )
     if is_decoding(row):
         _report_decoding(row.report, parsed.output)
+        return
+    if is_joint(row):
+        _report_joint(row.report, parsed.output)
         return
     report = Report.from_json(row.report)
     if parsed.output is None:
@@ -171,6 +210,16 @@ def _report_decoding(stored: object, output: Path | None) -> None:
         print(decoding_report.to_markdown(report), end="")
     else:
         decoding_report.write_decoding(report, {}, output)
+
+
+def _report_joint(stored: object, output: Path | None) -> None:
+    from autocompress.export import joint_report
+
+    report = joint_report.JointReport.from_json(stored)
+    if output is None:
+        print(joint_report.to_markdown(report), end="")
+    else:
+        joint_report.write_joint(report, {}, output)
 
 
 def _retarget(parsed: argparse.Namespace) -> None:
@@ -261,14 +310,7 @@ def _decode(parsed: argparse.Namespace) -> None:
     from autocompress.pipeline.decoding_asked import decode_asked
 
     asked = decode_asked({name: getattr(parsed, name) for name in GIVEN})
-    try:
-        from autocompress.workers.tune import check_packages
-
-        check_packages()
-    except ModuleNotFoundError as error:
-        raise SpecError(
-            f"`decode` needs {error.name}: run `pip install 'autocompress[sweep]'`."
-        ) from error
+    _check_tune()
     from autocompress.export.decoding_report import DecodingVerdict, decoding_headline
     from autocompress.pipeline.decoding import decode
 

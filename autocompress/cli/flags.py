@@ -76,6 +76,11 @@ SPEC_FLAGS = (
     "shards",
     "weights_bytes",
     "warm_start",
+    "tasks",
+    "decoding_tune",
+    "decoding_fix",
+    "decoding_trials",
+    "decoding_items",
     *READING_FLAGS,
 )
 
@@ -366,6 +371,15 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recovery-draw", help="of the text: evenly, or more of it where the winner is worst"
     )
+    parser.add_argument(
+        "--tasks",
+        metavar="PATH",
+        help="with decoding in --space: what is answered, as `decode` takes it",
+    )
+    parser.add_argument("--decoding-tune", metavar="LIST", help="as --tune of `decode`")
+    parser.add_argument("--decoding-fix", metavar="stop=line,...", help="as --fix of `decode`")
+    parser.add_argument("--decoding-trials", metavar="30", help="as --trials of `decode`")
+    parser.add_argument("--decoding-items", metavar="64", help="as --items of `decode`")
     parser.add_argument(
         "--warm-start", help="from measured losses of single changes, or from weights, data-free"
     )

@@ -20,7 +20,7 @@ from autocompress.export.decoding_report import DecodingReport, write_decoding
 from autocompress.models import loading
 from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude
-from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, chunks
 from autocompress.pipeline.decoding_race import Judging, Limits, menus_of
 from autocompress.pipeline.decoding_stored import KIND, REFERENCE, SPACE, to_document
 from autocompress.pipeline.observer import Observer
@@ -71,7 +71,8 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
     Raises:
         AutocompressError: If a model or the tasks cannot be read, or nothing is left to tune.
     """
-    folder = loading.resolve(asked.model)
+    # Absolute, for processes that work elsewhere.
+    folder = loading.resolve(asked.model).resolve()
     config = loading.load_config(folder, asked.trust_remote_code)
     space = space_of(asked, int(config.num_hidden_layers))
     every = read_tasks(asked.tasks, asked.allow_python)
@@ -92,8 +93,8 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
     return OpenedDecoding(
         asked,
         folder,
-        None if asked.draft is None else loading.resolve(asked.draft),
-        None if asked.against is None else loading.resolve(asked.against),
+        None if asked.draft is None else loading.resolve(asked.draft).resolve(),
+        None if asked.against is None else loading.resolve(asked.against).resolve(),
         str(loading.pick_device(asked.device)),
         space,
         {split: shuffled[split][:most] for split, most in limits.items()},
@@ -155,7 +156,7 @@ def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) ->
         return Answered.from_json(known)  # type: ignore[arg-type]  # Columns, as saved below.
     n = len(opened.items[Split.SEARCH])
     values = opened.space.values(opened.untuned)
-    contender = Contender({}, is_other=True) if opened.other else Contender(values)
+    contender = Contender({}, OTHER) if opened.other else Contender(values)
     with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
         parts = alone.measure(
             {CONTENDERS: [contender]}, chunks(0, n), lambda done: observer.advance(done, n)

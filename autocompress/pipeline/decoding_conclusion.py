@@ -12,7 +12,7 @@ from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
 from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline.conclusion import versions
-from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, chunks
 from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.pipeline.latency import hardware
@@ -140,7 +140,7 @@ def _in_turn(
     """Have contenders answer a split's items in turn, and at last what they are held against."""
     given = [Contender(opened.space.values(own)) for own in contenders]
     if opened.other is not None:
-        given.append(Contender({}, is_other=True))
+        given.append(Contender({}, OTHER))
     n = len(opened.items[split])
     first = sum(len(opened.items[own]) for own in UNREAD[: UNREAD.index(split)])
     parts = alone.measure(
@@ -169,16 +169,16 @@ def _picked(
     beside: _Told,
     untuned: Genotype,
 ) -> Genotype:
-    """Return the best finalist in the first objective that keeps the constraints.
+    """Return the best finalist that keeps the constraints: in the first objective, then the next.
 
     Where none does, the untuned is it, unless it keeps them less than another: what misses least.
     """
-    first = rules.objectives[0]
 
-    def standing(at: int) -> tuple[float, float, bool]:
+    def standing(at: int) -> tuple[float, list[float], bool]:
         own = told[at].answered
         missed = max(rules.violation(own, beside.answered), 0.0)
-        return missed, first.ratio(own), finalists[at] != untuned
+        ratios = [objective.ratio(own) for objective in rules.objectives]
+        return missed, ratios, finalists[at] != untuned
 
     return finalists[min(range(len(finalists)), key=standing)]
 

@@ -9,10 +9,12 @@ from autocompress.evaluators.tasks import Item
 from autocompress.pipeline.decoding_asked import DecodeAsked
 from autocompress.spaces.decoding import DecodingSpace
 from autocompress.trial import Genotype, Split
-from autocompress.workers.decoding_session import DecodingFactory
+from autocompress.workers.decoding_session import DecodingFactory, Drafted
 
 CHUNK: Final = 8
 """Items between two looks at how far a measurement has come."""
+OTHER: Final = 1
+"""Which of the models what is held against is, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class OpenedDecoding:
 
     def factory(self, *splits: Split) -> DecodingFactory:
         """Return what loads the models to answer the items of splits, one split after another."""
+        models = [Drafted(self.folder, self.draft)]
+        if self.other is not None:
+            models.append(Drafted(self.other))
         return DecodingFactory(
-            self.folder,
-            self.draft,
-            self.other,
+            tuple(models),
             tuple(item for split in splits for item in self.items[split]),
             self.device,
             self.asked.dtype,

@@ -18,6 +18,8 @@ from autocompress.trial import Genotype, Split
 
 KIND: Final = "decode"
 """What a spec says under `kind`; that of a search for a compressed model has none."""
+JOINT: Final = "joint"
+"""What the spec of a joint search says there."""
 REFERENCE: Final = "reference"
 SPACE: Final = "decoding space"
 
@@ -48,6 +50,11 @@ def from_document(document: Mapping[str, Any]) -> DecodingSpace:
 def is_decoding(row: StudyRow) -> bool:
     """Whether a study searches for a decoding."""
     return row.spec.get("kind") == KIND
+
+
+def is_joint(row: StudyRow) -> bool:
+    """Whether a study consists of others: of compressed models and of their decodings."""
+    return row.spec.get("kind") == JOINT
 
 
 def read_answers(records: Sequence[AnswerRecord]) -> dict[Genotype, Answered]:

@@ -37,7 +37,7 @@ from autocompress.pipeline.conclusion import (
     make_report,
     measure_standings,
 )
-from autocompress.pipeline.decoding_stored import is_decoding
+from autocompress.pipeline.decoding_stored import is_decoding, is_joint
 from autocompress.pipeline.deployment import Deployment, Verified
 from autocompress.pipeline.exporting import keep_winner
 from autocompress.pipeline.gguf_deployment import GgufDeployment
@@ -127,9 +127,10 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
     """
     store = open_study(storage, study)
     with contextlib.closing(store), held(store):
-        if is_decoding(store.row()):
+        if is_decoding(store.row()) or is_joint(store.row()):
             raise SpecError(
-                f"Study {study!r} searches for a decoding: the same `autocompress decode` goes on."
+                f"Study {study!r} searches for a decoding: the command that began it goes on, "
+                f"with --study {study}."
             )
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)

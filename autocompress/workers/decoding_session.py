@@ -22,10 +22,22 @@ CONTENDERS: Final = "contenders"
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A decoding of the model, or of the one that it is held against."""
+    """A decoding of one of the models that are measured.
+
+    Args:
+        model: Which of the factory's; 0 is what a search decodes.
+    """
 
     decoding: Decoding
-    is_other: bool = False
+    model: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A checkpoint's folder, and that of what may propose tokens for it."""
+
+    folder: Path
+    draft: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +45,12 @@ class DecodingFactory:
     """Loads what decodings are measured with; sent to the processes of a cluster.
 
     Args:
-        model: A checkpoint's folder; `draft` and `other` are too: what proposes tokens for it, and
-            what it is held against.
+        models: Loaded when first asked for, the first of them at once.
         items: That all decodings answer, in this order.
         seed: From which each item's random numbers come, the same for every decoding.
     """
 
-    model: Path
-    draft: Path | None
-    other: Path | None
+    models: tuple[Drafted, ...]
     items: tuple[Item, ...]
     device: str
     dtype: str
@@ -54,7 +63,7 @@ class DecodingFactory:
             torch.set_num_threads(min(share.cpus, torch.get_num_threads()))
         return DecodingSession(self)
 
-    def load(self, folder: Path, draft: Path | None) -> Decoder:
+    def load(self, drafted: Drafted) -> Decoder:
         """Return a decoder of a checkpoint."""
         device = torch.device(self.device)
 
@@ -62,9 +71,9 @@ class DecodingFactory:
             return load_checkpoint(path, device, self.dtype, self.trust_remote_code)
 
         return Decoder(
-            model(folder),
-            load_tokenizer(folder, self.trust_remote_code),
-            None if draft is None else model(draft),
+            model(drafted.folder),
+            load_tokenizer(drafted.folder, self.trust_remote_code),
+            None if drafted.draft is None else model(drafted.draft),
         )
 
 
@@ -72,11 +81,10 @@ class DecodingSession:
     """Answers items; the models stay loaded from one decoding to the next."""
 
     def __init__(self, factory: DecodingFactory) -> None:
-        """Load the model, and have it answer once: kernels are made when first used."""
+        """Load the first model."""
         self._factory = factory
-        self._own = factory.load(factory.model, factory.draft)
-        self._other: Decoder | None = None
-        self._own.answer([factory.items[0].prompt], {"max_new_tokens": 16}, [0])
+        self._decoders: dict[int, Decoder] = {}
+        self._decoder(0)
 
     def measure(self, values: Values, first: int, end: int) -> Mapping[str, Any]:
         """Return what a decoding makes of items `[first, end)`: columns of `Answered`, by name.
@@ -104,16 +112,17 @@ class DecodingSession:
     ) -> tuple[list[Item], list[Answer]]:
         items = list(self._factory.items[first:end])
         seeds = np.random.SeedSequence([self._factory.seed, 3]).generate_state(end)[first:end]
-        decoder = self._of_other() if contender.is_other else self._own
         prompts = [item.prompt for item in items]
+        decoder = self._decoder(contender.model)
         return items, decoder.answer(prompts, contender.decoding, [int(own) for own in seeds])
 
-    def _of_other(self) -> Decoder:
-        if self._other is None:
-            if self._factory.other is None:
-                raise ValueError("there is no other model to hold against")
-            self._other = self._factory.load(self._factory.other, None)
-        return self._other
+    def _decoder(self, model: int) -> Decoder:
+        """Return a model's decoder, loaded and run once: kernels are made when first used."""
+        if model not in self._decoders:
+            decoder = self._factory.load(self._factory.models[model])
+            decoder.answer([self._factory.items[0].prompt], {"max_new_tokens": 16}, [0])
+            self._decoders[model] = decoder
+        return self._decoders[model]
 
 
 def columns(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, Any]:

@@ -254,8 +254,12 @@ def _trainable() -> "type[Trainable]":
             looks: Sequence[int],
             share: Share,
         ) -> None:
-            self._measuring = make(share)
             self._looks = (0, *looks)
+            self._error = ""
+            try:
+                self._measuring = make(share)
+            except Exception as error:  # noqa: BLE001  # Told with the first step.
+                self._error = one_line(error)
 
         def step(self) -> dict[str, Any]:
             at = self.iteration
@@ -264,6 +268,8 @@ def _trainable() -> "type[Trainable]":
             told: dict[str, Any] = {"first": first, "part": "", "error": "", AGAIN: again}
             if again:
                 return told
+            if self._error:
+                return told | {"error": self._error}
             try:
                 told["part"] = [self._measuring.measure(_values(self.config), first, end)]
             except Exception as error:  # noqa: BLE001  # The others go on, and it is told.

@@ -125,6 +125,14 @@ def test_one_that_fails_leaves_the_others_be(tmp_path: Path) -> None:
     assert judge.best == 0.0
 
 
+def test_what_measures_and_cannot_be_made_says_why(tmp_path: Path) -> None:
+    judge = Keeping()
+
+    race(tmp_path / "nowhere", judge, "random", 2)
+
+    assert {"No such file" in error for _, error in judge.failed} == {True}
+
+
 def test_a_grid_runs_each_cell_once_but_those_that_are_known(tmp_path: Path) -> None:
     judge = Keeping()
     cells = cells_of(MENUS)

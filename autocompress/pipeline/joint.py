@@ -1,0 +1,330 @@
+"""Searches a compressed model and its decoding together, under one speedup of answers.
+
+The speedup is split in several ways between the two: all to compression, half of it in logarithms,
+or none, where the dense model is decoded with the compressed one as its draft. Each part is a
+study of its own; what they end with answers the same items in turn, and the best that keeps the
+speedup is the winner.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from autocompress.errors import AutocompressError, DatabaseAway, SpecError, StudyHeld
+from autocompress.export.decoding_outputs import decoding_outputs
+from autocompress.export.evaluation import Estimate
+from autocompress.export.joint_report import JointOption, JointReport, write_joint
+from autocompress.models import loading
+from autocompress.models.generation_settings import end_of_text_of
+from autocompress.pipeline import study as studies
+from autocompress.pipeline.conclusion import MODEL, versions
+from autocompress.pipeline.decoding import decode, opened_for
+from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
+from autocompress.pipeline.decoding_conclusion import UNREAD
+from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_stored import JOINT
+from autocompress.pipeline.intervals import mean_interval, ratio_interval
+from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.observer import Observer
+from autocompress.search.racing import Answered, Objective, Rules, against, joined
+from autocompress.spaces.decoding import Decoding, to_text
+from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
+from autocompress.store.base import StudyState, StudyStore
+from autocompress.store.holding import held
+from autocompress.store.study_store import SqlStudyStore, create_study, find_study, open_study
+from autocompress.trial import Split
+from autocompress.workers.decoding_session import CONTENDERS, Contender, Drafted
+from autocompress.workers.tune import in_ray
+from autocompress.workers.tune_race import Alone, measuring_alone
+
+SHARES: Final = (1.0, 0.5, 0.0)
+"""Of the speedup, in logarithms, that compression is asked for; the rest is decoding's."""
+MARGIN: Final = 1.05
+"""By which a decoding has to be faster than asked: on other items it may be slower."""
+UNTUNED_SECONDS: Final = "dense seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One split of the speedup, and what its searches ended with.
+
+    Args:
+        speedup: That compression was asked for.
+        usual: The decoding that nobody tuned.
+    """
+
+    speedup: float
+    model: Drafted
+    usual: Decoding
+    tuned: Decoding
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What all contenders made of a split's items: dense, then each option untuned and tuned."""
+
+    dense: Answered
+    untuned: tuple[Answered, ...]
+    tuned: tuple[Answered, ...]
+
+
+def search_jointly(
+    spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer
+) -> JointReport:
+    """Search both, and leave the winner with its figures in a folder; a study of the name goes on.
+
+    Raises:
+        AutocompressError: Whatever stops one of the searches.
+    """
+    studies.check_output(output)
+    opened = opened_for(_decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,))))
+    store = _store(spec, storage, study)
+    with contextlib.closing(store), held(store), in_ray(spec.address):
+        store.finish(StudyState.RUNNING, None)
+        try:
+            seconds = _dense_seconds(opened, store, observer)
+            parts = _Parts(spec, seconds, storage, study, output, observer)
+            options = [parts.option(share) for share in SHARES]
+            report, outputs = _concluded(spec, opened, options, study, observer)
+            write_joint(report, outputs, output)
+        except (DatabaseAway, StudyHeld):
+            raise
+        except AutocompressError:
+            store.finish(StudyState.FAILED, None)
+            raise
+        store.finish(StudyState.FINISHED, report.to_json())
+    return report
+
+
+class _Parts:
+    """Runs the searches that a joint one consists of, each a study of its own."""
+
+    def __init__(
+        self,
+        spec: SearchSpec,
+        seconds: float,
+        storage: str,
+        study: str,
+        output: Path,
+        observer: Observer,
+    ) -> None:
+        self._spec = spec
+        self._seconds = seconds
+        self._storage = storage
+        self._study = study
+        self._output = output
+        self._observer = observer
+
+    def option(self, share: float) -> _Option:
+        """Search a model for a share of the speedup, and then its decoding.
+
+        The model of the whole share is the draft of the others.
+        """
+        target = _target(self._spec)
+        speedup = target**share
+        fast = self._compressed(target)
+        folder = self._compressed(speedup) if share else loading.resolve(self._spec.model)
+        draft = None if share == 1 else fast
+        rules = Rules(
+            (Objective.QUALITY, Objective.SECONDS), seconds=self._seconds / target / MARGIN
+        )
+        model = self._spec.model if not share else str(folder)
+        asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
+        name = f"{self._study}-decoded-{speedup:.3g}x"
+        found = decode(asked, self._storage, name, self._output / name, self._observer)
+        space = opened_for(asked).space
+        usual = space.values(space.genotype({}))
+        drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
+        return _Option(speedup, drafted, usual, dict(found.winner))
+
+    def _compressed(self, speedup: float) -> Path:
+        """Search a compressed model that is so much faster, unless it is there."""
+        target = _target(self._spec)
+        name = f"{self._study}-compressed-{speedup:.3g}x"
+        folder = self._output / name
+        row = find_study(self._storage, name)
+        if row is None and speedup == target:
+            studies.start(compression_of(self._spec), self._storage, name, folder, self._observer)
+        elif row is None:
+            parent = f"{self._study}-compressed-{target:.3g}x"
+            targets = {"target_speedup": speedup}
+            studies.refine(self._storage, parent, targets, name, folder, self._observer)
+        elif row.state is not StudyState.FINISHED or not (folder / MODEL).is_dir():
+            studies.resume(self._storage, name, folder, self._observer)
+        return folder / MODEL
+
+
+def compression_of(spec: SearchSpec) -> SearchSpec:
+    """Return a joint search's part that compresses."""
+    space = tuple(own for own in spec.space if own != DECODING)
+    changed: dict[str, Any] = {**DECODING_FIELDS, "space": space}
+    return dataclasses.replace(spec, **changed)
+
+
+def _concluded(
+    spec: SearchSpec,
+    opened: OpenedDecoding,
+    options: Sequence[_Option],
+    study: str,
+    observer: Observer,
+) -> tuple[JointReport, dict[str, str]]:
+    """Pick the winner on validation items, and hold all against dense on the report's."""
+    target = _target(spec)
+    dense = Drafted(opened.folder)
+    factory = dataclasses.replace(
+        opened.factory(*UNREAD), models=(dense, *(own.model for own in options))
+    )
+    with measuring_alone(factory, spec.address) as alone:
+        observer.stage("validation items")
+        told = _in_turn(alone, opened, Split.SELECTION, options, observer)
+        winner = _picked(told, target)
+        observer.stage("report items")
+        last = _in_turn(alone, opened, Split.REPORT, options, observer)
+    rows = tuple(_row(option, at, last, spec.seed) for at, option in enumerate(options))
+    own = options[winner]
+    report = JointReport(
+        study=study,
+        model=spec.model,
+        tasks=spec.tasks or "the built-in sample",
+        hardware=hardware(loading.pick_device(spec.device), 0),
+        target=target,
+        winner=winner,
+        options=rows,
+        dense_quality=_mean(last.dense.scores),
+        dense_seconds=_mean(last.dense.seconds),
+        validation_items=len(opened.items[Split.SELECTION]),
+        report_items=len(opened.items[Split.REPORT]),
+        seed=spec.seed,
+        versions=versions(),
+    )
+    end_of_text = end_of_text_of(own.model.folder, spec.trust_remote_code)
+    draft = None if own.model.draft is None else str(own.model.draft)
+    return report, decoding_outputs(own.tuned, end_of_text, str(own.model.folder), draft)
+
+
+def _in_turn(
+    alone: Alone,
+    opened: OpenedDecoding,
+    split: Split,
+    options: Sequence[_Option],
+    observer: Observer,
+) -> _Told:
+    """Have dense and each option, untuned and tuned, answer a split's items in turn."""
+    usual = options[0].usual
+    contenders = [Contender(usual)]
+    for at, option in enumerate(options, 1):
+        contenders += [Contender(option.usual, at), Contender(option.tuned, at)]
+    n = len(opened.items[split])
+    first = sum(len(opened.items[own]) for own in UNREAD[: UNREAD.index(split)])
+    parts = alone.measure(
+        {CONTENDERS: contenders}, chunks(first, n), lambda done: observer.advance(done, n)
+    )
+    found = [
+        joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
+        for at in range(len(contenders))
+    ]
+    return _Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
+
+
+def _picked(told: _Told, target: float) -> int:
+    """Return the option that keeps the speedup with the best mean score, then the fastest."""
+
+    def standing(at: int) -> tuple[float, float, float]:
+        own = told.tuned[at]
+        speedup = float(told.dense.seconds.sum() / own.seconds.sum())
+        return max(0.0, target / speedup - 1), -float(own.scores.mean()), -speedup
+
+    return min(range(len(told.tuned)), key=standing)
+
+
+def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
+    """Return what compression and decoding each gave one option."""
+
+    def speedup(slow: Answered, fast: Answered) -> Estimate:
+        return Estimate(*ratio_interval([slow.seconds], [fast.seconds], seed))
+
+    def beside(own: Answered) -> Estimate:
+        lost = against(Objective.QUALITY, own, told.dense)
+        return Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low))
+
+    untuned, tuned = told.untuned[at], told.tuned[at]
+    return JointOption(
+        asked_speedup=option.speedup,
+        model=str(option.model.folder),
+        draft=None if option.model.draft is None else str(option.model.draft),
+        decoding=to_text(option.tuned),
+        by_compression=speedup(told.dense, untuned),
+        by_decoding=speedup(untuned, tuned),
+        speedup=speedup(told.dense, tuned),
+        quality=_mean(tuned.scores),
+        untuned_quality_difference=beside(untuned),
+        quality_difference=beside(tuned),
+    )
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    return Estimate(float(values.mean()), mean_interval(values))
+
+
+def _target(spec: SearchSpec) -> float:
+    """Return the speedup that is wanted; the spec's rules let nothing else through."""
+    if spec.target_speedup is None:
+        raise SpecError("target_speedup: must be given where decoding is searched too.")
+    return spec.target_speedup
+
+
+def _store(spec: SearchSpec, storage: str, study: str) -> SqlStudyStore:
+    """Open the study of this name, or make it.
+
+    Raises:
+        SpecError: If it is there and searches for something else.
+    """
+    plain: Mapping[str, Any] = {"kind": JOINT, **spec.to_json()}
+    known = find_study(storage, study)
+    if known is None:
+        return create_study(storage, study, plain)
+    if dict(known.spec) != plain:
+        raise SpecError(f"Study {study!r} exists and is another search: give another --study.")
+    return open_study(storage, study)
+
+
+def _decode_asked(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -> DecodeAsked:
+    """Return what a model's decoding is searched for."""
+    given = {
+        "model": model,
+        "draft": draft,
+        "against": spec.model if model != spec.model else None,
+        "tasks": spec.tasks,
+        "tune": spec.decoding_tune,
+        "fix": spec.decoding_fix,
+        "trials": spec.decoding_trials,
+        "items": spec.decoding_items,
+        "device": spec.device,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+        "trust_remote_code": spec.trust_remote_code,
+        "address": spec.address,
+    }
+    return dataclasses.replace(decode_asked(given), rules=rules)
+
+
+def _dense_seconds(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> float:
+    """Return the mean seconds of the dense model's answers to the search's items, untuned."""
+    known = store.document(UNTUNED_SECONDS)
+    if known is None:
+        observer.stage("dense answers")
+        n = len(opened.items[Split.SEARCH])
+        usual = Contender(opened.space.values(opened.untuned))
+        with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
+            parts = alone.measure(
+                {CONTENDERS: [usual]}, chunks(0, n), lambda done: observer.advance(done, n)
+            )
+        answered = joined([Answered.from_json(part[CONTENDERS][0]) for part in parts])
+        known = {"seconds": Objective.SECONDS.ratio(answered)}
+        store.save_document(UNTUNED_SECONDS, known)
+    return float(str(known["seconds"]))

@@ -1,0 +1,142 @@
+"""The joint search on a tiny model: its parts, its page, going on, and bad input refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autocompress.cli import commands
+from autocompress.errors import SpecError
+from autocompress.export.evaluation import Estimate
+from autocompress.export.joint_report import JointOption, JointReport, JointVerdict, to_markdown
+from autocompress.pipeline.joint import compression_of
+from autocompress.spec import from_mapping
+from autocompress.store.study_store import list_studies, open_study
+from tests.pipeline.test_decoding import refusal
+
+STORAGE = "sqlite:///studies.db"
+
+
+@pytest.fixture
+def flags(
+    tiny_llama: Path,
+    tiny_table: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> list[str]:
+    """A fast joint search, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = [
+        {"prompt": f"the number {n} and the", "references": ["number"], "metric": "f1"}
+        for n in range(48)
+    ]
+    Path("tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return [
+        *("search", str(tiny_llama), "--space", "depth,decoding", "--target-speedup", "1.2x"),
+        *("--latency-table", str(tiny_table), "--workload", "1x8+4", "--context", "16"),
+        *("--calibration", str(calibration), "--max-tokens", "20000", "--workers", "1"),
+        *("--tasks", "tasks.jsonl", "--decoding-fix", "max_new_tokens=6"),
+        *("--decoding-tune", "draft,draft_tokens,batch", "--decoding-trials", "3"),
+        *("--decoding-items", "8", "--storage", STORAGE, "--study", "own", "--output", "out"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(flags) == 0
+
+    found: dict[str, Any] = json.loads(Path("out/joint.json").read_text("utf-8"))
+    page = Path("out/joint.md").read_text("utf-8")
+    assert [round(own["asked_speedup"], 3) for own in found["options"]] == [1.2, 1.095, 1.0]
+    assert found["options"][0]["draft"] is None
+    assert found["options"][2]["draft"] == found["options"][0]["model"]
+    assert all(own["decoding"] in page for own in found["options"])
+    # The dense model drafted for says what it would say alone.
+    assert found["options"][2]["quality_difference"]["value"] == 0
+    assert Path("out/decode.py").is_file()
+    names = {row.name: row for row in list_studies(STORAGE)}
+    assert len(names) == 6
+    answers = {}
+    for name in names:
+        store = open_study(STORAGE, name)
+        answers[name] = store.answers()
+        store.close()
+
+    assert commands.main(flags) == 0
+
+    for name, before in answers.items():
+        store = open_study(STORAGE, name)
+        assert store.answers() == before
+        store.close()
+    capsys.readouterr()
+    assert commands.main(["report", "own", "--storage", STORAGE]) == 0
+    assert "compression asked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (("--space", "decoding"), "alone, by `autocompress decode`"),
+        (("--target-bytes", "50%"), "give --target-speedup alone"),
+        (("--engine", "roofline:h100"), "decodings are measured by torch"),
+        (("--space", "depth"), "tasks: `decoding` must be in the space."),
+        (("--decoding-trials", "1"), "decoding_trials: `2 <= value"),
+        (("--decoding-fix", "stop=never"), "fix: stop must be one of"),
+    ],
+)
+def test_what_cannot_be_searched_jointly_is_told_in_one_line(
+    flags: list[str],
+    changed: Sequence[str],
+    why: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert why in refusal([*flags, *changed], capsys)
+    assert not Path("studies.db").exists()
+
+
+def test_the_part_that_compresses_knows_nothing_of_decoding() -> None:
+    given = {"model": "m", "target_speedup": 2, "space": "depth,width"}
+    joint = from_mapping(
+        given | {"space": "depth,width,decoding", "tasks": "t.jsonl", "decoding_trials": 9}
+    )
+
+    assert compression_of(joint) == from_mapping(given)
+    assert from_mapping(joint.to_json()) == joint
+
+
+def test_decoding_beside_nothing_that_compresses_is_refused() -> None:
+    with pytest.raises(SpecError, match="searched beside what compresses"):
+        from_mapping({"model": "m", "target_speedup": 2, "space": "decoding"})
+
+
+def option(speedup: float, low: float, score: float) -> JointOption:
+    one = Estimate(1.0, (0.9, 1.1))
+    return JointOption(
+        speedup, "m", None, "untuned", one, one, Estimate(low + 0.1, (low, low + 0.2)),
+        one, one, Estimate(score, (score - 0.1, score + 0.1)),
+    )  # fmt: skip
+
+
+def report(low: float) -> JointReport:
+    one = Estimate(0.4, (0.3, 0.5))
+    options = (option(2.0, 2.1, -0.2), option(1.0, low, 0.0))
+    return JointReport("s", "m", "t", "h", 2.0, 1, options, one, one, 8, 8, 0, {})
+
+
+def test_a_target_is_met_by_the_whole_interval_of_the_winner() -> None:
+    assert report(2.0).verdict is JointVerdict.MET
+    assert report(1.99).verdict is JointVerdict.MISSED
+
+
+def test_a_report_comes_back_from_json_and_names_its_winner() -> None:
+    own = report(2.0)
+
+    assert JointReport.from_json(own.to_json()) == own
+    assert to_markdown(own).count("**winner**") == 1
