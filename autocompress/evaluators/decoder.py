@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import (
     Cache,
+    CompileConfig,
     GenerationConfig,
     LogitsProcessorList,
     PreTrainedModel,
@@ -258,8 +259,7 @@ class Decoder:
             length = ids.shape[1] + own.whole("max_new_tokens")
             config.max_cache_len = -(-length // STATIC_STEP) * STATIC_STEP
             if own.is_on("compiled"):
-                # Transformers compiles by itself on an accelerator alone.
-                setattr(config.compile_config, "_compile_all_devices", True)  # noqa: B010
+                config.compile_config = _compiled_anywhere()
         criteria: list[StoppingCriteria] = [clock]
         if own.text("stop") != "none":
             criteria.append(EndingCriteria(ending, ids.shape[1]))
@@ -367,6 +367,13 @@ class _FirstToken(StoppingCriteria):
                 torch.cuda.synchronize(self._device)
             self.at = time.perf_counter()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _compiled_anywhere() -> CompileConfig:
+    """Return a config that compiles on a CPU too, where transformers does not by itself."""
+    config = CompileConfig()
+    setattr(config, "_compile_all_devices", True)  # noqa: B010  # a private one, without a type
+    return config
 
 
 @contextmanager

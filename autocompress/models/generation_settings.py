@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import (
-    CompileConfig,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -99,10 +98,8 @@ def to_generation_config(decoding: Decoding, end_of_text: Sequence[int]) -> Gene
         said["length_penalty"] = own.number("length_penalty")
     if own.text("cache") == "static":
         said["cache_implementation"] = "static"
-        if own.is_on("compiled"):
-            said["compile_config"] = CompileConfig()
-        else:
-            said["disable_compile"] = True
+        # A static cache has transformers compile on an accelerator, unless it is told not to.
+        said["disable_compile"] = not own.is_on("compiled")
     return GenerationConfig(**said, **_draft(own))
 
 

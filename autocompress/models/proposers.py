@@ -107,8 +107,11 @@ class DraftModel:
 
     def _settle(self, text: list[int]) -> None:
         """Forget what was not held of the last proposal, and learn from it."""
+        # The text's last token is the model's own, and still to be read, even where it is the one
+        # that was proposed.
+        checked = min(len(self._last), len(text) - 1 - self._before)
         held = 0
-        while held < len(self._last) and text[self._before + held] == self._last[held]:
+        while held < checked and text[self._before + held] == self._last[held]:
             held += 1
         crop(self.cache, self._before + held)
         if self._adapts and self._last:

@@ -86,7 +86,7 @@ def test_the_loop_alone_says_what_transformers_generates(
 @PROPOSERS
 @pytest.mark.parametrize("decoding", [{}, {"repetition_penalty": 1.2}], ids=["plain", "penalty"])
 @given(prompt=PROMPTS, draft_tokens=st.integers(1, 12))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_greedy_answers_are_those_without_a_proposer(
     model: PreTrainedModel,
     making: Making,
