@@ -2,44 +2,28 @@
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from transformers import (
-    Cache,
-    CompileConfig,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autocompress.errors import EvaluationError, ModelError
 from autocompress.evaluators.candidates import SELECTORS, mean_log_likelihood
+from autocompress.evaluators.generated_batch import GeneratedBatch, generate_batch, static_length
 from autocompress.evaluators.likelihood import common_length, log_likelihoods
 from autocompress.models.drafts import first_layers, spread_layers
-from autocompress.models.endings import Ending, EndingCriteria
+from autocompress.models.endings import Ending
 from autocompress.models.generation_settings import (
     Settings,
-    custom_processors,
     end_of_text_ids,
     logits_processors,
-    to_generation_config,
 )
-from autocompress.models.kv_cache import held_bytes, uniform_cache
-from autocompress.models.proposers import DraftModel, Lookup
-from autocompress.models.speculation import Choosing, Proposer, speak
+from autocompress.models.kv_cache import held_bytes
+from autocompress.models.proposers import DraftModel, make_proposer
+from autocompress.models.speculation import Choosing, speak
 from autocompress.spaces.decoding import UNTUNED, Decoding
-from autocompress.spaces.settings import CACHE_GROUP, CacheSetting
-
-STATIC_STEP = 128
-"""Tokens by which static caches differ in length: each length is compiled anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +33,8 @@ class Answer:
     Args:
         tokens: Generated for it, those of rejected candidates and beams included, those that a
             draft proposed in vain left out.
-        seconds: From its batch's prompts to its batch's texts, over the batch's items.
+        seconds: From its batch's prompts to its batch's texts, over the batch's items; what is
+            compiled for it, once for each shape, is left out.
         first_seconds: Until its batch's first token was known; of several candidates or beams,
             until all was said.
         proposed: Tokens of a draft, and `accepted` how many of them were held.
@@ -66,27 +51,6 @@ class Answer:
     said: int
     token_ids: tuple[int, ...]
     cache_bytes: int
-
-
-class _Generated(Protocol):
-    sequences: Tensor
-    logits: tuple[Tensor, ...] | None
-    past_key_values: Cache
-
-
-class _Generator(Protocol):
-    """`GenerationMixin`, as it is called here: `PreTrainedModel` does not declare it."""
-
-    def generate(
-        self,
-        inputs: Tensor,
-        *,
-        attention_mask: Tensor,
-        generation_config: GenerationConfig,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        past_key_values: Cache | None,
-    ) -> _Generated: ...
 
 
 class Decoder:
@@ -109,6 +73,7 @@ class Decoder:
         # A model needs a token to begin with: before an empty prompt stands what ends a text.
         self._first_token = self._end_of_text[0] if self._end_of_text else 0
         self._positions = int(model.config.max_position_embeddings)
+        self._compiled: set[tuple[int, int]] = set()
         self._made_of_model: dict[tuple[str, int], PreTrainedModel] = {}
 
     def answer(
@@ -188,36 +153,24 @@ class Decoder:
             generator = torch.Generator(self._model.device).manual_seed(seed)
         choosing = Choosing(logits_processors(decoding), generator)
         ending = self._ending(own)
-        proposer = self._proposer(own, choosing)
+        proposer = make_proposer(decoding, choosing, self._draft_model(own))
         spoken = speak(self._model, prompt, n_tokens, choosing, ending.is_over, proposer)
         text, kept = ending.shown(spoken.tokens)
         seconds = time.perf_counter() - started
         drafts = held_bytes(proposer.cache) if isinstance(proposer, DraftModel) else 0
         return [
             Answer(
-                text,
-                len(spoken.tokens),
-                seconds,
-                spoken.first_seconds,
-                spoken.proposed,
-                spoken.accepted,
-                len(kept),
-                kept,
-                spoken.cache_bytes + drafts,
+                text=text,
+                tokens=len(spoken.tokens),
+                seconds=seconds,
+                first_seconds=spoken.first_seconds,
+                proposed=spoken.proposed,
+                accepted=spoken.accepted,
+                said=len(kept),
+                token_ids=kept,
+                cache_bytes=spoken.cache_bytes + drafts,
             )
         ]
-
-    def _proposer(self, own: Settings, choosing: Choosing) -> Proposer:
-        model = self._draft_model(own)
-        if model is None:
-            return Lookup(own.whole("draft_tokens"), own.whole("draft_ngram"))
-        return DraftModel(
-            model,
-            choosing,
-            own.whole("draft_tokens"),
-            own.text("draft_length"),
-            own.number("draft_threshold"),
-        )
 
     def _draft_model(self, own: Settings) -> PreTrainedModel | None:
         """Return the model that proposes, if it is one."""
@@ -248,87 +201,56 @@ class Decoder:
     def _generated(self, decoding: Decoding, prompts: Sequence[str], seed: int) -> list[Answer]:
         """Answer a batch by transformers' own loop."""
         own = Settings(decoding)
-        config = to_generation_config(decoding, self._end_of_text)
-        config.return_dict_in_generate = True
-        config.output_logits = own.whole("best_of") > 1
+        ending = self._ending(own)
+        if own.is_on("compiled"):
+            self._compile(decoding, prompts, ending)
         started = time.perf_counter()
         ids, mask = self._padded(prompts, own.whole("max_new_tokens"))
-        ending = self._ending(own)
-        clock = _FirstToken(self._model.device)
-        if own.text("cache") == "static":
-            length = ids.shape[1] + own.whole("max_new_tokens")
-            config.max_cache_len = -(-length // STATIC_STEP) * STATIC_STEP
-            if own.is_on("compiled"):
-                config.compile_config = _compiled_anywhere()
-        criteria: list[StoppingCriteria] = [clock]
-        if own.text("stop") != "none":
-            criteria.append(EndingCriteria(ending, ids.shape[1]))
-        cache = self._quantized_cache(own)
-        if cache is not None:
-            # A prompt then sees itself as it would token by token.
-            config.prefill_chunk_size = CACHE_GROUP
-        with self._seeded(own, seed), torch.inference_mode():
-            found = cast("_Generator", self._model).generate(
-                ids,
-                attention_mask=mask,
-                generation_config=config,
-                logits_processor=custom_processors(decoding),
-                stopping_criteria=StoppingCriteriaList(criteria),
-                past_key_values=cache,
-            )
-        rows = [row[: ending.length(row)] for row in found.sequences[:, ids.shape[1] :].tolist()]
-        best_of = own.whole("best_of")
-        groups = [range(first, first + best_of) for first in range(0, len(rows), best_of)]
-        picked = [group[0] for group in groups]
-        if found.logits is not None:
-            likelihoods = [
-                mean_log_likelihood(rows[own_row], [step[own_row] for step in found.logits])
-                for own_row in range(len(rows))
-            ]
-            texts = [ending.shown(row)[0] for row in rows]
-            pick = SELECTORS[own.text("selector")]
-            picked = [
-                group[
-                    pick(
-                        [texts[row] for row in group],
-                        [likelihoods[row] for row in group],
-                    )
-                ]
-                for group in groups
-            ]
-        shown = [ending.shown(rows[row]) for row in picked]
+        found = generate_batch(self._model, ids, mask, decoding, ending, seed)
+        best_of, beams = own.whole("best_of"), own.whole("num_beams")
+        groups = [range(first, first + best_of) for first in range(0, len(found.rows), best_of)]
+        picks = [self._pick(own, ending, found, group) for group in groups]
+        shown = [ending.shown(found.rows[row]) for row in picks]
         total = time.perf_counter() - started
-        is_alone = best_of == 1 and own.whole("num_beams") == 1
-        held = held_bytes(found.past_key_values)
-        beams = own.whole("num_beams")
-        spent = [beams * sum(len(rows[row]) for row in group) for group in groups]
+        is_shown_at_once = best_of == beams == 1
         return [
             Answer(
-                text,
-                tokens,
-                total / len(prompts),
-                clock.at - started if is_alone else total,
-                0,
-                0,
-                len(kept),
-                kept,
-                held,
+                text=text,
+                tokens=beams * sum(len(found.rows[row]) for row in group),
+                seconds=total / len(prompts),
+                first_seconds=found.first_at - started if is_shown_at_once else total,
+                proposed=0,
+                accepted=0,
+                said=len(kept),
+                token_ids=kept,
+                cache_bytes=found.cache_bytes,
             )
-            for (text, kept), tokens in zip(shown, spent, strict=True)
+            for (text, kept), group in zip(shown, groups, strict=True)
         ]
+
+    def _pick(self, own: Settings, ending: Ending, found: GeneratedBatch, group: range) -> int:
+        """Return which of the rows of one prompt's candidates is its answer."""
+        if found.logits is None:
+            return group[0]
+        likelihoods = [
+            mean_log_likelihood(found.rows[row], [step[row] for step in found.logits])
+            for row in group
+        ]
+        texts = [ending.shown(found.rows[row])[0] for row in group]
+        return group[SELECTORS[own.text("selector")](texts, likelihoods)]
+
+    def _compile(self, decoding: Decoding, prompts: Sequence[str], ending: Ending) -> None:
+        """Have all that a batch runs compiled before its time is taken, once for each shape."""
+        own = Settings(decoding)
+        ids, mask = self._padded(prompts, own.whole("max_new_tokens"))
+        rows = len(ids) * own.whole("best_of") * own.whole("num_beams")
+        shape = rows, static_length(ids.shape[1], decoding)
+        if shape not in self._compiled:
+            self._compiled.add(shape)
+            generate_batch(self._model, ids, mask, decoding, ending, 0)
 
     def _ending(self, own: Settings) -> Ending:
         return Ending(own.text("stop"), self._tokenizer, self._end_of_text)
-
-    def _quantized_cache(self, own: Settings) -> Cache | None:
-        bits = own.whole("cache_bits")
-        if bits == UNTUNED["cache_bits"]:
-            return None
-        return uniform_cache(self._model, CacheSetting(bits))
-
-    def _seeded(self, own: Settings, seed: int) -> AbstractContextManager[object]:
-        """Return a context with random numbers of its own; `generate` takes the global ones."""
-        return _seeded(self._model.device, seed) if own.is_on("do_sample") else nullcontext()
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text)["input_ids"]
@@ -352,33 +274,3 @@ class Decoder:
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
         device = self._model.device
         return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-class _FirstToken(StoppingCriteria):
-    """Ends nothing; notes when it was first asked."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.at = 0.0
-
-    def __call__(self, input_ids: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-        if not self.at:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            self.at = time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def _compiled_anywhere() -> CompileConfig:
-    """Return a config that compiles on a CPU too, where transformers does not by itself."""
-    config = CompileConfig()
-    setattr(config, "_compile_all_devices", True)  # noqa: B010  # a private one, without a type
-    return config
-
-
-@contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Have the global random numbers come from a seed, and afterwards be as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -29,7 +29,7 @@ class Ending:
         self, stop: str, tokenizer: PreTrainedTokenizerBase, end_of_text: Sequence[int]
     ) -> None:
         self.stop = stop
-        self.end_of_text = frozenset(end_of_text)
+        self.end_of_text = tuple(end_of_text)
         self._tokenizer = tokenizer
         self._breaks: dict[int, bool] = {}
 

@@ -3,14 +3,17 @@
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from autocompress.models.generation_settings import Settings
 from autocompress.models.kv_cache import uniform_cache
 from autocompress.models.speculation import (
     Choosing,
     Proposal,
+    Proposer,
     Scores,
     crop,
     read,
 )
+from autocompress.spaces.decoding import Decoding
 from autocompress.spaces.settings import DENSE_CACHE
 
 
@@ -117,3 +120,21 @@ class DraftModel:
         if self._adapts and self._last:
             more = 2 if held == len(self._last) else -1
             self._n_tokens = max(1, min(self._most, self._n_tokens + more))
+
+
+def make_proposer(
+    decoding: Decoding, choosing: Choosing, draft: PreTrainedModel | None
+) -> Proposer | None:
+    """Return who proposes tokens of one text by a decoding; None where nobody does.
+
+    Args:
+        draft: The model that proposes, where one does: of what layers is the caller's business.
+    """
+    own = Settings(decoding)
+    kind, n_tokens = own.text("draft"), own.whole("draft_tokens")
+    if kind == "lookup":
+        return Lookup(n_tokens, own.whole("draft_ngram"))
+    if kind == "none" or draft is None:
+        return None
+    length, threshold = own.text("draft_length"), own.number("draft_threshold")
+    return DraftModel(draft, choosing, n_tokens, length, threshold)

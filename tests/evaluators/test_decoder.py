@@ -91,6 +91,17 @@ def test_what_only_saves_time_changes_no_greedy_answer(
     assert tokens(decoder, {**SHORT, **decoding}) == tokens(decoder, {**SHORT, **penalty})
 
 
+@pytest.mark.slow
+def test_compiling_changes_no_answer_and_is_in_no_answers_time(decoder: Decoder) -> None:
+    static: dict[str, Value] = {**SHORT, "cache": "static"}
+
+    first, *others = answers(decoder, {**static, "compiled": True})
+
+    assert [own.token_ids for own in (first, *others)] == tokens(decoder, static)
+    # Compiling takes many times as long as all answers together.
+    assert first.seconds < 1 + sum(own.seconds for own in others)
+
+
 @pytest.mark.parametrize(
     "decoding",
     [
