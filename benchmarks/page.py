@@ -1,4 +1,4 @@
-"""Writes docs/measured.md from the results that lie in benchmarks/results.
+"""Writes docs/measured.md and docs/speculation.md from the results that lie in benchmarks/results.
 
 python -m benchmarks.page
 """
@@ -26,6 +26,7 @@ from benchmarks import (
     roofline_page,
     scale_page,
     scaling_page,
+    speculation_page,
 )
 from benchmarks.contest import finished
 from benchmarks.markdown_table import table
@@ -321,6 +322,8 @@ def main() -> None:
     page = ROOT / "docs" / "measured.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    if (RESULTS / "speculation.json").is_file() and "summary" in read("speculation.json"):
+        speculation_page.write(read("speculation.json"), ROOT / "docs" / "speculation.md")
 
 
 if __name__ == "__main__":
