@@ -23,7 +23,6 @@ from autocompress.evaluators.sample_tasks import sample_items
 from autocompress.evaluators.tasks import needs_generation, to_line
 from autocompress.pipeline import decoding
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
-from autocompress.pipeline.decoding_conclusion import UNREAD
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.search.racing import Answered, Objective, joined
 from autocompress.spaces.decoding import Decoding
@@ -41,6 +40,8 @@ BY_HAND: Final = "draft,draft_tokens,do_sample,temperature,top_p,num_beams,batch
 """What a grid is laid over: all that TPE and random search tune would be millions of cells."""
 FIXED: Final = "max_new_tokens=24"
 MANY: Final = 100_000
+HELD_OUT: Final = 128
+"""Items that the winners are held against each other on."""
 
 Row = dict[str, Any]
 
@@ -56,6 +57,8 @@ def main() -> None:
     if arguments.output.is_file():
         known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
     rows = {row["seed"]: row for row in known}
+    # What a search reports of its winner is not read here.
+    decoding.REPORT = 1  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder, in_ray(None):
         tasks = write_tasks(Path(folder))
         for seed in range(arguments.seeds):
@@ -139,13 +142,12 @@ def search(given: Mapping[str, Any], folder: Path, name: str) -> Row:
 
 
 def in_turn(asked: DecodeAsked, decodings: Sequence[Decoding]) -> list[Answered]:
-    """Have decodings answer in turn all items that no search reads."""
-    opened = decoding.opened_for(dataclasses.replace(asked, items=MANY))
-    n = sum(len(opened.items[split]) for split in UNREAD)
+    """Have decodings answer in turn items of the split that no search reads."""
+    opened = decoding.opened_for(dataclasses.replace(asked, items=HELD_OUT))
+    n = min(HELD_OUT, len(opened.items[Split.REPORT]))
     contenders = [Contender(own) for own in decodings]
-    with measuring_alone(opened.factory(*UNREAD), None) as alone:
-        looks = (len(opened.items[Split.SELECTION]), n)
-        parts = alone.measure({CONTENDERS: contenders}, looks, lambda _: None)
+    with measuring_alone(opened.factory(Split.REPORT), None) as alone:
+        parts = alone.measure({CONTENDERS: contenders}, (0, n), lambda _: None)
     return [
         joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
         for at in range(len(contenders))

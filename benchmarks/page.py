@@ -12,6 +12,7 @@ from benchmarks import (
     bayes_page,
     contest_page,
     darwin_page,
+    decoding_page,
     depth_ways_page,
     gguf_page,
     joint_page,
@@ -297,6 +298,10 @@ def main() -> None:
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():
         parts.append(operators_page.section(read("operators.json")))
+    if (RESULTS / "decoding.json").is_file():
+        parts.append(decoding_page.section(read("decoding.json")))
+    if (RESULTS / "joint-decoding.json").is_file():
+        parts.append(decoding_page.joint_section(read("joint-decoding.json")))
     if (RESULTS / "metric.json").is_file():
         parts.append(metric_page.section(read("metric.json")))
     evaluations = [RESULTS / f"evaluation-{name}.json" for name in ("depth", "depth-width")]

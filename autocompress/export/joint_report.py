@@ -30,6 +30,8 @@ class JointOption:
         speedup: Of both together.
         untuned_quality_difference: Its mean score untuned less dense's: what compression took.
         quality_difference: Tuned less dense's.
+        beside_sequence: Tuned less the first option's, which is compression for all of the speedup
+            and then its decoding.
     """
 
     asked_speedup: float
@@ -42,6 +44,7 @@ class JointOption:
     quality: Estimate
     untuned_quality_difference: Estimate
     quality_difference: Estimate
+    beside_sequence: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ def to_markdown(report: JointReport) -> str:
         "together",
         "score, untuned",
         "score",
+        "score beside compression alone, decoded its best",
         "decoding",
     ]
     rows = [
@@ -139,6 +143,7 @@ def to_markdown(report: JointReport) -> str:
             _times(option.speedup),
             _difference(option.untuned_quality_difference),
             _difference(option.quality_difference),
+            _difference(option.beside_sequence) if at else "",
             f"`{option.decoding}`",
         ]
         for at, option in enumerate(report.options)

@@ -248,8 +248,8 @@ def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
     def speedup(slow: Answered, fast: Answered) -> Estimate:
         return Estimate(*ratio_interval([slow.seconds], [fast.seconds], seed))
 
-    def beside(own: Answered) -> Estimate:
-        lost = against(Objective.QUALITY, own, told.dense)
+    def beside(own: Answered, other: Answered = told.dense) -> Estimate:
+        lost = against(Objective.QUALITY, own, other)
         return Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low))
 
     untuned, tuned = told.untuned[at], told.tuned[at]
@@ -264,6 +264,7 @@ def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
         quality=_mean(tuned.scores),
         untuned_quality_difference=beside(untuned),
         quality_difference=beside(tuned),
+        beside_sequence=beside(tuned, told.tuned[0]),
     )
 
 

@@ -120,7 +120,7 @@ def option(speedup: float, low: float, score: float) -> JointOption:
     one = Estimate(1.0, (0.9, 1.1))
     return JointOption(
         speedup, "m", None, "untuned", one, one, Estimate(low + 0.1, (low, low + 0.2)),
-        one, one, Estimate(score, (score - 0.1, score + 0.1)),
+        one, one, Estimate(score, (score - 0.1, score + 0.1)), one,
     )  # fmt: skip
 
 
