@@ -24,7 +24,9 @@ def _layer_map(report: Report) -> str:
         ("MLP", [choice.mlp for choice in report.layer_map]),
     ):
         narrowed = sum(setting.startswith("width") for setting in settings)
-        told = f"{settings.count('drop')} {name} blocks are dropped and {narrowed} narrowed"
+        dropped = settings.count("drop")
+        blocks = f"{name} block is" if dropped == 1 else f"{name} blocks are"
+        told = f"{dropped} {blocks} dropped and {narrowed} narrowed"
         stored = [re.sub(r"width \S+ ?", "", s).strip(", ") for s in settings]
         coded = sum(setting not in ("", "dense", "drop") for setting in stored)
         sides.append(told + (f", {coded} stored in fewer bits" if coded else ""))

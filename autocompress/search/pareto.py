@@ -60,13 +60,24 @@ class ParetoSettings:
 class ParetoStrategy(Conversing):
     """One search along all costs that a task limits; the task's constraint says who wins."""
 
-    def __init__(self, task: Task, settings: ParetoSettings, breed: Breeder) -> None:
+    def __init__(
+        self,
+        task: Task,
+        settings: ParetoSettings,
+        breed: Breeder,
+        start: Losses | None = None,
+    ) -> None:
+        """Begin with nothing measured.
+
+        Args:
+            start: Losses of single changes by a rule; None has them measured.
+        """
         self._task = task
         self._settings = settings
         self._breed = breed
         self._axes = Axes(task)
         self._ledger = Ledger(task.context)
-        self._losses: Losses = []
+        self._losses: Losses = start or []
         self._generation = 0
         self._seen: dict[Genotype, None] = {}
         # Where all that did not fail lies, by the newest estimate of its loss.
@@ -102,9 +113,10 @@ class ParetoStrategy(Conversing):
 
     def _run(self) -> Steps:
         settings = self._settings
-        self._losses = yield from measure_single_changes(
-            self._task, self._ledger, settings.single_sequences
-        )
+        if not self._losses:
+            self._losses = yield from measure_single_changes(
+                self._task, self._ledger, settings.single_sequences
+            )
         yield from self._measure(self._first())
         epochs_without, before = 0, self._mean_loss()
         for generation in range(1, settings.generations + 1):

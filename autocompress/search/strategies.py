@@ -25,6 +25,7 @@ BREEDERS: Final[Mapping[str, breeding.Breeder]] = {
 BRUTE_FORCE_RUNGS = (Rung(4, 512), Rung(32, 32), Rung(96, 1))
 FROM_SINGLE_CHANGES: Final = (
     "evolve",
+    "darwin",
     *BREEDERS,
     *(name for name, way in WAYS.items() if way.axes is not Axes.LEVELS),
 )
@@ -81,7 +82,7 @@ def make_strategy(
             return BayesStrategy(task, WAYS[way], scores.weight_error)
         case breeder if breeder in BREEDERS:
             own = ParetoSettings(generations=settings.generations, patience=settings.patience)
-            return ParetoStrategy(task, own, BREEDERS[breeder])
+            return ParetoStrategy(task, own, BREEDERS[breeder], scores.weight_error)
         case "additive":
             return ListedStrategy(task, listed.additive, once)
         case "leave-one-out":

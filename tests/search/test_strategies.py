@@ -16,7 +16,7 @@ from autocompress.search.evolve import EvolveSettings
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
 from autocompress.search.steps import Rung
-from autocompress.search.strategies import RuleScores, make_strategy
+from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
 from autocompress.spaces.base import SiteKind
 from autocompress.spaces.cost import drops_of_each_kind, under
 from autocompress.spaces.making import make_space
@@ -108,6 +108,17 @@ def test_only_the_search_text_is_read_and_tokens_are_counted_once(name: str) -> 
             longest[key] = max(batch.fidelity.end, longest.get(key, 0))
     trained = sum(trained for _, _, trained in longest)
     assert strategy.standing().tokens == CONTEXT * sum(longest.values()) + trained
+
+
+@pytest.mark.parametrize("name", [strategy_named(name) for name in FROM_SINGLE_CHANGES])
+def test_where_a_rule_tells_single_changes_none_is_measured(name: str) -> None:
+    def first(scores: RuleScores) -> list[int]:
+        asked = make_strategy(name, task(), SETTINGS, scores, DARWIN).ask()
+        assert asked is not None
+        return [sum(level > 0 for level in own.levels) for own in asked.candidates]
+
+    assert set(first(RuleScores())) == {1}
+    assert max(first(RuleScores(weight_error=RULE))) > 1
 
 
 # A front is searched on both sides of the target; its finalists meet it all the same.
