@@ -50,7 +50,7 @@ TUNING = 6
 WARM_UPS = 2
 MARGIN = 1e-3
 """Logits of float32 closer than that may be put in another order by another order of sums."""
-TEST_PROMPTS, TEST_PROMPT, TEST_ANSWER = 4, 16, 3
+TEST_PROMPTS, TEST_PROMPT, TEST_ANSWER = 4, 16, 4
 FEWEST = 10
 """Draws of both ways together that a cell of the test must have; rarer ones are counted as one."""
 SAMPLING: Decoding = {"do_sample": True, "temperature": 0.8}
