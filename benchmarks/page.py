@@ -327,8 +327,11 @@ def main() -> None:
     page = ROOT / "docs" / "measured.md"
     page.parent.mkdir(exist_ok=True)
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    if (RESULTS / "speculation.json").is_file() and "summary" in read("speculation.json"):
-        speculation_page.write(read("speculation.json"), ROOT / "docs" / "speculation.md")
+    names = [f"speculation{dtype}.json" for dtype in ("", "-float32")]
+    told = {name: read(name) for name in names if (RESULTS / name).is_file()}
+    told = {name: result for name, result in told.items() if "summary" in result}
+    if told:
+        speculation_page.write(told, ROOT / "docs" / "speculation.md")
 
 
 if __name__ == "__main__":

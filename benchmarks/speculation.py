@@ -1,13 +1,15 @@
 """Times lossless speculative decoding of the reference model by drafts that searches found.
 
     python -m benchmarks.speculation --output benchmarks/results/speculation.json
+    python -m benchmarks.speculation --output benchmarks/results/speculation-float32.json \
+        --dtype float32
 
-A search in depth and width compresses the model by so much that it is a draft, and recovers it on
-the text that the model was trained on. Prompts are sequences of held-out report text. Each draft's
-settings are picked on prompts of their own; on the others, transformers' `generate` and our loop
-without a proposer, with lookup and with each draft answer in turn. Greedy answers are compared
-token for token, drawn ones by a test of their first tokens. What the output holds is not run
-again, nor is a search whose checkpoint lies in the folder of drafts.
+A search over whole layers leaves so few of the model's parameters that it is a draft, and recovers
+it on the text that the model was trained on. Prompts are sequences of held-out report text. Each
+draft's settings are picked on prompts of their own; on the others, transformers' `generate` and
+our loop without a proposer, with lookup, with each draft and with lookup before it answer in turn.
+Greedy answers are compared token for token, drawn ones by a test of their first tokens. What the
+output holds is not run again, nor is a search whose checkpoint lies in the folder of drafts.
 """
 
 import argparse
@@ -40,16 +42,15 @@ from autocompress.spaces.decoding import Decoding
 from autocompress.trial import Split
 from autocompress.workload import Workload
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, ROOT
+from benchmarks.laboratory import MODEL
 
-TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
 PROMPT, ANSWER = 128, 64
 CONTEXT = 256
 TUNING = 6
 """Prompts that settings are picked on, and nothing else."""
 WARM_UPS = 2
-MARGIN = 1e-3
-"""Logits of float32 closer than that may be put in another order by another order of sums."""
+MARGINS = {"float32": 1e-3, "bfloat16": 0.5}
+"""Logits closer than that may be put in another order by another order of sums."""
 TEST_PROMPTS, TEST_PROMPT, TEST_ANSWER = 4, 16, 4
 FEWEST = 10
 """Draws of both ways together that a cell of the test must have; rarer ones are counted as one."""
@@ -73,6 +74,7 @@ DRAFTED: tuple[Decoding, ...] = (
         for threshold in (0.2, 0.4, 0.6)
     ),
 )
+LOOKED_UP_FIRST: Decoding = {"draft": "both", "draft_ngram": 2, "draft_copied": 8}
 
 Row = dict[str, Any]
 
@@ -93,11 +95,13 @@ class Way:
 class Bench:
     """The model, its drafts and the prompts."""
 
-    def __init__(self, folders: Mapping[str, Path], prompts: Sequence[list[int]]) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], prompts: Sequence[list[int]], dtype: str
+    ) -> None:
         device = torch.device("cpu")
-        self.model = loading.load_model(MODEL, device, "float32")
+        self.model = loading.load_model(MODEL, device, dtype)
         self.drafts: dict[str, PreTrainedModel] = {
-            name: load_checkpoint(folder, device, "float32") for name, folder in folders.items()
+            name: load_checkpoint(folder, device, dtype) for name, folder in folders.items()
         }
         self.prompts = prompts
         self.threads = fastest_threads(self.model, Workload(1, PROMPT, ANSWER))
@@ -136,32 +140,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--drafts", type=Path, default=cache_folder() / "drafts")
-    parser.add_argument("--targets", nargs="+", default=["4x", "6x"])
-    parser.add_argument("--budget", default="3m", help="of each search")
-    parser.add_argument("--recover", default="300k", help="tokens that each draft is trained on")
+    parser.add_argument("--sizes", nargs="+", default=["33%"], help="parameters that are left")
+    parser.add_argument("--budget", default="60s", help="of each search")
+    parser.add_argument("--recover", default="1M", help="tokens that each draft is trained on")
+    parser.add_argument("--dtype", choices=MARGINS, default="bfloat16")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--draws", type=int, default=2000, help="of each way, for the test")
     arguments = parser.parse_args()
     folders, searches = {}, {}
-    for target in arguments.targets:
-        found = searched(arguments.drafts, target, arguments.budget, arguments.recover)
+    for size in arguments.sizes:
+        found = searched(arguments.drafts, size, arguments.budget, arguments.recover)
         report = json.loads((found / "report.json").read_text(encoding="utf-8"))
-        folders[target] = found / "model"
-        searches[target] = {
-            "speedup": report["speedup"]["measured"],
+        folders[size] = found / "model"
+        searches[size] = {
             "kl": report["loss"]["kl"],
             "parameters": report["parameters"]["compressed"],
             "budget": arguments.budget,
             "recover": arguments.recover,
         }
-    bench = Bench(folders, report_prompts(TUNING + arguments.prompts))
+    bench = Bench(folders, report_prompts(TUNING + arguments.prompts), arguments.dtype)
     result: Row = {
         "searches": searches,
         "hardware": hardware(torch.device("cpu"), bench.threads),
         "settings": {},
         "rows": [],
         "test": {},
-        "margin": MARGIN,
+        "dtype": arguments.dtype,
+        "margin": MARGINS[arguments.dtype],
     }
     if arguments.output.is_file():
         known = json.loads(arguments.output.read_text(encoding="utf-8"))
@@ -170,10 +175,7 @@ def main() -> None:
     keep = Keeper(arguments.output, result)
     settings = result["settings"] or picked(bench)
     keep.put("settings", settings)
-    ways = {
-        name: Way(own["decoding"], name if own["decoding"]["draft"] == "model" else "")
-        for name, own in settings.items()
-    }
+    ways = {name: Way(own["decoding"], own["draft"]) for name, own in settings.items()}
     for number in range(len(result["rows"]), arguments.prompts):
         if not number:
             measured(bench, ways, bench.prompts[0])  # warms up
@@ -199,15 +201,15 @@ class Keeper:
         write_whole(self._output, self._result)
 
 
-def searched(drafts: Path, target: str, budget: str, recover: str) -> Path:
+def searched(drafts: Path, size: str, budget: str, recover: str) -> Path:
     """Return the folder of what a search leaves; run it where it is not there."""
-    found = drafts / f"{target}-{budget}-{recover}"
+    found = drafts / f"{size}-{budget}-{recover}"
     if not (found / "report.json").is_file():
         drafts.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "autocompress", "search", str(MODEL)]
-        command += ["--space", "depth,width", "--target-speedup", target]
         # How fast the draft is here is measured below; a profile of its own would take minutes.
-        command += [f"--latency-table={TABLE}", "--budget", budget, "--recover", recover]
+        command += ["--space", "depth", "--whole-layers", "--target-params", size]
+        command += ["--budget", budget, "--recover", recover]
         command += [f"--storage=sqlite:///{drafts}/studies.db", f"--output={found}"]
         subprocess.run(command, check=True)
     return found
@@ -230,6 +232,10 @@ def picked(bench: Bench) -> Row:
     candidates = {
         "lookup": [Way(own) for own in LOOKUPS],
         **{name: [Way(own, name) for own in DRAFTED] for name in bench.drafts},
+        **{
+            f"lookup, else {name}": [Way({**own, **LOOKED_UP_FIRST}, name) for own in DRAFTED]
+            for name in bench.drafts
+        },
     }
     plain = Way({})
     ratios: dict[str, list[list[float]]] = {
@@ -244,7 +250,11 @@ def picked(bench: Bench) -> Row:
     for name, ways in candidates.items():
         medians = [float(np.median(own)) for own in ratios[name]]
         best = int(np.argmax(medians))
-        found[name] = {"decoding": dict(ways[best].decoding), "speedup": medians[best]}
+        found[name] = {
+            "decoding": dict(ways[best].decoding),
+            "draft": ways[best].draft,
+            "speedup": medians[best],
+        }
         print(name, found[name], flush=True)
     return found
 

@@ -10,37 +10,35 @@ from benchmarks.markdown_table import table
 LOOKUP = "lookup"
 
 
-def write(result: Mapping[str, Any], path: Path) -> None:
-    """Write the page."""
-    path.write_text(page(result), encoding="utf-8")
+def write(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Write the page of results by the names of their files."""
+    head = "# Speculative decoding by a draft that a search found"
+    parts = [part for name, result in results.items() for part in sections(name, result)]
+    path.write_text("\n\n".join([head, *parts]) + "\n", encoding="utf-8")
 
 
-def page(result: Mapping[str, Any]) -> str:
-    """Return the page: what was timed, what came out, and whether answers stay the same."""
-    return (
-        "\n\n".join(
-            [
-                "# Speculative decoding by a draft that a search found",
-                "`python -m benchmarks.speculation --output benchmarks/results/speculation.json`",
-                _about(result),
-                _drafts(result["searches"]),
-                "## Speed",
-                _speed(result),
-                "## The same answers",
-                _same(result),
-                "## The same distribution",
-                _distribution(result["test"]),
-            ]
-        )
-        + "\n"
-    )
+def sections(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Return what was timed, what came out, and whether answers stay the same."""
+    dtype = "" if result["dtype"] == "bfloat16" else f" --dtype {result['dtype']}"
+    return [
+        f"## In {result['dtype']}",
+        f"`python -m benchmarks.speculation --output benchmarks/results/{name}{dtype}`",
+        _about(result),
+        _drafts(result["searches"]),
+        "### Speed",
+        _speed(result),
+        "### The same answers",
+        _same(result),
+        "### The same distribution",
+        _distribution(result["test"]),
+    ]
 
 
 def _about(result: Mapping[str, Any]) -> str:
     rates = result["summary"]["tokens_a_second"]
     loop = result["summary"]["plain_over_generate"]
     return (
-        "The shipped reference model (12 layers, float32) answers "
+        f"The shipped reference model (12 layers, {result['dtype']}) answers "
         f"{len(result['rows'])} prompts of 128 tokens, sequences of held-out report text, with 64 "
         "tokens each; all ways answer a prompt in turn, in one process, and ratios are taken "
         "within prompts: medians, with bootstrap intervals of 95 %. Settings of lookup and of "
@@ -53,12 +51,11 @@ def _about(result: Mapping[str, Any]) -> str:
 
 
 def _drafts(searches: Mapping[str, Any]) -> str:
-    head = ["draft", "`--space depth,width`", "measured speedup", "KL from dense", "parameters"]
+    head = ["draft", "`--space depth --whole-layers`", "KL from dense", "parameters"]
     body = [
         [
             name,
-            f"`--target-speedup {name} --budget {own['budget']} --recover {own['recover']}`",
-            f"{own['speedup']:.2f}x",
+            f"`--target-params {name} --budget {own['budget']} --recover {own['recover']}`",
             f"{own['kl']:.3f}",
             f"{own['parameters']:,}",
         ]
@@ -80,7 +77,7 @@ def _speed(result: Mapping[str, Any]) -> str:
     ]
     body = [
         [
-            name if name == LOOKUP else f"draft of {name}",
+            _named(name),
             f"`{to_text(result['settings'][name]['decoding'])}`",
             _spread(own["speedup"]),
             _spread(own["speedup_over_generate"]),
@@ -96,10 +93,7 @@ def _speed(result: Mapping[str, Any]) -> str:
 def _same(result: Mapping[str, Any]) -> str:
     found = {
         "transformers' `generate`": result["summary"]["differences"],
-        **{
-            name if name == LOOKUP else f"draft of {name}": own["differences"]
-            for name, own in result["summary"]["greedy"].items()
-        },
+        **{_named(name): own["differences"] for name, own in result["summary"]["greedy"].items()},
     }
     body = [
         [name, f"{own['identical']} of {own['of']}", f"{own['widest_margin']:.1e}"]
@@ -107,8 +101,9 @@ def _same(result: Mapping[str, Any]) -> str:
     ]
     return (
         "Greedy answers against those of our loop without a proposer, token for token. Where one "
-        "parts from it, the margin is by how much the model's best logit led there: in float32, "
-        f"two closer than {result['margin']:g} may change places with the order of sums.\n\n"
+        "parts from it, the margin is by how much the model's best logit led there: in "
+        f"{result['dtype']}, two closer than {result['margin']:g} may change places with the "
+        "order of sums.\n\n"
         + table(["against", "identical", "widest margin where one parts"], body)
     )
 
@@ -116,7 +111,7 @@ def _same(result: Mapping[str, Any]) -> str:
 def _distribution(test: Mapping[str, Any]) -> str:
     body = [
         [
-            {"alone": "no proposer, other seeds", LOOKUP: LOOKUP}.get(name, f"draft of {name}"),
+            "no proposer, other seeds" if name == "alone" else _named(name),
             f"{own['statistic']:.1f}",
             str(own["freedom"]),
             f"{own['p']:.3f}",
@@ -130,6 +125,13 @@ def _distribution(test: Mapping[str, Any]) -> str:
         "enumerated distribution of a small model, is among the project's tests.\n\n"
         + table(["against", "chi-square", "degrees of freedom", "p"], body)
     )
+
+
+def _named(name: str) -> str:
+    if name == LOOKUP:
+        return name
+    found, _, draft = name.rpartition(" ")
+    return f"{found} the draft of {draft}" if found else f"draft of {draft}"
 
 
 def _spread(own: Mapping[str, Any]) -> str:

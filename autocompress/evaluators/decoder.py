@@ -21,7 +21,7 @@ from autocompress.models.generation_settings import (
     logits_processors,
 )
 from autocompress.models.kv_cache import held_bytes
-from autocompress.models.proposers import DraftModel, make_proposer
+from autocompress.models.proposers import DraftModel, LookupFirst, make_proposer
 from autocompress.models.speculation import Choosing, speak
 from autocompress.spaces.decoding import UNTUNED, Decoding
 
@@ -157,7 +157,9 @@ class Decoder:
         spoken = speak(self._model, prompt, n_tokens, choosing, ending.is_over, proposer)
         text, kept = ending.shown(spoken.tokens)
         seconds = time.perf_counter() - started
-        drafts = held_bytes(proposer.cache) if isinstance(proposer, DraftModel) else 0
+        drafts = (
+            held_bytes(proposer.cache) if isinstance(proposer, DraftModel | LookupFirst) else 0
+        )
         return [
             Answer(
                 text=text,
@@ -177,8 +179,8 @@ class Decoder:
         kind = own.text("draft")
         if kind == "lookup":
             return None
-        if kind == "model":
-            return self._checked_draft()
+        if kind in ("model", "both"):
+            return self._checked_draft(kind)
         key = kind, own.whole("draft_layers")
         if key not in self._made_of_model:
             make = {"exit": first_layers, "skip": spread_layers}[kind]
@@ -188,9 +190,9 @@ class Decoder:
                 raise EvaluationError(str(error)) from error
         return self._made_of_model[key]
 
-    def _checked_draft(self) -> PreTrainedModel:
+    def _checked_draft(self, kind: str) -> PreTrainedModel:
         if self._draft is None:
-            raise EvaluationError("`draft=model` needs a draft model, and none was given.")
+            raise EvaluationError(f"`draft={kind}` needs a draft model, and none was given.")
         ours, theirs = self._model.config.vocab_size, self._draft.config.vocab_size
         if ours != theirs:
             raise EvaluationError(

@@ -116,17 +116,17 @@ def llama_cpp(decoding: Decoding, draft: str | None) -> dict[str, object]:
         said.add("cache_bits")
         flags += ["--cache-type-k", CACHE_TYPES[bits], "--cache-type-v", CACHE_TYPES[bits]]
     kind = decoding.get("draft", "none")
-    if kind in ("lookup", "model"):
+    if kind in ("lookup", "model", "both"):
         said.add("draft_tokens")
         flags += ["--draft-max", str(decoding["draft_tokens"])]
-    if kind == "lookup":
+    if kind in ("lookup", "both"):
         flags += ["--spec-type", "ngram-simple"]
-    elif kind == "model":
+    if kind in ("model", "both"):
         flags += ["--model-draft", f"{draft} as a GGUF file"]
         if decoding.get("draft_length") == "threshold":
             said |= {"draft_length", "draft_threshold"}
             flags += ["--draft-p-min", str(decoding["draft_threshold"])]
-    elif kind != "none":
+    elif kind not in ("none", "lookup"):
         said.discard("draft")
     return {
         "flags": flags,
@@ -137,7 +137,7 @@ def llama_cpp(decoding: Decoding, draft: str | None) -> dict[str, object]:
 
 def script(decoding: Decoding, model: str, draft: str | None) -> str:
     """Return a Python script that answers its arguments so."""
-    uses_draft = decoding.get("draft") == "model"
+    uses_draft = decoding.get("draft") in ("model", "both")
     plain = {name: value for name, value in decoding.items() if value != UNTUNED[name]}
     load_draft = f"load_checkpoint(Path({draft!r}), device, 'auto')" if uses_draft else "None"
     return f'''"""Answers prompts as `autocompress decode` found best: python decode.py PROMPT"""

@@ -71,7 +71,8 @@ def to_generation_config(decoding: Decoding, end_of_text: Sequence[int]) -> Gene
 
     Transformers has no words for `stop`, `entropy_temperature`, `selector`, `cache_bits` (its own
     quantized cache is another one) and `batch`, nor for a draft that is a model or skips layers:
-    such a draft's lengths are said, the draft is an argument of `generate`.
+    such a draft's lengths are said, not that text is looked up first; the draft is an argument of
+    `generate`.
     """
     own = Settings(decoding)
     said: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Who proposes tokens to a model that checks them: the text so far, or a draft model."""
+"""Who proposes tokens to a model that checks them: the text so far, a draft model, or both."""
 
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
@@ -23,9 +23,11 @@ class Lookup:
     Args:
         n_tokens: Proposed at a time, fewer only where the tokens stood nowhere: then none.
         ngram: How many last tokens must have stood there; fewer are tried where they did not.
+        shortest: How few are tried.
     """
 
-    def __init__(self, n_tokens: int, ngram: int) -> None:
+    def __init__(self, n_tokens: int, ngram: int, shortest: int = 1) -> None:
+        self._shortest = shortest
         self._n_tokens = n_tokens
         # For each length, where what follows these tokens begins, at their latest place.
         self._places: list[dict[tuple[int, ...], int]] = [{} for _ in range(ngram)]
@@ -39,7 +41,7 @@ class Lookup:
                 if length <= end:
                     places[tuple(text[end - length : end])] = end
         self._read = max(self._read, len(text))
-        for length in range(min(len(self._places), len(text)), 0, -1):
+        for length in range(min(len(self._places), len(text)), self._shortest - 1, -1):
             place = self._places[length - 1].get(tuple(text[-length:]))
             if place is not None:
                 return Proposal(_going_round(text, place, min(self._n_tokens, most)))
@@ -122,6 +124,27 @@ class DraftModel:
             self._n_tokens = max(1, min(self._most, self._n_tokens + more))
 
 
+class LookupFirst:
+    """Proposes what a lookup finds, and where it finds nothing what a draft model says.
+
+    Text that repeats itself costs the draft model no step; it reads it when it is asked next.
+    """
+
+    def __init__(self, lookup: Lookup, draft: DraftModel) -> None:
+        self._lookup = lookup
+        self._draft = draft
+
+    @property
+    def cache(self) -> Cache:
+        """The draft model's."""
+        return self._draft.cache
+
+    def propose(self, text: list[int], most: int) -> Proposal:
+        """Return what the text so far says, or else the draft model."""
+        found = self._lookup.propose(text, most)
+        return found if found.tokens else self._draft.propose(text, most)
+
+
 def make_proposer(
     decoding: Decoding, choosing: Choosing, draft: PreTrainedModel | None
 ) -> Proposer | None:
@@ -132,9 +155,13 @@ def make_proposer(
     """
     own = Settings(decoding)
     kind, n_tokens = own.text("draft"), own.whole("draft_tokens")
+    ngram = own.whole("draft_ngram")
     if kind == "lookup":
-        return Lookup(n_tokens, own.whole("draft_ngram"))
+        return Lookup(n_tokens, ngram)
     if kind == "none" or draft is None:
         return None
     length, threshold = own.text("draft_length"), own.number("draft_threshold")
-    return DraftModel(draft, choosing, n_tokens, length, threshold)
+    model = DraftModel(draft, choosing, n_tokens, length, threshold)
+    if kind == "both":
+        return LookupFirst(Lookup(own.whole("draft_copied"), ngram, shortest=ngram), model)
+    return model

@@ -125,7 +125,7 @@ def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Rac
     reference = _reference(opened, store, observer)
     race = Race(asked.rules, reference, prunes=asked.prunes)
     limits = Limits(asked.max_tokens, asked.budget_seconds)
-    judging = Judging(space, race, store, limits, observer)
+    judging = Judging(space, race, store, limits, observer, asked.seed)
     if opened.other is None and opened.untuned not in judging.read:
         judging.tell(space.values(opened.untuned), 0, reference.to_json())
     observer.stage("decodings")

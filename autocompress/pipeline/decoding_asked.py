@@ -16,6 +16,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "draft",
         "draft_tokens",
         "draft_ngram",
+        "draft_copied",
         "draft_layers",
         "draft_length",
         "draft_threshold",
@@ -170,7 +171,7 @@ def space_of(asked: DecodeAsked, layers: int) -> DecodingSpace:
     fewer = tuple(n for n in menus["draft_layers"] if int(n) < layers)
     drafts = {"none", "lookup"}
     if asked.draft is not None:
-        drafts.add("model")
+        drafts |= {"model", "both"}
     if fewer:
         drafts |= {"exit", "skip"}
         menus["draft_layers"] = fewer

@@ -1,18 +1,22 @@
 """Runs the race of decodings: judges what comes in, and keeps it in the store."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import Answered, Race, joined, steps
+from autocompress.search.racing import Answered, Race, joined
 from autocompress.spaces.decoding import DecodingSpace, Value, to_text
 from autocompress.store.base import AnswerRecord, StudyStore
 from autocompress.trial import Genotype, Split
 from autocompress.workers.tune import Values
 from autocompress.workers.tune_race import Known, Menu, Part, Verdict
 
+FIRST_TRIALS: Final = 10
+MOST_MOVES: Final = 3
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
 
@@ -40,6 +44,7 @@ class Judging:
         store: StudyStore,
         limits: Limits,
         observer: Observer,
+        seed: int = 0,
     ) -> None:
         """Take up what the store holds: it is judged as it was when it came in."""
         self._space = space
@@ -48,6 +53,8 @@ class Judging:
         self._limits = limits
         self._observer = observer
         self._started = time.monotonic()
+        self._seed = seed
+        self._proposed = 0
         self.tokens = 0
         self.failures: dict[Genotype, str] = {}
         self.read: dict[Genotype, Answered] = {}
@@ -83,6 +90,28 @@ class Judging:
         """Return the scores of what was measured before."""
         genotype = self._genotype(values)
         return None if genotype in self.unfinished else self._scores.get(genotype)
+
+    def proposal(self) -> Values | None:
+        """Return a decoding near what is known to be good, for every other trial.
+
+        The first ones are the untuned with up to three parameters changed: what nobody tuned is
+        right more often than not, and what is drawn of all menus alike is hardly ever. Later ones
+        are a leader with one changed.
+        """
+        self._proposed += 1
+        rng = np.random.default_rng([self._seed, len(self.read), self._proposed])
+        is_first = len(self.read) + len(self.failures) <= FIRST_TRIALS
+        if not is_first and self._proposed % 2:
+            return None
+        leaders = self.leaders()
+        if is_first or not leaders:
+            found = Genotype((0,) * len(self._space.parameters))
+            moves = int(rng.integers(1, MOST_MOVES + 1))
+        else:
+            found, moves = leaders[int(rng.integers(len(leaders)))], 1
+        for _ in range(moves):
+            found = self._space.neighbour(found, rng)
+        return None if found in self.read else self._space.values(found)
 
     def tell(self, values: Values, first: int, part: Part) -> Verdict:
         """Record what a decoding made of further items, and say whether it goes on."""
@@ -169,11 +198,3 @@ class Judging:
 def menus_of(space: DecodingSpace) -> list[Menu]:
     """Return a space as `race_trials` takes it."""
     return [Menu(own.name, own.menu, own.needs) for own in space.parameters]
-
-
-def looks(items: int) -> tuple[int, ...]:
-    """Return after how many items decodings are judged."""
-    return steps(items)
-
-
-Told = Callable[[int], None]

@@ -41,8 +41,8 @@ class Parameter:
 
 
 NO_DRAFT: Final = {"draft": ("none",)}
-ANY_DRAFT: Final = {"draft": ("lookup", "model", "exit", "skip")}
-MODEL_DRAFT: Final = {"draft": ("model", "exit", "skip")}
+ANY_DRAFT: Final = {"draft": ("lookup", "model", "both", "exit", "skip")}
+MODEL_DRAFT: Final = {"draft": ("model", "both", "exit", "skip")}
 SAMPLED: Final = {"do_sample": (True,)}
 
 PARAMETERS: Final = (
@@ -50,10 +50,12 @@ PARAMETERS: Final = (
     # Where an answer ends before its tokens do: nowhere, at a line's end, or where it turns round.
     Parameter("stop", ("none", "line", "repeat")),
     # Who proposes tokens that the model only checks: nobody, the text so far, a smaller model, the
-    # model's first layers, or some of its layers spread over all.
-    Parameter("draft", ("none", "lookup", "model", "exit", "skip")),
+    # text where its last tokens stood before and else that model, the model's first layers, or
+    # some of its layers spread over all.
+    Parameter("draft", ("none", "lookup", "model", "both", "exit", "skip")),
     Parameter("draft_tokens", (4, 1, 2, 3, 6, 8, 12), ANY_DRAFT),
-    Parameter("draft_ngram", (2, 1, 3, 4), {"draft": ("lookup",)}),
+    Parameter("draft_ngram", (2, 1, 3, 4), {"draft": ("lookup", "both")}),
+    Parameter("draft_copied", (8, 4, 12), {"draft": ("both",)}),
     Parameter("draft_layers", (2, 1, 3, 4, 6), {"draft": ("exit", "skip")}),
     # How many are proposed: so many, more after all held and fewer after one fell (adaptive), or
     # so many as long as the draft is as sure of each (threshold).
@@ -142,6 +144,27 @@ class DecodingSpace:
         """Return a decoding each of whose parameters that act was drawn from its menu evenly."""
         drawn = (int(rng.integers(len(parameter.menu))) for parameter in self.parameters)
         return self.canonical(Genotype(tuple(drawn)))
+
+    def neighbour(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
+        """Return the decoding with one parameter that acts at another value of its menu.
+
+        What acts from then on is untuned at first. A space of one decoding has no other.
+        """
+        acting = self.values(genotype)
+        free = [
+            at
+            for at, own in enumerate(self.parameters)
+            if own.name in acting and len(own.menu) > 1
+        ]
+        if not free:
+            return genotype
+        at = free[int(rng.integers(len(free)))]
+        levels = list(genotype.levels)
+        # Any level but the present one, each as likely.
+        levels[at] = (levels[at] + 1 + int(rng.integers(len(self.parameters[at].menu) - 1))) % len(
+            self.parameters[at].menu
+        )
+        return self.canonical(Genotype(tuple(levels)))
 
     def all(self) -> Iterator[Genotype]:
         """Yield every decoding once, the last parameter's levels changing fastest."""

@@ -68,6 +68,9 @@ class Judge(Protocol):
     def scores_of(self, values: Values) -> tuple[float, ...] | None:
         """Return the scores of values that were measured before; they are not measured again."""
 
+    def proposal(self) -> Values | None:
+        """Return values to try next in place of what a sampler would draw; None leaves it to it."""
+
     def tell(self, values: Values, first: int, part: Part) -> Verdict:
         """Take in what a trial made of the items from `first` on."""
 
@@ -424,6 +427,13 @@ def _drawing(
 
     class Drawing(OptunaSearch):
         """Keeps nothing on disk: what was measured is the caller's to keep."""
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            proposal = here.judge.proposal() if plan.way == "tpe" else None
+            if proposal is not None:
+                study.enqueue_trial(_drawn_as(menus, proposal))
+            suggested: dict[str, Any] | None = super().suggest(trial_id)
+            return suggested
 
         def save(self, checkpoint_path: str) -> None:
             Path(checkpoint_path).touch()

@@ -78,6 +78,7 @@ def test_untuned_answers_are_what_transformers_generates(
         {"draft": "lookup", "draft_ngram": 1},
         {"draft": "lookup", "repetition_penalty": 1.1},
         {"draft": "model", "draft_length": "adaptive"},
+        {"draft": "both", "draft_ngram": 1, "repetition_penalty": 1.1},
         {"draft": "exit", "draft_layers": 1, "repetition_penalty": 1.2},
         {"draft": "skip", "draft_length": "threshold"},
     ],

@@ -12,7 +12,7 @@ from torch import LongTensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from autocompress.models.generation_settings import logits_processors
-from autocompress.models.proposers import DraftModel, Lookup
+from autocompress.models.proposers import DraftModel, Lookup, LookupFirst
 from autocompress.models.speculation import Choosing, Proposal, Proposer, speak
 from autocompress.spaces.decoding import Decoding
 from tests.models.test_speculation import never
@@ -138,6 +138,10 @@ FILTERS = {
         (None, {"do_sample": True}),
         (lambda _draft, _choosing: Lookup(2, 1), {"do_sample": True}),
         (lambda draft, choosing: DraftModel(draft, choosing, 2), {"do_sample": True}),
+        (
+            lambda draft, choosing: LookupFirst(Lookup(2, 1), DraftModel(draft, choosing, 2)),
+            {"do_sample": True},
+        ),
         (lambda draft, choosing: DraftModel(draft, choosing, 2), FILTERS),
         (lambda draft, choosing: DraftModel(draft, choosing, 2), PENALTY),
         (
@@ -145,7 +149,15 @@ FILTERS = {
             {"do_sample": True},
         ),
     ],
-    ids=["alone", "lookup", "draft", "draft, filters", "draft, penalty", "draft, threshold"],
+    ids=[
+        "alone",
+        "lookup",
+        "draft",
+        "lookup first",
+        "draft, filters",
+        "draft, penalty",
+        "draft, threshold",
+    ],
 )
 def test_drawn_answers_have_the_models_own_distribution(
     making: Making | None, decoding: Decoding

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 from autocompress.models.drafts import first_layers, spread_layers
 from autocompress.models.generation_settings import logits_processors
 from autocompress.models.kv_cache import uniform_cache
-from autocompress.models.proposers import DraftModel, Lookup
+from autocompress.models.proposers import DraftModel, Lookup, LookupFirst
 from autocompress.models.speculation import Choosing, Proposal, Proposer, Spoken, read, speak
 from autocompress.spaces.decoding import Decoding
 from autocompress.spaces.settings import DENSE_CACHE
@@ -33,6 +33,9 @@ def alike(model: PreTrainedModel) -> PreTrainedModel:
 MAKINGS: Mapping[str, Making] = {
     "lookup of one": lambda _model, _choosing, tokens: Lookup(tokens, 1),
     "lookup of three": lambda _model, _choosing, tokens: Lookup(tokens, 3),
+    "lookup first": lambda model, choosing, tokens: LookupFirst(
+        Lookup(4, 1), DraftModel(first_layers(model, 1), choosing, tokens)
+    ),
     "exit": lambda model, choosing, tokens: DraftModel(alike(model), choosing, tokens),
     "skip, adaptive": lambda model, choosing, tokens: DraftModel(
         spread_layers(model, 2), choosing, tokens, "adaptive"
@@ -174,6 +177,18 @@ def test_lookup_learns_what_was_said_since() -> None:
 
 def test_proposals_are_no_longer_than_asked_for() -> None:
     assert Lookup(8, 1).propose([1, 2, 1], 3) == Proposal([2, 1, 2])
+
+
+def test_a_draft_model_is_asked_only_where_the_last_tokens_are_new(
+    model: PreTrainedModel,
+) -> None:
+    draft = DraftModel(alike(model), Choosing(logits_processors({}), None), 2)
+    proposer = LookupFirst(Lookup(4, 2, shortest=2), draft)
+
+    assert proposer.propose([5, 6, 7, 5, 6], 9) == Proposal([7, 5, 6, 7])
+    assert draft.cache.get_seq_length() == 0
+    assert len(proposer.propose([5, 6, 7, 5, 7], 9).tokens) == 2
+    assert draft.cache.get_seq_length() > 0
 
 
 def lengths(model: PreTrainedModel, is_held: bool, rounds: int) -> list[int]:

@@ -71,6 +71,27 @@ def test_what_is_drawn_is_in_the_space(space: DecodingSpace, seed: int) -> None:
     assert drawn == space.draw(np.random.default_rng(seed))
 
 
+@given(genotypes, st.integers(0, 2**32))
+def test_a_neighbour_differs_in_one_parameter_that_acts_in_both(
+    genotype: Genotype, seed: int
+) -> None:
+    before = WHOLE.values(WHOLE.canonical(genotype))
+
+    moved = WHOLE.neighbour(WHOLE.canonical(genotype), np.random.default_rng(seed))
+
+    after = WHOLE.values(moved)
+    assert moved == WHOLE.canonical(moved)
+    assert sum(before[name] != after[name] for name in before.keys() & after.keys()) == 1
+    assert all(after[name] == UNTUNED[name] for name in after.keys() - before.keys())
+
+
+def test_a_space_of_one_decoding_has_no_neighbours() -> None:
+    alone = WHOLE.only({own.name: own.menu[:1] for own in PARAMETERS})
+    only = alone.genotype({})
+
+    assert alone.neighbour(only, np.random.default_rng(0)) == only
+
+
 def test_level_0_is_what_nobody_tuned() -> None:
     values = WHOLE.values(Genotype((0,) * len(PARAMETERS)))
 

@@ -57,6 +57,7 @@ class Keeping:
     told: list[tuple[Values, int, float]] = field(default_factory=list)
     failed: list[tuple[Values, str]] = field(default_factory=list)
     best: float = float("inf")
+    proposals: list[Values] = field(default_factory=list)
     # As a database's connection, no process can be sent it.
     stays: object = field(default_factory=threading.Lock)
 
@@ -67,6 +68,9 @@ class Keeping:
     def scores_of(self, values: Values) -> tuple[float, ...] | None:
         own = [mean for known, _, mean in self.told if known == values]
         return (own[-1],) if own else None
+
+    def proposal(self) -> Values | None:
+        return self.proposals.pop(0) if self.proposals else None
 
     def tell(self, values: Values, first: int, part: Mapping[str, Any]) -> Verdict:
         costs = part["costs"]
@@ -131,6 +135,16 @@ def test_what_measures_and_cannot_be_made_says_why(tmp_path: Path) -> None:
     race(tmp_path / "nowhere", judge, "random", 2)
 
     assert {"No such file" in error for _, error in judge.failed} == {True}
+
+
+def test_what_the_judge_proposes_is_run_before_what_is_drawn(tmp_path: Path) -> None:
+    good: Values = {"draft": "lookup", "tokens": 2, "sampled": False}
+    judge = Keeping(proposals=[good, {"draft": "none", "sampled": True}])
+
+    race(tmp_path, judge, trials=2)
+
+    tried = [values for values, first, _ in judge.told if first == 0]
+    assert tried == [good, {"draft": "none", "sampled": True}]
 
 
 def test_a_grid_runs_each_cell_once_but_those_that_are_known(tmp_path: Path) -> None:
