@@ -44,7 +44,7 @@ test: install-dev  ## run the tests, without the slow ones
 	$(BIN)/python -m pytest
 
 # pytest answers 5 where no test is marked slow.
-test-slow: install-dev  ## run the slow tests (SLOW_SECONDS=900 begins none later than that)
+test-slow: install-dev  ## run the slow tests (SLOW_SECONDS=720 begins none later than that)
 	$(BIN)/python -m pytest -m slow $(if $(SLOW_SECONDS),--slow-seconds $(SLOW_SECONDS)) || [ $$? -eq 5 ]
 
 check: install-dev  ## lint, format, types and the import contract

@@ -69,7 +69,7 @@ class Judge(Protocol):
         """Return the scores of values that were measured before; they are not measured again."""
 
     def proposal(self) -> Values | None:
-        """Return values to try next in place of what a sampler would draw; None leaves it to it."""
+        """Return values to try next in place of what a sampler would draw, or None."""
 
     def tell(self, values: Values, first: int, part: Part) -> Verdict:
         """Take in what a trial made of the items from `first` on."""
