@@ -23,7 +23,7 @@ from autocompress.evaluators.sample_tasks import sample_items
 from autocompress.evaluators.tasks import needs_generation, to_line
 from autocompress.pipeline import decoding
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
-from autocompress.pipeline.intervals import ratio_interval
+from autocompress.pipeline.decoding_conclusion import gain
 from autocompress.search.racing import Answered, Objective, joined
 from autocompress.spaces.decoding import Decoding
 from autocompress.trial import Split
@@ -105,13 +105,14 @@ def run(given: Mapping[str, Any], folder: Path) -> Row:
     )
     for name, made in zip([*ways, "untuned"], answered, strict=True):
         value = OBJECTIVE.shown(OBJECTIVE.ratio(made))
+        beside = gain(OBJECTIVE, answered[0], made, 0)
         ways.setdefault(name, {})
         ways[name] |= {
             "quality_per_second": value,
             "quality": float(made.scores.mean()),
             "seconds_an_answer": float(made.seconds.mean()),
             # Of the search by TPE with pruning beside this one: above 1, it is better.
-            "beside": beside(answered[0], made),
+            "beside": [beside.value, list(beside.interval)],
         }
     return {
         "seed": given["seed"],
@@ -152,14 +153,6 @@ def in_turn(asked: DecodeAsked, decodings: Sequence[Decoding]) -> list[Answered]
         joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
         for at in range(len(contenders))
     ]
-
-
-def beside(own: Answered, other: Answered) -> list[Any]:
-    """Return how many times as good one is as another, and its interval, paired over items."""
-    above, below = OBJECTIVE.parts(other)
-    own_above, own_below = OBJECTIVE.parts(own)
-    value, interval = ratio_interval([above, own_below], [below, own_above], 0)
-    return [value, list(interval)]
 
 
 def summary(rows: Sequence[Row]) -> Row:

@@ -1,36 +1,27 @@
 """Searches how a model is best decoded, and proves the best on items that nothing has read."""
 
-import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from autocompress.errors import (
-    AutocompressError,
-    DatabaseAway,
-    EvaluationError,
-    SpecError,
-    StudyHeld,
-)
+from autocompress.errors import EvaluationError, SpecError
 from autocompress.evaluators.tasks import needs_generation, read_tasks, split_items
 from autocompress.export.decoding_report import DecodingReport, write_decoding
 from autocompress.models import loading
 from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude
-from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, chunks
+from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, in_turn
 from autocompress.pipeline.decoding_race import Judging, Limits, menus_of
 from autocompress.pipeline.decoding_stored import KIND, REFERENCE, SPACE, to_document
+from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.study import check_output
 from autocompress.search.racing import Answered, Race, joined, steps
 from autocompress.store.base import StudyState, StudyStore
-from autocompress.store.holding import held
-from autocompress.store.study_store import SqlStudyStore, create_study, find_study, open_study
 from autocompress.trial import Split
-from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import Plan, in_ray
 from autocompress.workers.tune_race import measuring_alone, race_trials
 
@@ -48,19 +39,12 @@ def decode(
     """
     check_output(output)
     opened = opened_for(asked)
-    store = _store(asked, storage, study)
-    with contextlib.closing(store), held(store), in_ray(asked.address):
+    spec: dict[str, Any] = {"kind": KIND, **asked.to_json()}
+    with going_on(storage, study, spec) as store, in_ray(asked.address):
         store.save_document(SPACE, to_document(opened.space))
-        store.finish(StudyState.RUNNING, None)
-        try:
-            raced = _raced(opened, store, observer)
-            report, outputs = conclude(opened, raced, study, observer)
-            write_decoding(report, outputs, output)
-        except (DatabaseAway, StudyHeld):
-            raise
-        except AutocompressError:
-            store.finish(StudyState.FAILED, None)
-            raise
+        raced = _raced(opened, store, observer)
+        report, outputs = conclude(opened, raced, study, observer)
+        write_decoding(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report
 
@@ -99,21 +83,6 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
         space,
         {split: shuffled[split][:most] for split, most in limits.items()},
     )
-
-
-def _store(asked: DecodeAsked, storage: str, study: str) -> SqlStudyStore:
-    """Open the study of this name, or make it.
-
-    Raises:
-        SpecError: If it is there and searches for something else.
-    """
-    plain: Mapping[str, Any] = {"kind": KIND, **asked.to_json()}
-    known = find_study(storage, study)
-    if known is None:
-        return create_study(storage, study, plain)
-    if dict(known.spec) != plain:
-        raise SpecError(f"Study {study!r} exists and is another search: give another --study.")
-    return open_study(storage, study)
 
 
 def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Raced:
@@ -158,9 +127,7 @@ def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) ->
     values = opened.space.values(opened.untuned)
     contender = Contender({}, OTHER) if opened.other else Contender(values)
     with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
-        parts = alone.measure(
-            {CONTENDERS: [contender]}, chunks(0, n), lambda done: observer.advance(done, n)
-        )
-    found = joined([Answered.from_json(part[CONTENDERS][0]) for part in parts])
+        (parts,) = in_turn(alone, [contender], 0, n, observer)
+    found = joined([Answered.from_json(part) for part in parts])
     store.save_document(REFERENCE, found.to_json())
     return found

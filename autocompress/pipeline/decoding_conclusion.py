@@ -12,7 +12,7 @@ from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
 from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline.conclusion import versions
-from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, chunks
+from autocompress.pipeline.decoding_opened import OTHER, UNREAD, OpenedDecoding, in_turn
 from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.pipeline.latency import hardware
@@ -20,13 +20,11 @@ from autocompress.pipeline.observer import Observer
 from autocompress.search.racing import UNITS, Answered, Objective, Rules, against, joined
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
-from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune_race import Alone, Part, measuring_alone
 
 FINALISTS: Final = 4
 EXAMPLES: Final = 3
-UNREAD: Final = (Split.SELECTION, Split.REPORT)
-"""What no search reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def conclude(
         met=asked.rules.violation(own.answered, beside.answered) <= 0,
         winner=space.values(winner),
         standings=tuple(map(standing, names, decodings, last)),
-        gain=_gain(first, own.answered, usual.answered, asked.seed),
+        gain=gain(first, own.answered, usual.answered, asked.seed),
         quality_difference=Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low)),
         validation=tuple(
             standing(_name(one, untuned), space.values(one), of)
@@ -141,12 +139,8 @@ def _in_turn(
     given = [Contender(opened.space.values(own)) for own in contenders]
     if opened.other is not None:
         given.append(Contender({}, OTHER))
-    n = len(opened.items[split])
-    first = sum(len(opened.items[own]) for own in UNREAD[: UNREAD.index(split)])
-    parts = alone.measure(
-        {CONTENDERS: given}, chunks(first, n), lambda done: observer.advance(done, n)
-    )
-    return [_told([part[CONTENDERS][at] for part in parts]) for at in range(len(given))]
+    first, n = opened.unread[split]
+    return [_told(parts) for parts in in_turn(alone, given, first, n, observer)]
 
 
 def _told(parts: Sequence[Part]) -> _Told:
@@ -183,8 +177,8 @@ def _picked(
     return finalists[min(range(len(finalists)), key=standing)]
 
 
-def _gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Estimate:
-    """Return by what factor a decoding is better than the untuned, paired over items."""
+def gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Estimate:
+    """Return by what factor one decoding is better than another, paired over items."""
     if objective is Objective.QUALITY:
         return Estimate(*ratio_interval([own.scores], [usual.scores], seed))
     above, below = objective.parts(usual)

@@ -1,18 +1,27 @@
 """What a search for a decoding works on: models found, items dealt out, a space."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from autocompress.evaluators.tasks import Item
 from autocompress.pipeline.decoding_asked import DecodeAsked
+from autocompress.pipeline.observer import Observer
 from autocompress.spaces.decoding import DecodingSpace
 from autocompress.trial import Genotype, Split
-from autocompress.workers.decoding_session import DecodingFactory, Drafted
+from autocompress.workers.decoding_session import (
+    CONTENDERS,
+    Contender,
+    DecodingFactory,
+    Drafted,
+)
+from autocompress.workers.tune_race import Alone, Part
 
 CHUNK: Final = 8
 """Items between two looks at how far a measurement has come."""
+UNREAD: Final = (Split.SELECTION, Split.REPORT)
+"""What no search reads."""
 OTHER: Final = 1
 """Which of the models what is held against is, where there is one."""
 
@@ -39,6 +48,12 @@ class OpenedDecoding:
         """The decoding that nobody tuned, but for what is fixed."""
         return Genotype((0,) * len(self.space.parameters))
 
+    @property
+    def unread(self) -> Mapping[Split, tuple[int, int]]:
+        """Where the items of `UNREAD` lie among those of its factory: the first, and how many."""
+        sizes = [len(self.items[split]) for split in UNREAD]
+        return {split: (sum(sizes[:at]), sizes[at]) for at, split in enumerate(UNREAD)}
+
     def factory(self, *splits: Split) -> DecodingFactory:
         """Return what loads the models to answer the items of splits, one split after another."""
         models = [Drafted(self.folder, self.draft)]
@@ -54,6 +69,10 @@ class OpenedDecoding:
         )
 
 
-def chunks(first: int, n: int) -> tuple[int, ...]:
-    """Return between which of n items from the first on a measurement tells how far it is."""
-    return (*range(first, first + n, CHUNK), first + n)
+def in_turn(
+    alone: Alone, contenders: Sequence[Contender], first: int, n: int, observer: Observer
+) -> list[list[Part]]:
+    """Have contenders answer n items from the first on in turn; return the parts of each."""
+    looks = (*range(first, first + n, CHUNK), first + n)
+    parts = alone.measure({CONTENDERS: contenders}, looks, lambda done: observer.advance(done, n))
+    return [[part[CONTENDERS][at] for part in parts] for at in range(len(contenders))]

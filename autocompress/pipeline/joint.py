@@ -6,16 +6,15 @@ study of its own; what they end with answers the same items in turn, and the bes
 speedup is the winner.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from autocompress.errors import AutocompressError, DatabaseAway, SpecError, StudyHeld
+from autocompress.errors import SpecError
 from autocompress.export.decoding_outputs import decoding_outputs
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, write_joint
@@ -25,9 +24,9 @@ from autocompress.pipeline import study as studies
 from autocompress.pipeline.conclusion import MODEL, versions
 from autocompress.pipeline.decoding import decode, opened_for
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
-from autocompress.pipeline.decoding_conclusion import UNREAD
-from autocompress.pipeline.decoding_opened import OpenedDecoding, chunks
+from autocompress.pipeline.decoding_opened import UNREAD, OpenedDecoding, in_turn
 from autocompress.pipeline.decoding_stored import JOINT
+from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.intervals import mean_interval, ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
@@ -35,10 +34,9 @@ from autocompress.search.racing import Answered, Objective, Rules, against, join
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
 from autocompress.store.base import StudyState, StudyStore
-from autocompress.store.holding import held
-from autocompress.store.study_store import SqlStudyStore, create_study, find_study, open_study
+from autocompress.store.study_store import find_study
 from autocompress.trial import Split
-from autocompress.workers.decoding_session import CONTENDERS, Contender, Drafted
+from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
 from autocompress.workers.tune_race import Alone, measuring_alone
 
@@ -83,20 +81,13 @@ def search_jointly(
     """
     studies.check_output(output)
     opened = opened_for(_decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,))))
-    store = _store(spec, storage, study)
-    with contextlib.closing(store), held(store), in_ray(spec.address):
-        store.finish(StudyState.RUNNING, None)
-        try:
-            seconds = _dense_seconds(opened, store, observer)
-            parts = _Parts(spec, seconds, storage, study, output, observer)
-            options = [parts.option(share) for share in SHARES]
-            report, outputs = _concluded(spec, opened, options, study, observer)
-            write_joint(report, outputs, output)
-        except (DatabaseAway, StudyHeld):
-            raise
-        except AutocompressError:
-            store.finish(StudyState.FAILED, None)
-            raise
+    own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
+    with going_on(storage, study, own) as store, in_ray(spec.address):
+        seconds = _dense_seconds(opened, store, observer)
+        parts = _Parts(spec, seconds, storage, study, output, observer)
+        options = [parts.option(share) for share in SHARES]
+        report, outputs = _concluded(spec, opened, options, study, observer)
+        write_joint(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report
 
@@ -219,14 +210,10 @@ def _in_turn(
     contenders = [Contender(usual)]
     for at, option in enumerate(options, 1):
         contenders += [Contender(option.usual, at), Contender(option.tuned, at)]
-    n = len(opened.items[split])
-    first = sum(len(opened.items[own]) for own in UNREAD[: UNREAD.index(split)])
-    parts = alone.measure(
-        {CONTENDERS: contenders}, chunks(first, n), lambda done: observer.advance(done, n)
-    )
+    first, n = opened.unread[split]
     found = [
-        joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
-        for at in range(len(contenders))
+        joined([Answered.from_json(part) for part in parts])
+        for parts in in_turn(alone, contenders, first, n, observer)
     ]
     return _Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
 
@@ -279,21 +266,6 @@ def _target(spec: SearchSpec) -> float:
     return spec.target_speedup
 
 
-def _store(spec: SearchSpec, storage: str, study: str) -> SqlStudyStore:
-    """Open the study of this name, or make it.
-
-    Raises:
-        SpecError: If it is there and searches for something else.
-    """
-    plain: Mapping[str, Any] = {"kind": JOINT, **spec.to_json()}
-    known = find_study(storage, study)
-    if known is None:
-        return create_study(storage, study, plain)
-    if dict(known.spec) != plain:
-        raise SpecError(f"Study {study!r} exists and is another search: give another --study.")
-    return open_study(storage, study)
-
-
 def _decode_asked(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -> DecodeAsked:
     """Return what a model's decoding is searched for."""
     given = {
@@ -322,10 +294,8 @@ def _dense_seconds(opened: OpenedDecoding, store: StudyStore, observer: Observer
         n = len(opened.items[Split.SEARCH])
         usual = Contender(opened.space.values(opened.untuned))
         with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
-            parts = alone.measure(
-                {CONTENDERS: [usual]}, chunks(0, n), lambda done: observer.advance(done, n)
-            )
-        answered = joined([Answered.from_json(part[CONTENDERS][0]) for part in parts])
+            (parts,) = in_turn(alone, [usual], 0, n, observer)
+        answered = joined([Answered.from_json(part) for part in parts])
         known = {"seconds": Objective.SECONDS.ratio(answered)}
         store.save_document(UNTUNED_SECONDS, known)
     return float(str(known["seconds"]))
