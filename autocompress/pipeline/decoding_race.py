@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from autocompress.pipeline.observer import Observer
+from autocompress.search.decoding_proposals import FIRST_TRIALS, first_proposal, next_proposal
 from autocompress.search.racing import Answered, Race, joined
 from autocompress.spaces.decoding import DecodingSpace, Value, to_text
 from autocompress.store.base import AnswerRecord, StudyStore
@@ -15,8 +16,6 @@ from autocompress.trial import Genotype, Split
 from autocompress.workers.tune import Values
 from autocompress.workers.tune_race import Known, Menu, Part, Verdict
 
-FIRST_TRIALS: Final = 10
-MOST_MOVES: Final = 3
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
 
@@ -92,26 +91,27 @@ class Judging:
         return None if genotype in self.unfinished else self._scores.get(genotype)
 
     def proposal(self) -> Values | None:
-        """Return a decoding near what is known to be good, for every other trial.
-
-        The first ones are the untuned with up to three parameters changed: what nobody tuned is
-        right more often than not, and what is drawn of all menus alike is hardly ever. Later ones
-        are a leader with one changed.
-        """
+        """Return a decoding near what is known to be good; None for every other trial later on."""
         self._proposed += 1
         rng = np.random.default_rng([self._seed, len(self.read), self._proposed])
-        is_first = len(self.read) + len(self.failures) <= FIRST_TRIALS
-        if not is_first and self._proposed % 2:
+        if len(self.read) + len(self.failures) <= FIRST_TRIALS:
+            found: Genotype | None = first_proposal(self._space, rng)
+        elif self._proposed % 2:
             return None
-        leaders = self.leaders()
-        if is_first or not leaders:
-            found = Genotype((0,) * len(self._space.parameters))
-            moves = int(rng.integers(1, MOST_MOVES + 1))
         else:
-            found, moves = leaders[int(rng.integers(len(leaders)))], 1
-        for _ in range(moves):
-            found = self._space.neighbour(found, rng)
-        return None if found in self.read else self._space.values(found)
+            # Of two objectives each is looked at in turn.
+            at = self._proposed // 2 % len(self._race.rules.objectives)
+            scores = {
+                own: self._race.expected(read)[at]
+                for own, read in self.read.items()
+                if self._race.violation(read) <= 0
+            }
+            finite = {own: score for own, score in scores.items() if 0 < score < MISSED}
+            leaders = self.leaders() or self.best(1) or [self._space.genotype({})]
+            found = next_proposal(self._space, finite, leaders, rng) if finite else None
+        if found is None or found in self.read:
+            return None
+        return self._space.values(found)
 
     def tell(self, values: Values, first: int, part: Part) -> Verdict:
         """Record what a decoding made of further items, and say whether it goes on."""
