@@ -29,7 +29,7 @@ from autocompress.spaces.decoding import Decoding
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import CONTENDERS, Contender
 from autocompress.workers.tune import in_ray
-from autocompress.workers.tune_race import measuring_alone
+from autocompress.workers.tune_alone import measuring_alone
 from benchmarks.contest import write_whole
 from benchmarks.laboratory import MODEL
 from benchmarks.recovery import Watcher

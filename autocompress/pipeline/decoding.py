@@ -23,7 +23,8 @@ from autocompress.store.base import StudyState, StudyStore
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import Plan, in_ray
-from autocompress.workers.tune_race import measuring_alone, race_trials
+from autocompress.workers.tune_alone import measuring_alone
+from autocompress.workers.tune_race import race_trials
 
 REPORT: Final = 4
 """Items that the report reads at most, for each that a search reads."""

@@ -21,7 +21,7 @@ from autocompress.search.racing import UNITS, Answered, Objective, Rules, agains
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
-from autocompress.workers.tune_race import Alone, Part, measuring_alone
+from autocompress.workers.tune_alone import Alone, Part, measuring_alone
 
 FINALISTS: Final = 4
 EXAMPLES: Final = 3

@@ -16,7 +16,7 @@ from autocompress.workers.decoding_session import (
     DecodingFactory,
     Drafted,
 )
-from autocompress.workers.tune_race import Alone, Part
+from autocompress.workers.tune_alone import Alone, Part
 
 CHUNK: Final = 8
 """Items between two looks at how far a measurement has come."""

@@ -14,7 +14,8 @@ from autocompress.spaces.decoding import DecodingSpace, Value, to_text
 from autocompress.store.base import AnswerRecord, StudyStore
 from autocompress.trial import Genotype, Split
 from autocompress.workers.tune import Values
-from autocompress.workers.tune_race import Known, Menu, Part, Verdict
+from autocompress.workers.tune_alone import Part
+from autocompress.workers.tune_drawing import Known, Menu, Verdict
 
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""

@@ -38,7 +38,7 @@ from autocompress.store.study_store import find_study
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
-from autocompress.workers.tune_race import Alone, measuring_alone
+from autocompress.workers.tune_alone import Alone, measuring_alone
 
 SHARES: Final = (1.0, 0.5, 0.0)
 """Of the speedup, in logarithms, that compression is asked for; the rest is decoding's."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from autocompress.workers.tune import Plan, Share, Values, in_ray
-from autocompress.workers.tune_race import Known, Menu, Verdict, cells_of, race_trials
+from autocompress.workers.tune_drawing import Known, Menu, Verdict, cells_of
+from autocompress.workers.tune_race import race_trials
 
 MENUS = (
     Menu("draft", ("none", "lookup"), {}),
