@@ -46,7 +46,7 @@ LOOPBACK = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Start Ray once; pools made meanwhile find it running and leave it so.
 
