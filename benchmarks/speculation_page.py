@@ -19,10 +19,11 @@ def write(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 def sections(name: str, result: Mapping[str, Any]) -> list[str]:
     """Return what was timed, what came out, and whether answers stay the same."""
-    dtype = "" if result["dtype"] == "bfloat16" else f" --dtype {result['dtype']}"
+    flags = f"--sizes {' '.join(result['searches'])} --draws {result['test']['draws']}"
+    flags += f" --prompts {len(result['rows'])} --dtype {result['dtype']}"
     return [
         f"## In {result['dtype']}",
-        f"`python -m benchmarks.speculation --output benchmarks/results/{name}{dtype}`",
+        f"`python -m benchmarks.speculation --output benchmarks/results/{name} {flags}`",
         _about(result),
         _drafts(result["searches"]),
         "### Speed",
