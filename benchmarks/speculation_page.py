@@ -21,9 +21,10 @@ def sections(name: str, result: Mapping[str, Any]) -> list[str]:
     """Return what was timed, what came out, and whether answers stay the same."""
     flags = f"--sizes {' '.join(result['searches'])} --draws {result['test']['draws']}"
     flags += f" --prompts {len(result['rows'])} --dtype {result['dtype']}"
+    command = "python -m benchmarks.speculation --output benchmarks/results"
     return [
         f"## In {result['dtype']}",
-        f"`python -m benchmarks.speculation --output benchmarks/results/{name} {flags}`",
+        f"`{command}/{name} {flags}`",
         _about(result),
         _drafts(result["searches"]),
         "### Speed",
