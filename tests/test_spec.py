@@ -166,9 +166,9 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         (
             "space",
             "dept",
-            "unknown 'dept'; did you mean 'depth'? Known: depth, width, bits, sparsity, kv, decoding.",
+            f"unknown 'dept'; did you mean 'depth'? Known: {', '.join(SPACES)}.",
         ),
-        ("space", "", "unknown ''. Known: depth, width, bits, sparsity, kv, decoding."),
+        ("space", "", f"unknown ''. Known: {', '.join(SPACES)}."),
         ("space", [], "a list of spaces must hold, but got []."),
         ("space", 3, f"unknown '3'. Known: {', '.join(SPACES)}."),
         ("bits", "7", f"unknown '7'. Known: {', '.join((*BITS, *BLOCK_FORMATS, *GGUF_TYPES))}."),
