@@ -93,6 +93,7 @@ def test_what_only_saves_time_changes_no_greedy_answer(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on import
 def test_compiling_changes_no_answer_and_is_in_no_answers_time(decoder: Decoder) -> None:
     static: dict[str, Value] = {**SHORT, "cache": "static"}
 
