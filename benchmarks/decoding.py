@@ -21,13 +21,14 @@ import numpy as np
 
 from autocompress.evaluators.sample_tasks import sample_items
 from autocompress.evaluators.tasks import needs_generation, to_line
-from autocompress.pipeline import decoding
+from autocompress.pipeline import decoding, decoding_opened
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
 from autocompress.pipeline.decoding_conclusion import gain
-from autocompress.search.racing import Answered, Objective, joined
+from autocompress.pipeline.decoding_opened import answered
+from autocompress.search.racing import Answered, Objective
 from autocompress.spaces.decoding import Decoding
 from autocompress.trial import Split
-from autocompress.workers.decoding_session import CONTENDERS, Contender
+from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import in_ray
 from autocompress.workers.tune_alone import measuring_alone
 from benchmarks.contest import write_whole
@@ -99,12 +100,12 @@ def run(given: Mapping[str, Any], folder: Path) -> Row:
         "grid": search({**given, **equal, "strategy": "grid"}, folder, "grid"),
         "tpe unpruned": search({**given, "no_pruning": True}, folder, "tpe-unpruned"),
     }
-    answered = in_turn(
+    made_of = in_turn(
         decode_asked(given), [*(way["winner"] for way in ways.values()), own["untuned"]]
     )
-    for name, made in zip([*ways, "untuned"], answered, strict=True):
+    for name, made in zip([*ways, "untuned"], made_of, strict=True):
         value = OBJECTIVE.shown(OBJECTIVE.ratio(made))
-        beside = gain(OBJECTIVE, answered[0], made, 0)
+        beside = gain(OBJECTIVE, made_of[0], made, 0)
         ways.setdefault(name, {})
         ways[name] |= {
             "quality_per_second": value,
@@ -116,7 +117,7 @@ def run(given: Mapping[str, Any], folder: Path) -> Row:
     return {
         "seed": given["seed"],
         "items": given["items"],
-        "held_out_items": len(answered[0]),
+        "held_out_items": len(made_of[0]),
         "pruned_share_of_tokens": spent / ways["tpe unpruned"]["tokens"],
         "hardware": own["hardware"],
         "ways": ways,
@@ -147,11 +148,10 @@ def in_turn(asked: DecodeAsked, decodings: Sequence[Decoding]) -> list[Answered]
     n = min(HELD_OUT, len(opened.items[Split.REPORT]))
     contenders = [Contender(own) for own in decodings]
     with measuring_alone(opened.factory(Split.REPORT), None) as alone:
-        parts = alone.measure({CONTENDERS: contenders}, (0, n), lambda _: None)
-    return [
-        joined([Answered.from_json(part[CONTENDERS][at]) for part in parts])
-        for at in range(len(contenders))
-    ]
+        return [
+            answered(parts)
+            for parts in decoding_opened.in_turn(alone, contenders, 0, n, Watcher())
+        ]
 
 
 def summary(rows: Sequence[Row]) -> Row:

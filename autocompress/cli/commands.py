@@ -88,13 +88,18 @@ def _search_jointly(spec: SearchSpec, study: str, parsed: argparse.Namespace) ->
         raise KeyboardInterrupt(f"; the same command with --study {study} goes on") from None
     observer.end()
     told = joint_headline(report)
-    if parsed.json:
-        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
-    else:
-        print(told)
-        print(output / "joint.md")
+    _tell(told, output / "joint.md", parsed.json)
     if report.verdict is JointVerdict.MISSED:
         print(f"autocompress: {told}", file=sys.stderr)
+
+
+def _tell(told: str, page: Path, as_json: bool) -> None:
+    """Say what came of a search, and where its page lies."""
+    if as_json:
+        print(json.dumps({"event": "report", "headline": told, "output": str(page.parent)}))
+    else:
+        print(told)
+        print(page)
 
 
 def _check_tune() -> None:
@@ -298,12 +303,7 @@ def _metric(parsed: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("; the same command goes on from there") from None
     observer.end()
-    told = metric_headline(report)
-    if parsed.json:
-        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
-    else:
-        print(told)
-        print(output / "metric.md")
+    _tell(metric_headline(report), output / "metric.md", parsed.json)
 
 
 def _decode(parsed: argparse.Namespace) -> None:
@@ -323,11 +323,7 @@ def _decode(parsed: argparse.Namespace) -> None:
         raise KeyboardInterrupt("; the same command goes on from there") from None
     observer.end()
     told = decoding_headline(report)
-    if parsed.json:
-        print(json.dumps({"event": "report", "headline": told, "output": str(output)}))
-    else:
-        print(told)
-        print(output / "decoding.md")
+    _tell(told, output / "decoding.md", parsed.json)
     if report.verdict is DecodingVerdict.MISSED:
         print(f"autocompress: {told}", file=sys.stderr)
 

@@ -12,18 +12,17 @@ from autocompress.export.decoding_report import DecodingReport, write_decoding
 from autocompress.models import loading
 from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude
-from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, in_turn
-from autocompress.pipeline.decoding_race import Judging, Limits, menus_of
+from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, answer_search_items
+from autocompress.pipeline.decoding_race import Judging, Limits
 from autocompress.pipeline.decoding_stored import KIND, REFERENCE, SPACE, to_document
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.study import check_output
-from autocompress.search.racing import Answered, Race, joined, steps
+from autocompress.search.racing import Answered, Race, steps
 from autocompress.store.base import StudyState, StudyStore
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import Plan, in_ray
-from autocompress.workers.tune_alone import measuring_alone
 from autocompress.workers.tune_race import race_trials
 
 REPORT: Final = 4
@@ -102,7 +101,7 @@ def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Rac
     race_trials(
         opened.factory(Split.SEARCH),
         steps(n_items),
-        menus_of(space),
+        space,
         Plan(asked.strategy, asked.trials, asked.at_once, asked.seed, asked.address),
         judging.known,
         [space.values(own) for own in judging.unfinished],
@@ -124,11 +123,8 @@ def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) ->
     known = store.document(REFERENCE)
     if known is not None:
         return Answered.from_json(known)  # type: ignore[arg-type]  # Columns, as saved below.
-    n = len(opened.items[Split.SEARCH])
     values = opened.space.values(opened.untuned)
     contender = Contender({}, OTHER) if opened.other else Contender(values)
-    with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
-        (parts,) = in_turn(alone, [contender], 0, n, observer)
-    found = joined([Answered.from_json(part) for part in parts])
+    found = answer_search_items(opened, contender, observer)
     store.save_document(REFERENCE, found.to_json())
     return found

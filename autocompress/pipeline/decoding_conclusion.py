@@ -12,12 +12,18 @@ from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
 from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline.conclusion import versions
-from autocompress.pipeline.decoding_opened import OTHER, UNREAD, OpenedDecoding, in_turn
+from autocompress.pipeline.decoding_opened import (
+    OTHER,
+    UNREAD,
+    OpenedDecoding,
+    answered,
+    in_turn,
+)
 from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import UNITS, Answered, Objective, Rules, against, joined
+from autocompress.search.racing import UNITS, Answered, Objective, Rules, against
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
@@ -71,7 +77,6 @@ def conclude(
         names.append("against")
         decodings.append({})
     first = asked.rules.objectives[0]
-    lost = against(Objective.QUALITY, own.answered, beside.answered)
     n_search = len(opened.items[Split.SEARCH])
     read = list(judging.read.values())
 
@@ -91,7 +96,7 @@ def conclude(
         winner=space.values(winner),
         standings=tuple(map(standing, names, decodings, last)),
         gain=gain(first, own.answered, usual.answered, asked.seed),
-        quality_difference=Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low)),
+        quality_difference=quality_beside(own.answered, beside.answered),
         validation=tuple(
             standing(_name(one, untuned), space.values(one), of)
             for one, of in zip(finalists, told, strict=False)
@@ -145,7 +150,7 @@ def _in_turn(
 
 def _told(parts: Sequence[Part]) -> _Told:
     return _Told(
-        joined([Answered.from_json(part) for part in parts]),
+        answered(parts),
         sum(sum(part["proposed"]) for part in parts),
         sum(sum(part["accepted"]) for part in parts),
         tuple(text for part in parts for text in part["texts"]),
@@ -175,6 +180,12 @@ def _picked(
         return missed, ratios, finalists[at] != untuned
 
     return finalists[min(range(len(finalists)), key=standing)]
+
+
+def quality_beside(own: Answered, other: Answered) -> Estimate:
+    """Return one decoding's mean score less another's, paired over items."""
+    lost = against(Objective.QUALITY, own, other)
+    return Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low))
 
 
 def gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Estimate:

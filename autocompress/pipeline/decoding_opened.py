@@ -8,6 +8,7 @@ from typing import Final
 from autocompress.evaluators.tasks import Item
 from autocompress.pipeline.decoding_asked import DecodeAsked
 from autocompress.pipeline.observer import Observer
+from autocompress.search.racing import Answered, joined
 from autocompress.spaces.decoding import DecodingSpace
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import (
@@ -16,7 +17,7 @@ from autocompress.workers.decoding_session import (
     DecodingFactory,
     Drafted,
 )
-from autocompress.workers.tune_alone import Alone, Part
+from autocompress.workers.tune_alone import Alone, Part, measuring_alone
 
 CHUNK: Final = 8
 """Items between two looks at how far a measurement has come."""
@@ -76,3 +77,18 @@ def in_turn(
     looks = (*range(first, first + n, CHUNK), first + n)
     parts = alone.measure({CONTENDERS: contenders}, looks, lambda done: observer.advance(done, n))
     return [[part[CONTENDERS][at] for part in parts] for at in range(len(contenders))]
+
+
+def answered(parts: Sequence[Part]) -> Answered:
+    """Return what a contender made of all its parts' items."""
+    return joined([Answered.from_json(part) for part in parts])
+
+
+def answer_search_items(
+    opened: OpenedDecoding, contender: Contender, observer: Observer
+) -> Answered:
+    """Have one contender answer all that a search reads, in a process of its own."""
+    n = len(opened.items[Split.SEARCH])
+    with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
+        (parts,) = in_turn(alone, [contender], 0, n, observer)
+    return answered(parts)

@@ -15,7 +15,7 @@ from autocompress.store.base import AnswerRecord, StudyStore
 from autocompress.trial import Genotype, Split
 from autocompress.workers.tune import Values
 from autocompress.workers.tune_alone import Part
-from autocompress.workers.tune_drawing import Known, Menu, Verdict
+from autocompress.workers.tune_drawing import Known, Verdict
 
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
@@ -194,8 +194,3 @@ class Judging:
                 goes_on[record.genotype] = self._take(record.genotype, record.payload).goes_on
         # Their rest was not measured: they are begun anew.
         self.unfinished = [own for own, is_open in goes_on.items() if is_open]
-
-
-def menus_of(space: DecodingSpace) -> list[Menu]:
-    """Return a space as `race_trials` takes it."""
-    return [Menu(own.name, own.menu, own.needs) for own in space.parameters]

@@ -9,6 +9,7 @@ from typing import Any, Final
 from autocompress.errors import SpecError
 from autocompress.export.decoding_report import DecodingReport, to_markdown
 from autocompress.export.render import write_texts
+from autocompress.pipeline.intervals import MOST
 from autocompress.search.racing import UNITS, Answered, Objective, Rules, joined
 from autocompress.spaces.decoding import DecodingSpace, Parameter, to_text
 from autocompress.store.base import AnswerRecord, Json, StudyRow
@@ -156,7 +157,3 @@ def _shown(
         rules.violation(answered, beside),
         about,
     )
-
-
-MOST: Final = 1e30
-"""Stands for a ratio over nothing: Optuna keeps no infinity."""

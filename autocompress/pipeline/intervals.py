@@ -8,7 +8,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MOST = 1e30
-"""Stands for a ratio over nothing: reports hold no infinity."""
+"""Stands for a ratio over nothing: reports hold no infinity, nor does Optuna."""
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

@@ -24,13 +24,20 @@ from autocompress.pipeline import study as studies
 from autocompress.pipeline.conclusion import MODEL, versions
 from autocompress.pipeline.decoding import decode, opened_for
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
-from autocompress.pipeline.decoding_opened import UNREAD, OpenedDecoding, in_turn
+from autocompress.pipeline.decoding_conclusion import quality_beside
+from autocompress.pipeline.decoding_opened import (
+    UNREAD,
+    OpenedDecoding,
+    answer_search_items,
+    answered,
+    in_turn,
+)
 from autocompress.pipeline.decoding_stored import JOINT
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.intervals import mean_interval, ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import Answered, Objective, Rules, against, joined
+from autocompress.search.racing import Answered, Objective, Rules
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
 from autocompress.store.base import StudyState, StudyStore
@@ -53,12 +60,10 @@ class _Option:
 
     Args:
         speedup: That compression was asked for.
-        usual: The decoding that nobody tuned.
     """
 
     speedup: float
     model: Drafted
-    usual: Decoding
     tuned: Decoding
 
 
@@ -128,10 +133,8 @@ class _Parts:
         asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
         name = f"{self._study}-decoded-{speedup:.3g}x"
         found = decode(asked, self._storage, name, self._output / name, self._observer)
-        space = opened_for(asked).space
-        usual = space.values(space.genotype({}))
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
-        return _Option(speedup, drafted, usual, dict(found.winner))
+        return _Option(speedup, drafted, dict(found.winner))
 
     def _compressed(self, speedup: float) -> Path:
         """Search a compressed model that is so much faster, unless it is there."""
@@ -206,15 +209,13 @@ def _in_turn(
     observer: Observer,
 ) -> _Told:
     """Have dense and each option, untuned and tuned, answer a split's items in turn."""
-    usual = options[0].usual
+    # What nobody tuned is the same of all models: a draft's values act beside a draft alone.
+    usual = opened.space.values(opened.untuned)
     contenders = [Contender(usual)]
     for at, option in enumerate(options, 1):
-        contenders += [Contender(option.usual, at), Contender(option.tuned, at)]
+        contenders += [Contender(usual, at), Contender(option.tuned, at)]
     first, n = opened.unread[split]
-    found = [
-        joined([Answered.from_json(part) for part in parts])
-        for parts in in_turn(alone, contenders, first, n, observer)
-    ]
+    found = [answered(parts) for parts in in_turn(alone, contenders, first, n, observer)]
     return _Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
 
 
@@ -235,10 +236,6 @@ def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
     def speedup(slow: Answered, fast: Answered) -> Estimate:
         return Estimate(*ratio_interval([slow.seconds], [fast.seconds], seed))
 
-    def beside(own: Answered, other: Answered = told.dense) -> Estimate:
-        lost = against(Objective.QUALITY, own, other)
-        return Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low))
-
     untuned, tuned = told.untuned[at], told.tuned[at]
     return JointOption(
         asked_speedup=option.speedup,
@@ -249,9 +246,9 @@ def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
         by_decoding=speedup(untuned, tuned),
         speedup=speedup(told.dense, tuned),
         quality=_mean(tuned.scores),
-        untuned_quality_difference=beside(untuned),
-        quality_difference=beside(tuned),
-        beside_sequence=beside(tuned, told.tuned[0]),
+        untuned_quality_difference=quality_beside(untuned, told.dense),
+        quality_difference=quality_beside(tuned, told.dense),
+        beside_sequence=quality_beside(tuned, told.tuned[0]),
     )
 
 
@@ -291,11 +288,8 @@ def _dense_seconds(opened: OpenedDecoding, store: StudyStore, observer: Observer
     known = store.document(UNTUNED_SECONDS)
     if known is None:
         observer.stage("dense answers")
-        n = len(opened.items[Split.SEARCH])
         usual = Contender(opened.space.values(opened.untuned))
-        with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
-            (parts,) = in_turn(alone, [usual], 0, n, observer)
-        answered = joined([Answered.from_json(part) for part in parts])
-        known = {"seconds": Objective.SECONDS.ratio(answered)}
+        found = answer_search_items(opened, usual, observer)
+        known = {"seconds": Objective.SECONDS.ratio(found)}
         store.save_document(UNTUNED_SECONDS, known)
     return float(str(known["seconds"]))

@@ -39,6 +39,16 @@ class Parameter:
         """Whether it does anything beside the values of the parameters that act before it."""
         return all(name in values and values[name] in held for name, held in self.needs.items())
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether it is a number, of which near ones are alike."""
+        return not any(isinstance(value, bool | str) for value in self.menu)
+
+    @property
+    def in_order(self) -> tuple[Value, ...]:
+        """Its menu from the least on."""
+        return tuple(sorted(self.menu))
+
 
 NO_DRAFT: Final = {"draft": ("none",)}
 ANY_DRAFT: Final = {"draft": ("lookup", "model", "both", "exit", "skip")}

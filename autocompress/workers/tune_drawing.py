@@ -1,4 +1,4 @@
-"""What a race draws next: menus, a grid of them, or Optuna's samplers; imports Ray."""
+"""What a race draws next of a space: a grid, or Optuna's samplers; imports Ray."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from autocompress.spaces.decoding import DecodingSpace
 from autocompress.workers.tune import Plan, Values
 from autocompress.workers.tune_alone import Part
 
@@ -19,8 +20,6 @@ CELL: Final = "cell"
 AGAIN: Final = "again"
 PLACE: Final = "place of "
 """Before the name of a value that a sampler draws by its place in its menu."""
-
-Choice = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +55,6 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Menu:
-    """One value of a trial.
-
-    Args:
-        needs: What values drawn before it must be for it to be drawn at all.
-    """
-
-    name: str
-    values: tuple[Choice, ...]
-    needs: Mapping[str, tuple[Choice, ...]]
-
-    def acts(self, values: Values) -> bool:
-        """Whether it is drawn beside what was drawn before it."""
-        return all(name in values and values[name] in held for name, held in self.needs.items())
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether it holds numbers, of which near ones are alike."""
-        return not any(isinstance(value, bool | str) for value in self.values)
-
-    @property
-    def in_order(self) -> tuple[Any, ...]:
-        """The values from the least on."""
-        return tuple(sorted(self.values))
-
-
-@dataclass(frozen=True, slots=True)
 class Known:
     """A trial that has ended, and its scores."""
 
@@ -101,7 +73,7 @@ class Here:
 
 
 def drawing(
-    menus: Sequence[Menu],
+    space: DecodingSpace,
     plan: Plan,
     known: Sequence[Known],
     first: Sequence[Values],
@@ -114,7 +86,7 @@ def drawing(
     n = plan.trials - len(known)
     if plan.way == "grid":
         done = [dict(own.values) for own in known]
-        cells = [cell for cell in cells_of(menus) if cell not in done]
+        cells = [cell for cell in map(space.values, space.all()) if cell not in done]
         order = np.random.default_rng(plan.seed).permutation(len(cells))
         left = [dict(values) for values in first if dict(values) not in done]
         left += [cells[at] for at in order if cells[at] not in left]
@@ -142,27 +114,27 @@ def drawing(
         directions=["minimize"] * len(scores),
     )
     for own in known:
-        parameters = _drawn_as(menus, own.values)
+        parameters = _drawn_as(space, own.values)
         study.add_trial(
             optuna.trial.create_trial(
                 params=parameters,
-                distributions={name: _distribution(menus, name) for name in parameters},
+                distributions={name: _distribution(space, name) for name in parameters},
                 values=list(own.scores),
             )
         )
 
     def draw(trial: "optuna.Trial") -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for menu in menus:
-            if not menu.acts(values):
+        for own in space.parameters:
+            if not own.acts(values):
                 continue
-            if len(menu.values) == 1:
-                values[menu.name] = menu.values[0]
-            elif menu.is_ordered:
-                at = trial.suggest_int(f"{PLACE}{menu.name}", 0, len(menu.values) - 1)
-                values[menu.name] = menu.in_order[at]
+            if len(own.menu) == 1:
+                values[own.name] = own.menu[0]
+            elif own.is_ordered:
+                at = trial.suggest_int(f"{PLACE}{own.name}", 0, len(own.menu) - 1)
+                values[own.name] = own.in_order[at]
             else:
-                values[menu.name] = trial.suggest_categorical(menu.name, menu.values)
+                values[own.name] = trial.suggest_categorical(own.name, own.menu)
         return {**values, AGAIN: here.judge.scores_of(values) is not None}
 
     class Drawing(OptunaSearch):
@@ -171,7 +143,7 @@ def drawing(
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
             proposal = here.judge.proposal() if plan.way == "tpe" else None
             if proposal is not None:
-                study.enqueue_trial(_drawn_as(menus, proposal))
+                study.enqueue_trial(_drawn_as(space, proposal))
             suggested: dict[str, Any] | None = super().suggest(trial_id)
             return suggested
 
@@ -184,43 +156,31 @@ def drawing(
         mode=modes,
         sampler=sampler,
         storage=storage,
-        points_to_evaluate=[_drawn_as(menus, values) for values in first],
+        points_to_evaluate=[_drawn_as(space, values) for values in first],
     )
     return None, algorithm, n
 
 
-def cells_of(menus: Sequence[Menu]) -> list[dict[str, Any]]:
-    """Return all that a grid over menus holds, the last menu's values changing fastest."""
-    cells: list[dict[str, Any]] = [{}]
-    for menu in menus:
-        cells = [
-            {**cell, menu.name: value} if menu.acts(cell) else cell
-            for cell in cells
-            for value in (menu.values if menu.acts(cell) else menu.values[:1])
-        ]
-    return cells
-
-
-def _drawn_as(menus: Sequence[Menu], values: Values) -> dict[str, Any]:
+def _drawn_as(space: DecodingSpace, values: Values) -> dict[str, Any]:
     """Return the parameters by which a sampler knows some values."""
     found: dict[str, Any] = {}
-    for menu in menus:
-        if len(menu.values) == 1:
+    for own in space.parameters:
+        if len(own.menu) == 1:
             continue
-        if menu.name in values and menu.is_ordered:
-            found[f"{PLACE}{menu.name}"] = menu.in_order.index(values[menu.name])
-        elif menu.name in values:
-            found[menu.name] = values[menu.name]
+        if own.name in values and own.is_ordered:
+            found[f"{PLACE}{own.name}"] = own.in_order.index(values[own.name])
+        elif own.name in values:
+            found[own.name] = values[own.name]
     return found
 
 
-def _distribution(menus: Sequence[Menu], name: str) -> "optuna.distributions.BaseDistribution":
+def _distribution(space: DecodingSpace, name: str) -> "optuna.distributions.BaseDistribution":
     import optuna
 
-    menu = next(menu for menu in menus if menu.name == name.removeprefix(PLACE))
-    if menu.is_ordered:
-        return optuna.distributions.IntDistribution(0, len(menu.values) - 1)
-    return optuna.distributions.CategoricalDistribution(menu.values)
+    own = next(own for own in space.parameters if own.name == name.removeprefix(PLACE))
+    if own.is_ordered:
+        return optuna.distributions.IntDistribution(0, len(own.menu) - 1)
+    return optuna.distributions.CategoricalDistribution(own.menu)
 
 
 def values_of(config: Mapping[str, Any]) -> dict[str, Any]:

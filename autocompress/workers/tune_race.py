@@ -5,9 +5,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from autocompress.spaces.decoding import DecodingSpace
 from autocompress.workers.tune import QUIET, Plan, Share, Values, in_ray, one_line, share_of
 from autocompress.workers.tune_alone import Make
-from autocompress.workers.tune_drawing import AGAIN, Here, Judge, Known, Menu, drawing, values_of
+from autocompress.workers.tune_drawing import AGAIN, Here, Judge, Known, drawing, values_of
 
 if TYPE_CHECKING:
     from ray import tune
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def race_trials(
     make: Make,
     looks: Sequence[int],
-    menus: Sequence[Menu],
+    space: DecodingSpace,
     plan: Plan,
     known: Sequence[Known],
     first: Sequence[Values],
@@ -31,7 +32,7 @@ def race_trials(
 
     Args:
         looks: After how many items, in rising order, a trial is judged; the last are all.
-        menus: What is drawn of, those that others need before them.
+        space: What is drawn of.
         plan: A grid's `trials` are its first ones, in an order drawn by its seed.
         known: Trials of an earlier run, which count for the plan and are not run again.
         first: Values of trials that are run before any is drawn.
@@ -48,7 +49,7 @@ def race_trials(
         names = [f"score {at}" for at in range(objectives)]
         here = Here(judge)
         scheduler, teller = _judged(here, len(looks), names)
-        space, algorithm, n = drawing(menus, plan, known, first, here, names)
+        cells, algorithm, n = drawing(space, plan, known, first, here, names)
         if n < 1:
             return
         tuner = tune.Tuner(
@@ -56,7 +57,7 @@ def race_trials(
                 tune.with_parameters(_trainable(), make=make, looks=tuple(looks), share=share),
                 {"cpu": share.cpus, "gpu": share.gpus},
             ),
-            param_space=space,
+            param_space=cells,
             tune_config=tune.TuneConfig(
                 search_alg=algorithm,
                 scheduler=scheduler,

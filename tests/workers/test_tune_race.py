@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from autocompress.spaces.decoding import DecodingSpace, Parameter
 from autocompress.workers.tune import Plan, Share, Values, in_ray
-from autocompress.workers.tune_drawing import Known, Menu, Verdict, cells_of
+from autocompress.workers.tune_drawing import Known, Verdict
 from autocompress.workers.tune_race import race_trials
 
-MENUS = (
-    Menu("draft", ("none", "lookup"), {}),
-    Menu("tokens", (4, 1, 2, 8), {"draft": ("lookup",)}),
-    Menu("sampled", (False, True), {}),
+SPACE = DecodingSpace(
+    [
+        Parameter("draft", ("none", "lookup")),
+        Parameter("tokens", (4, 1, 2, 8), {"draft": ("lookup",)}),
+        Parameter("sampled", (False, True)),
+    ]
 )
 LOOKS = (2, 4, 8)
 
@@ -93,7 +96,7 @@ def race(
     known: Sequence[Known] = (),
     first: Sequence[Values] = (),
 ) -> None:
-    race_trials(Toy(folder), LOOKS, MENUS, Plan(way, trials, 1, seed=3), known, first, judge)
+    race_trials(Toy(folder), LOOKS, SPACE, Plan(way, trials, 1, seed=3), known, first, judge)
 
 
 def test_the_best_of_a_small_space_is_found_and_nothing_is_measured_twice(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def test_what_the_judge_proposes_is_run_before_what_is_drawn(tmp_path: Path) -> 
 
 def test_a_grid_runs_each_cell_once_but_those_that_are_known(tmp_path: Path) -> None:
     judge = Keeping()
-    cells = cells_of(MENUS)
+    cells = [SPACE.values(own) for own in SPACE.all()]
 
     race(tmp_path, judge, "grid", 100, known=[Known(cells[0], (1.0,))])
 
@@ -179,7 +182,7 @@ def test_trials_that_are_known_count(tmp_path: Path, way: str) -> None:
 
 
 def test_values_are_drawn_where_they_act_only() -> None:
-    cells = cells_of(MENUS)
+    cells = [SPACE.values(own) for own in SPACE.all()]
 
     assert len(cells) == 2 + 4 * 2
     assert all(("tokens" in cell) == (cell["draft"] == "lookup") for cell in cells)
