@@ -336,9 +336,9 @@ def test_the_layer_map_counts_what_is_done() -> None:
     told = caption(dataclasses.replace(REPORT, layer_map=layers), "layer_map")
 
     assert told == (
-        "Of 3 layers, 1 attention blocks are dropped and 0 narrowed, 2 stored in fewer bits; 0 "
-        "MLP blocks are dropped and 2 narrowed, 1 stored in fewer bits. Height is the share of "
-        "the bytes kept."
+        "Of 3 layers, 1 attention block is dropped and 0 narrowed, 2 stored in fewer bits; 0 MLP "
+        "blocks are dropped and 2 narrowed, 1 stored in fewer bits. Height is the share of the "
+        "bytes kept."
     )
 
 
