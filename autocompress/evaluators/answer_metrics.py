@@ -19,7 +19,8 @@ _NOT_A_TOKEN: Final = re.compile(r"[^a-z0-9]+")
 def score(item: Item, answer: str) -> float:
     """Return the best that an answer is worth beside any of an item's references.
 
-    Microseconds, but for `pass` and a user's function, which run Python.
+    Microseconds, but for `pass` and a user's function, which run Python. One answer alone is worth
+    to `pass@K` what it is to `pass`.
 
     Raises:
         SpecError: If the metric reads no answer, as `choice`, or is unknown.
@@ -29,7 +30,7 @@ def score(item: Item, answer: str) -> float:
     if item.metric in _BESIDE_ONE:
         beside = _BESIDE_ONE[item.metric]
         return max((beside(answer, reference) for reference in item.references), default=0.0)
-    if item.metric == "pass":
+    if item.tries:
         program = answer if item.whole else item.prompt + answer
         return float(python_runner.passes(program, item.tests))
     if item.metric.startswith(USER_METRIC):
@@ -39,10 +40,17 @@ def score(item: Item, answer: str) -> float:
     raise SpecError(f"Unknown metric {item.metric!r}. Known: {', '.join(METRICS)}.")
 
 
-def scores_of(item: Item, answers: Sequence[str]) -> list[float]:
-    """Return the score of each of several answers; equal ones are scored once."""
-    known = {answer: score(item, answer) for answer in dict.fromkeys(answers)}
-    return [known[answer] for answer in answers]
+def score_of_candidates(item: Item, candidates: Sequence[str], answer: str) -> float:
+    """Return what an answer is worth that was picked from candidates.
+
+    `pass@K` reads all of them instead: how likely one of K is right, drawn from them; of fewer
+    than K, whether any is. Equal ones are run once.
+    """
+    if item.tries < 2:
+        return score(item, answer)
+    known = {own: score(item, own) for own in dict.fromkeys(candidates)}
+    right = round(sum(known[own] for own in candidates))
+    return pass_at_k(len(candidates), right, min(item.tries, len(candidates)))
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

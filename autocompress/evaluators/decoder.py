@@ -39,6 +39,7 @@ class Answer:
             until all was said.
         proposed: Tokens of a draft, and `accepted` how many of them were held.
         said: Tokens of the text alone, and `token_ids` which ones.
+        candidates: All texts that this one was picked from, itself among them.
         cache_bytes: Of the KV cache that its batch held at the end, a draft model's included.
     """
 
@@ -51,6 +52,7 @@ class Answer:
     said: int
     token_ids: tuple[int, ...]
     cache_bytes: int
+    candidates: tuple[str, ...]
 
 
 class Decoder:
@@ -171,6 +173,7 @@ class Decoder:
                 said=len(kept),
                 token_ids=kept,
                 cache_bytes=spoken.cache_bytes + drafts,
+                candidates=(text,),
             )
         ]
 
@@ -211,26 +214,33 @@ class Decoder:
         found = generate_batch(self._model, ids, mask, decoding, ending, seed)
         best_of, beams = own.whole("best_of"), own.whole("num_beams")
         groups = [range(first, first + best_of) for first in range(0, len(found.rows), best_of)]
-        picks = [self._pick(own, ending, found, group) for group in groups]
-        shown = [ending.shown(found.rows[row]) for row in picks]
+        shown = [ending.shown(row) for row in found.rows]
+        picks = [self._pick(own, shown, found, group) for group in groups]
         total = time.perf_counter() - started
         is_shown_at_once = best_of == beams == 1
         return [
             Answer(
-                text=text,
+                text=shown[pick][0],
                 tokens=beams * sum(len(found.rows[row]) for row in group),
                 seconds=total / len(prompts),
                 first_seconds=found.first_at - started if is_shown_at_once else total,
                 proposed=0,
                 accepted=0,
-                said=len(kept),
-                token_ids=kept,
+                said=len(shown[pick][1]),
+                token_ids=shown[pick][1],
                 cache_bytes=found.cache_bytes,
+                candidates=tuple(shown[row][0] for row in group),
             )
-            for (text, kept), group in zip(shown, groups, strict=True)
+            for pick, group in zip(picks, groups, strict=True)
         ]
 
-    def _pick(self, own: Settings, ending: Ending, found: GeneratedBatch, group: range) -> int:
+    def _pick(
+        self,
+        own: Settings,
+        shown: Sequence[tuple[str, tuple[int, ...]]],
+        found: GeneratedBatch,
+        group: range,
+    ) -> int:
         """Return which of the rows of one prompt's candidates is its answer."""
         if found.logits is None:
             return group[0]
@@ -238,7 +248,7 @@ class Decoder:
             mean_log_likelihood(found.rows[row], [step[row] for step in found.logits])
             for row in group
         ]
-        texts = [ending.shown(found.rows[row])[0] for row in group]
+        texts = [shown[row][0] for row in group]
         return group[SELECTORS[own.text("selector")](texts, likelihoods)]
 
     def _compile(self, decoding: Decoding, prompts: Sequence[str], ending: Ending) -> None:

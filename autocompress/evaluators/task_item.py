@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 METRICS = ("choice", "exact", "f1", "line", "match", "pass", "rouge-l")
-"""What scores an answer, beside a user's own `python:FILE.py:function`."""
+"""What scores an answer, beside `pass@K` and a user's own `python:FILE.py:function`."""
 USER_METRIC = "python:"
 
 
@@ -18,7 +19,7 @@ class Item:
         references: Each of them is a right answer; none for `pass`. Of a choice there is one.
         choices: Continuations, of which `choice` takes the likeliest for the model's answer.
         tests: Python that `pass` runs after the program: the prompt and then the answer.
-        metric: One of `METRICS`, or `python:FILE.py:function`.
+        metric: One of `METRICS`, `pass@K`, or `python:FILE.py:function`.
         source: Where it was taken from; items of one source stay in one split.
         whole: Whether the answer is the whole program, and replaces the prompt.
         stop: What ends an answer: the first of these in it, and what follows, is not read.
@@ -50,4 +51,10 @@ class Item:
     @property
     def runs_python(self) -> bool:
         """Whether scoring it runs code that a file or a model wrote."""
-        return self.metric == "pass" or self.metric.startswith(USER_METRIC)
+        return self.tries > 0 or self.metric.startswith(USER_METRIC)
+
+    @property
+    def tries(self) -> int:
+        """How many programs count as one answer: K of `pass@K`, 1 of `pass`, else 0."""
+        found = re.fullmatch("pass(?:@([1-9][0-9]{0,3}))?", self.metric)
+        return 0 if found is None else int(found[1] or 1)

@@ -164,19 +164,20 @@ def _check(item: Item, allow_python: bool) -> None:
         raise ValueError(f"metric {item.metric!r} runs Python, which is off; see `--allow-python`")
     if item.metric.startswith(USER_METRIC):
         user_metric.load(item.metric)
-    else:
+    elif not item.tries:
         one_of(METRICS)(item.metric)
-    for name, metric in (("choices", "choice"), ("tests", "pass")):
-        if bool(getattr(item, name)) != (item.metric == metric):
+    is_choice, is_program = item.metric == "choice", item.tries > 0
+    for name, metric, is_it in (("choices", "choice", is_choice), ("tests", "pass", is_program)):
+        if bool(getattr(item, name)) != is_it:
             raise ValueError(
                 f"`{name}` are there for metric {metric!r} and no other, but the metric is "
                 f"{item.metric!r} and they are {_short(getattr(item, name))}"
             )
-    if item.whole and item.metric != "pass":
+    if item.whole and not is_program:
         raise ValueError(f"`whole` is for metric 'pass', but the metric is {item.metric!r}")
     if not item.prompt and item.metric == "choice":
         raise ValueError("a choice needs a `prompt` that is not empty")
-    if not item.references and item.metric != "pass":
+    if not item.references and not is_program:
         raise ValueError("there are no `references`")
     if "" in item.stop:
         raise ValueError("`stop` ends an answer by texts that are not empty, but got ''")

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from autocompress.evaluators.answer_metrics import score
+from autocompress.evaluators.answer_metrics import score_of_candidates
 from autocompress.evaluators.decoder import Answer, Decoder
 from autocompress.evaluators.tasks import Item
 from autocompress.evaluators.torch_engine import load_checkpoint
@@ -129,7 +129,9 @@ def columns(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, Any]:
     """Return what was made of items, column by column, and the answers' texts."""
     pairs = list(zip(items, answers, strict=True))
     return {
-        "scores": [score(item, answer.text) for item, answer in pairs],
+        "scores": [
+            score_of_candidates(item, answer.candidates, answer.text) for item, answer in pairs
+        ],
         "tokens": [float(answer.tokens) for answer in answers],
         "said": [float(answer.said) for answer in answers],
         "seconds": [answer.seconds for answer in answers],

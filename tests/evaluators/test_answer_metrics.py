@@ -20,7 +20,7 @@ from autocompress.evaluators.answer_metrics import (
     pass_at_k,
     rouge_l,
     score,
-    scores_of,
+    score_of_candidates,
     until,
 )
 from autocompress.evaluators.task_item import Item
@@ -152,9 +152,34 @@ def test_a_program_is_the_prompt_and_the_answer_unless_the_answer_is_whole() -> 
     continued = Item(prompt, (), tests=tests, metric="pass", stop=("\nassert",))
     whole = Item("Write add.", (), tests=tests, metric="pass", whole=True)
 
-    assert scores_of(continued, [body, "    return x", body]) == [1, 0, 1]
+    assert [score(continued, own) for own in (body, "    return x")] == [1, 0]
     assert score(whole, "def add(x): return 1 + x") == 1
     assert score(whole, body) == 0
+
+
+RIGHT, WRONG = "    return x + 1", "    return x"
+
+
+@pytest.mark.parametrize(
+    ("metric", "candidates", "worth"),
+    [
+        ("pass", [WRONG, RIGHT], 0.0),  # what was picked
+        ("pass@1", [WRONG, RIGHT], 0.0),
+        ("pass@2", [WRONG, WRONG, RIGHT, WRONG], 0.5),
+        ("pass@2", [WRONG], 0.0),
+        ("pass@9", [WRONG, RIGHT], 1.0),
+    ],
+)
+def test_pass_at_k_reads_all_candidates(metric: str, candidates: list[str], worth: float) -> None:
+    item = Item("def add(x):\n", (), tests="assert add(1) == 2", metric=metric)
+
+    assert score_of_candidates(item, candidates, candidates[0]) == worth
+
+
+@pytest.mark.parametrize("metric", ["pass@0", "pass@", "pass@1.5", "pass@99999", "pass@-1"])
+def test_pass_at_what_cannot_be_drawn_is_unknown(metric: str) -> None:
+    with pytest.raises(SpecError, match="Unknown metric 'pass@"):
+        score(Item("", (), tests="pass", metric=metric), "")
 
 
 def test_a_users_function_scores_once_it_returns_a_number_from_0_to_1(tmp_path: Path) -> None:

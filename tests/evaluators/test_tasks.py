@@ -87,6 +87,7 @@ def test_items_have_one_key_if_they_ask_the_same(one: Item, other: Item) -> None
         ({"references": ["a", "b"]}, "match"),
         ({"references": "a", "choices": ["a", "b"]}, "choice"),
         ({"tests": "assert True"}, "pass"),
+        ({"tests": "assert True", "metric": "pass@9"}, "pass@9"),
     ],
 )
 def test_an_item_tells_its_metric_by_what_it_holds(
@@ -176,7 +177,13 @@ def test_a_users_function_that_is_not_there_is_refused(
 
 
 @pytest.mark.parametrize(
-    "fields", [{"tests": "assert True"}, {"metric": "python:own.py:f"}, {"metric": "pass"}]
+    "fields",
+    [
+        {"tests": "assert True"},
+        {"metric": "python:own.py:f"},
+        {"metric": "pass"},
+        {"metric": "pass@9"},
+    ],
 )
 def test_python_does_not_run_unless_it_is_allowed(
     tmp_path: Path, fields: dict[str, object]
