@@ -66,7 +66,7 @@ def add_decode(
         "--objective",
         metavar="quality-per-second",
         help="one or two of: quality, seconds (of an answer), tokens-per-second, first-token, "
-        "quality-per-second, cost (tokens a correct answer), memory (of the KV cache)",
+        "quality-per-second, cost (tokens a correct answer), memory (weights and KV cache)",
     )
     decode.add_argument(
         "--quality-drop",

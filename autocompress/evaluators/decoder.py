@@ -41,6 +41,7 @@ class Answer:
         said: Tokens of the text alone, and `token_ids` which ones.
         candidates: All texts that this one was picked from, itself among them.
         cache_bytes: Of the KV cache that its batch held at the end, a draft model's included.
+        weight_bytes: Of the model, and of a draft that is another one.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Answer:
     said: int
     token_ids: tuple[int, ...]
     cache_bytes: int
+    weight_bytes: int
     candidates: tuple[str, ...]
 
 
@@ -77,6 +79,7 @@ class Decoder:
         self._positions = int(model.config.max_position_embeddings)
         self._compiled: set[tuple[int, int]] = set()
         self._made_of_model: dict[tuple[str, int], PreTrainedModel] = {}
+        self._held: dict[tuple[int, ...], int] = {}
 
     def answer(
         self, prompts: Sequence[str], decoding: Decoding, seeds: Sequence[int]
@@ -173,6 +176,7 @@ class Decoder:
                 said=len(kept),
                 token_ids=kept,
                 cache_bytes=spoken.cache_bytes + drafts,
+                weight_bytes=self._weight_bytes(self._draft_model(own)),
                 candidates=(text,),
             )
         ]
@@ -229,10 +233,24 @@ class Decoder:
                 said=len(shown[pick][1]),
                 token_ids=shown[pick][1],
                 cache_bytes=found.cache_bytes,
+                weight_bytes=self._weight_bytes(None),
                 candidates=tuple(shown[row][0] for row in group),
             )
             for pick, group in zip(picks, groups, strict=True)
         ]
+
+    def _weight_bytes(self, draft: PreTrainedModel | None) -> int:
+        """Return what the weights hold; those that a draft shares with the model count once."""
+        models = [self._model] if draft is None else [self._model, draft]
+        key = tuple(map(id, models))
+        if key not in self._held:
+            tensors = {
+                id(tensor): tensor.nbytes
+                for model in models
+                for tensor in (*model.parameters(), *model.buffers())
+            }
+            self._held[key] = sum(tensors.values())
+        return self._held[key]
 
     def _pick(
         self,

@@ -32,7 +32,8 @@ class Answered:
         said: (n,) tokens of the answers alone.
         seconds: (n,) until the whole answer was there.
         first_seconds: (n,) until its first token was.
-        cache_bytes: (n,) held by the KV cache at its end.
+        memory_bytes: (n,) held by the weights that it ran, a draft's included, and by the KV
+            cache at its end.
     """
 
     scores: np.ndarray
@@ -40,7 +41,7 @@ class Answered:
     said: np.ndarray
     seconds: np.ndarray
     first_seconds: np.ndarray
-    cache_bytes: np.ndarray
+    memory_bytes: np.ndarray
 
     def __len__(self) -> int:
         """Return how many items were answered."""
@@ -60,7 +61,7 @@ class Answered:
         return cls(*(np.asarray(columns[name], np.float64) for name in COLUMNS))
 
 
-COLUMNS: Final = ("scores", "tokens", "said", "seconds", "first_seconds", "cache_bytes")
+COLUMNS: Final = ("scores", "tokens", "said", "seconds", "first_seconds", "memory_bytes")
 
 
 def joined(parts: Sequence[Answered]) -> Answered:
@@ -99,7 +100,7 @@ class Objective(enum.StrEnum):
             case Objective.COST:
                 return answered.tokens, answered.scores
             case Objective.MEMORY:
-                return answered.cache_bytes, one
+                return answered.memory_bytes, one
 
     def ratio(self, answered: Answered) -> float:
         """Return the ratio of the sums; infinite where nothing stands below the line."""
@@ -124,7 +125,7 @@ UNITS: Final[Mapping[Objective, str]] = {
     Objective.TO_FIRST: "seconds to the first token",
     Objective.QUALITY_PER_SECOND: "score a second",
     Objective.COST: "tokens a score of 1",
-    Objective.MEMORY: "bytes of KV cache",
+    Objective.MEMORY: "bytes of weights and KV cache",
 }
 
 

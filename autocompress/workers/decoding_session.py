@@ -136,7 +136,7 @@ def columns(items: Sequence[Item], answers: Sequence[Answer]) -> dict[str, Any]:
         "said": [float(answer.said) for answer in answers],
         "seconds": [answer.seconds for answer in answers],
         "first_seconds": [answer.first_seconds for answer in answers],
-        "cache_bytes": [float(answer.cache_bytes) for answer in answers],
+        "memory_bytes": [float(answer.weight_bytes + answer.cache_bytes) for answer in answers],
         "proposed": [float(answer.proposed) for answer in answers],
         "accepted": [float(answer.accepted) for answer in answers],
         "texts": [answer.text for answer in answers],

@@ -131,6 +131,20 @@ def test_drawn_answers_are_their_seeds_alone(decoder: Decoder, decoding: Decodin
     assert others != first
 
 
+def test_a_draft_of_the_models_own_layers_holds_no_further_weights(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tiny_llama: Path
+) -> None:
+    decoder = Decoder(model, tokenizer, draft=load_model(tiny_llama, CPU))
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+    weights = {
+        draft: decoder.answer(PROMPTS[:1], {**SHORT, "draft": draft}, [1])[0].weight_bytes
+        for draft in ("none", "lookup", "exit", "model")
+    }
+
+    assert weights == {"none": held, "lookup": held, "exit": held, "model": 2 * held}
+
+
 def test_drawing_leaves_the_global_random_numbers_alone(decoder: Decoder) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

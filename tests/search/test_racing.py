@@ -33,7 +33,7 @@ def answered(n: int = ITEMS, score: float = 0.5, seconds: float = 1.0, seed: int
         said=np.round(20 * length),
         seconds=seconds * length * (1 + own),
         first_seconds=0.1 * seconds * (1 + own),
-        cache_bytes=np.full(n, 1000.0),
+        memory_bytes=np.full(n, 1000.0),
     )
 
 
