@@ -53,6 +53,16 @@ def score_of_candidates(item: Item, candidates: Sequence[str], answer: str) -> f
     return pass_at_k(len(candidates), right, min(item.tries, len(candidates)))
 
 
+def score_of_choice(item: Item, likelihoods: Sequence[float]) -> float:
+    """Return whether the first of the likeliest choices is the right one.
+
+    Args:
+        likelihoods: Of each of the item's choices, in their order.
+    """
+    likeliest = max(range(len(item.choices)), key=likelihoods.__getitem__)
+    return float(item.choices[likeliest] in item.references)
+
+
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return how likely one of k answers is right, drawn from n of which c are, unbiased.
 

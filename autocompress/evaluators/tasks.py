@@ -68,7 +68,7 @@ def split_items(items: Sequence[Item], seed: int = 0) -> dict[Split, list[Item]]
     """
     sources: dict[str, list[Item]] = defaultdict(list)
     for item in sorted(_distinct(items), key=lambda item: item.key):
-        sources[f"source {item.source}" if item.source else f"prompt {item.prompt}"].append(item)
+        sources[origin(item)].append(item)
     dealt: dict[Split, list[Item]] = {split: [] for split in Split}
     for name in sorted(sources, key=lambda name: _digest(f"{seed}:{name}")):
         split = min(Split, key=lambda split: len(dealt[split]) / SHARES[split])
@@ -80,6 +80,11 @@ def split_items(items: Sequence[Item], seed: int = 0) -> dict[Split, list[Item]]
             f"(of {len(sources)} sources). Give more tasks, or tasks of more sources."
         )
     return dealt
+
+
+def origin(item: Item) -> str:
+    """Return what an item shares with all that must be in one split with it."""
+    return f"source {item.source}" if item.source else f"prompt {item.prompt}"
 
 
 def needs_generation(item: Item) -> bool:

@@ -20,6 +20,12 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     return (float(interval[0]), float(interval[1]))
 
 
+def share_interval(hits: int, n: int) -> tuple[float, float]:
+    """Return Wilson's interval of a share, of which a sample of n holds some hits."""
+    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return (float(interval.low), float(interval.high))
+
+
 def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
     """Return the median of repeats and its bootstrap interval."""
     interval = stats.bootstrap(

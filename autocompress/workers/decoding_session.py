@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from autocompress.evaluators.answer_metrics import score_of_candidates
+from autocompress.evaluators.answer_metrics import score_of_candidates, score_of_choice
 from autocompress.evaluators.decoder import Answer, Decoder
 from autocompress.evaluators.tasks import Item
 from autocompress.evaluators.torch_engine import load_checkpoint
@@ -18,6 +18,8 @@ from autocompress.workers.tune import Share, Values
 
 CONTENDERS: Final = "contenders"
 """The value under which several decodings are measured in turn, as a sequence of `Contender`."""
+CHOOSING: Final = "choosing"
+"""The value under which models choose, as a sequence of which of the factory's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class DecodingFactory:
     Args:
         models: Loaded when first asked for, the first of them at once.
         items: That all decodings answer, in this order.
+        choices: That models choose from, which no decoding changes.
         seed: From which each item's random numbers come, the same for every decoding.
     """
 
@@ -56,6 +59,7 @@ class DecodingFactory:
     dtype: str
     trust_remote_code: bool
     seed: int
+    choices: tuple[Item, ...] = ()
 
     def __call__(self, share: Share) -> "DecodingSession":
         """Load the models, with a thread for each core of the share, or OMP_NUM_THREADS."""
@@ -90,8 +94,11 @@ class DecodingSession:
         """Return what a decoding makes of items `[first, end)`: columns of `Answered`, by name.
 
         With `CONTENDERS` what each makes of them, as a list under that name: they take turns item
-        by item, so that a machine that slows down slows all of them.
+        by item, so that a machine that slows down slows all of them. With `CHOOSING` the scores of
+        each model that chooses, `[first, end)` of the choices.
         """
+        if CHOOSING in values:
+            return {CHOOSING: [self._chosen(model, first, end) for model in values[CHOOSING]]}  # type: ignore[attr-defined]
         if CONTENDERS in values:
             return self._in_turn(values[CONTENDERS], first, end)  # type: ignore[arg-type]
         decoding: dict[str, Value] = dict(values)  # type: ignore[arg-type]
@@ -115,6 +122,12 @@ class DecodingSession:
         prompts = [item.prompt for item in items]
         decoder = self._decoder(contender.model)
         return items, decoder.answer(prompts, contender.decoding, [int(own) for own in seeds])
+
+    def _chosen(self, model: int, first: int, end: int) -> list[float]:
+        items = self._factory.choices[first:end]
+        prompts, choices = [own.prompt for own in items], [own.choices for own in items]
+        likelihoods = self._decoder(model).choose(prompts, choices)
+        return [score_of_choice(*own) for own in zip(items, likelihoods, strict=True)]
 
     def _decoder(self, model: int) -> Decoder:
         """Return a model's decoder, loaded and run once: kernels are made when first used."""

@@ -21,6 +21,7 @@ from autocompress.evaluators.answer_metrics import (
     rouge_l,
     score,
     score_of_candidates,
+    score_of_choice,
     until,
 )
 from autocompress.evaluators.task_item import Item
@@ -141,6 +142,14 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_answer(n: int, data: st.Da
 def test_pass_at_k_of_what_cannot_be_drawn_is_refused(n: int, c: int, k: int) -> None:
     with pytest.raises(SpecError, match=f"must hold, but got n = {n}, c = {c}, k = {k}"):
         pass_at_k(n, c, k)
+
+
+def test_the_first_of_the_likeliest_choices_is_taken() -> None:
+    item = Item("", ("b",), choices=("a", "b", "c"), metric="choice")
+
+    assert score_of_choice(item, [-3.0, -1.0, -2.0]) == 1
+    assert score_of_choice(item, [-1.0, -3.0, -2.0]) == 0
+    assert score_of_choice(item, [-1.0, -1.0, -2.0]) == 0
 
 
 def test_pass_at_k_of_many_answers_is_exact() -> None:

@@ -52,7 +52,11 @@ def given(model: Path, patch: pytest.MonkeyPatch) -> list[str]:
         {"prompt": f"the number {n} and the", "references": ["number"], "metric": "f1"}
         for n in range(TASKS)
     ]
-    write(rows)
+    choices = [
+        {"prompt": f"{n} is", "references": [" odd"], "choices": [" odd", " even"]}
+        for n in range(8)
+    ]
+    write([*rows, *choices])
     return [
         *("decode", str(model), "--tasks", "tasks.jsonl", "--storage", STORAGE),
         *("--tune", "draft,draft_tokens,batch", "--fix", "max_new_tokens=6"),
@@ -92,6 +96,8 @@ def test_a_search_tells_its_winner_beside_the_untuned() -> None:
     assert {"quality", "seconds", "memory"} <= set(standings[0]["values"])
     page = Path("out/decoding.md").read_text("utf-8")
     assert all(own["decoding"] in page for own in standings)
+    assert found["choices"]["items"] == 8
+    assert "chooses right in" in page
     # Greedy answers are the same however they are drafted.
     assert len({own["values"]["quality"]["value"] for own in standings}) == 1
 
