@@ -72,7 +72,7 @@ def main() -> None:
 
 def summary(rows: Sequence[Row]) -> Row:
     """Return how the winners stand beside compression that is decoded its best."""
-    beside = [row["options"][row["winner"]]["beside_sequence"]["interval"] for row in rows]
+    beside = [row["options"][row["winner"]]["beside_first"]["interval"] for row in rows]
     return {
         "searches": len(rows),
         "surely_better": sum(low > 0 for low, _ in beside),

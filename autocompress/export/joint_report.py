@@ -10,6 +10,7 @@ from typing import cast
 from autocompress.export.evaluation import Estimate
 from autocompress.export.render import write_texts
 from autocompress.export.report_json import Json, from_plain, to_plain
+from autocompress.export.right_choices import RightChoices, choices_in_words
 
 
 class JointVerdict(enum.StrEnum):
@@ -30,8 +31,9 @@ class JointOption:
         speedup: Of both together.
         untuned_quality_difference: Its mean score untuned less dense's: what compression took.
         quality_difference: Tuned less dense's.
-        beside_sequence: Tuned less the first option's, which is compression for all of the speedup
-            and then its decoding.
+        beside_first: Tuned less the first option's, which is compression for all of the speedup,
+            or for what it reaches, and then its decoding.
+        choices: What its model chose, beside dense; None without choices.
     """
 
     asked_speedup: float
@@ -44,7 +46,8 @@ class JointOption:
     quality: Estimate
     untuned_quality_difference: Estimate
     quality_difference: Estimate
-    beside_sequence: Estimate
+    beside_first: Estimate
+    choices: RightChoices | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def to_markdown(report: JointReport) -> str:
         "together",
         "score, untuned",
         "score",
-        "score beside compression alone, decoded its best",
+        "score beside the first's",
         "decoding",
     ]
     rows = [
@@ -143,7 +146,7 @@ def to_markdown(report: JointReport) -> str:
             _times(option.speedup),
             _difference(option.untuned_quality_difference),
             _difference(option.quality_difference),
-            _difference(option.beside_sequence) if at else "",
+            _difference(option.beside_first) if at else "",
             f"`{option.decoding}`",
         ]
         for at, option in enumerate(report.options)
@@ -161,6 +164,7 @@ def to_markdown(report: JointReport) -> str:
             "",
             _how(report),
             "",
+            *_choices(own),
             "Each part is a study of its own, and so are their reports, in the folders beside.",
             "",
         ]
@@ -177,6 +181,12 @@ def _how(report: JointReport) -> str:
         f"The winner was picked on {report.validation_items} other items. {report.hardware}, "
         f"seed {report.seed}."
     )
+
+
+def _choices(own: JointOption) -> list[str]:
+    if own.choices is None:
+        return []
+    return [choices_in_words(own.choices, f"`{own.model}`", "dense"), ""]
 
 
 def _times(value: Estimate) -> str:

@@ -1,18 +1,25 @@
 """Searches how a model is best decoded, and proves the best on items that nothing has read."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from autocompress.errors import EvaluationError, SpecError
-from autocompress.evaluators.tasks import needs_generation, read_tasks, split_items
+from autocompress.evaluators.tasks import (
+    Item,
+    needs_generation,
+    origin,
+    read_tasks,
+    split_items,
+)
 from autocompress.export.decoding_report import DecodingReport, write_decoding
 from autocompress.models import loading
 from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude
-from autocompress.pipeline.decoding_opened import OTHER, OpenedDecoding, answer_search_items
+from autocompress.pipeline.decoding_opened import OpenedDecoding, answer_search_items
 from autocompress.pipeline.decoding_race import Judging, Limits
 from autocompress.pipeline.decoding_stored import KIND, REFERENCE, SPACE, to_document
 from autocompress.pipeline.going_on import going_on
@@ -21,7 +28,6 @@ from autocompress.pipeline.study import check_output
 from autocompress.search.racing import Answered, Race, steps
 from autocompress.store.base import StudyState, StudyStore
 from autocompress.trial import Split
-from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import Plan, in_ray
 from autocompress.workers.tune_race import race_trials
 
@@ -60,15 +66,19 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
     config = loading.load_config(folder, asked.trust_remote_code)
     space = space_of(asked, int(config.num_hidden_layers))
     every = read_tasks(asked.tasks, asked.allow_python)
-    items = [item for item in every if needs_generation(item)]
-    if not items:
+    asking = [item for item in every if needs_generation(item)]
+    if not asking:
         raise SpecError("tasks: all items are choices, which no decoding changes.")
-    dealt = split_items(items, asked.seed)
+    dealt = split_items(asking, asked.seed)
+    read = {origin(item) for split in (Split.SEARCH, Split.SELECTION) for item in dealt[split]}
+    choices = [own for own in every if not needs_generation(own) and origin(own) not in read]
     # A search reads a part of its items: not the first ones of a few sources.
     rng = np.random.default_rng([asked.seed, 11])
-    shuffled = {
-        split: tuple(own[at] for at in rng.permutation(len(own))) for split, own in dealt.items()
-    }
+
+    def shuffled(own: Sequence[Item]) -> tuple[Item, ...]:
+        return tuple(own[at] for at in rng.permutation(len(own)))
+
+    items = {split: shuffled(own) for split, own in dealt.items()}
     limits = {
         Split.SEARCH: asked.items,
         Split.SELECTION: asked.items,
@@ -81,7 +91,8 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
         None if asked.against is None else loading.resolve(asked.against).resolve(),
         str(loading.pick_device(asked.device)),
         space,
-        {split: shuffled[split][:most] for split, most in limits.items()},
+        {split: items[split][:most] for split, most in limits.items()},
+        shuffled(choices)[: limits[Split.REPORT]],
     )
 
 
@@ -123,8 +134,6 @@ def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) ->
     known = store.document(REFERENCE)
     if known is not None:
         return Answered.from_json(known)  # type: ignore[arg-type]  # Columns, as saved below.
-    values = opened.space.values(opened.untuned)
-    contender = Contender({}, OTHER) if opened.other else Contender(values)
-    found = answer_search_items(opened, contender, observer)
+    found = answer_search_items(opened, opened.against, observer)
     store.save_document(REFERENCE, found.to_json())
     return found

@@ -7,13 +7,19 @@ from typing import Any, Final
 import numpy as np
 
 from autocompress.export.decoding_outputs import decoding_outputs
-from autocompress.export.decoding_report import DecodingReport, DecodingStanding, Example
+from autocompress.export.decoding_report import (
+    AGAINST,
+    UNTUNED_NAME,
+    DecodingReport,
+    DecodingStanding,
+    Example,
+)
 from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
 from autocompress.models.generation_settings import end_of_text_of
+from autocompress.pipeline.choosing import choose, right_choices
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.decoding_opened import (
-    OTHER,
     UNREAD,
     OpenedDecoding,
     answered,
@@ -70,12 +76,18 @@ def conclude(
         observer.stage("report items")
         contenders = list(dict.fromkeys([winner, untuned]))
         last = _in_turn(alone, opened, Split.REPORT, contenders, observer)
+        models = range(1 if opened.other is None else 2)
+        chosen = choose(alone, models, len(opened.choices), observer)
     own, usual, beside = last[0], last[len(contenders) - 1], last[-1]
-    names = ["tuned", "untuned"][: len(contenders)]
+    names = ["tuned", UNTUNED_NAME][: len(contenders)]
     decodings: list[Decoding] = [space.values(one) for one in contenders]
+    picked_from: list[tuple[str, Decoding]] = [
+        (_name(one, untuned), space.values(one)) for one in finalists
+    ]
     if opened.other is not None:
-        names.append("against")
-        decodings.append({})
+        names.append(AGAINST)
+        decodings.append(opened.against.decoding)
+        picked_from.append((AGAINST, opened.against.decoding))
     first = asked.rules.objectives[0]
     n_search = len(opened.items[Split.SEARCH])
     read = list(judging.read.values())
@@ -97,9 +109,16 @@ def conclude(
         standings=tuple(map(standing, names, decodings, last)),
         gain=gain(first, own.answered, usual.answered, asked.seed),
         quality_difference=quality_beside(own.answered, beside.answered),
+        choices=right_choices(*chosen) if chosen else None,
+        validation_speedup=gain(
+            Objective.SECONDS,
+            told[finalists.index(winner)].answered,
+            told[-1].answered,
+            asked.seed,
+        ),
         validation=tuple(
-            standing(_name(one, untuned), space.values(one), of)
-            for one, of in zip(finalists, told, strict=False)
+            standing(name, values, of)
+            for (name, values), of in zip(picked_from, told, strict=True)
         ),
         front=tuple(
             standing(_name(one, untuned), space.values(one), _told_of(judging, one))
@@ -128,8 +147,9 @@ def conclude(
 
 
 def _finalists(judging: Judging, untuned: Genotype) -> list[Genotype]:
-    """Return the best of the race, the untuned last."""
+    """Return the best of the race, or what misses the constraints least; the untuned last."""
     best = dict.fromkeys([*judging.best(FINALISTS), *judging.leaders()])
+    best = best or dict.fromkeys(judging.closest(FINALISTS))
     return [*[own for own in best if own != untuned][:FINALISTS], untuned]
 
 
@@ -143,7 +163,7 @@ def _in_turn(
     """Have contenders answer a split's items in turn, and at last what they are held against."""
     given = [Contender(opened.space.values(own)) for own in contenders]
     if opened.other is not None:
-        given.append(Contender({}, OTHER))
+        given.append(opened.against)
     first, n = opened.unread[split]
     return [_told(parts) for parts in in_turn(alone, given, first, n, observer)]
 
@@ -244,7 +264,7 @@ def _examples(
 
 
 def _name(genotype: Genotype, untuned: Genotype) -> str:
-    return "untuned" if genotype == untuned else genotype.key
+    return UNTUNED_NAME if genotype == untuned else genotype.key
 
 
 def _text(value: Any) -> str | None:

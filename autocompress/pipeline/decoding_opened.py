@@ -34,6 +34,7 @@ class OpenedDecoding:
     Args:
         folder: Of the model; `draft` proposes tokens for it, `other` is what it is held against.
         items: That ask for an answer, by split; none reads what another does.
+        choices: That the report reads beside its items; they share no source with the others.
     """
 
     asked: DecodeAsked
@@ -43,11 +44,22 @@ class OpenedDecoding:
     device: str
     space: DecodingSpace
     items: Mapping[Split, tuple[Item, ...]]
+    choices: tuple[Item, ...]
 
     @property
     def untuned(self) -> Genotype:
         """The decoding that nobody tuned, but for what is fixed."""
         return Genotype((0,) * len(self.space.parameters))
+
+    @property
+    def against(self) -> Contender:
+        """What is held against: the untuned decoding, of the other model where there is one."""
+        values = self.space.values(self.untuned)
+        if self.other is None:
+            return Contender(values)
+        # The other model has no draft of its own.
+        plain = {name: own for name, own in values.items() if not name.startswith("draft")}
+        return Contender(plain, OTHER)
 
     @property
     def unread(self) -> Mapping[Split, tuple[int, int]]:
@@ -67,6 +79,7 @@ class OpenedDecoding:
             self.asked.dtype,
             self.asked.trust_remote_code,
             self.asked.seed,
+            self.choices if Split.REPORT in splits else (),
         )
 
 

@@ -100,16 +100,8 @@ class Judging:
         elif self._proposed % 2:
             return None
         else:
-            # Of two objectives each is looked at in turn.
-            at = self._proposed // 2 % len(self._race.rules.objectives)
-            scores = {
-                own: self._race.expected(read)[at]
-                for own, read in self.read.items()
-                if self._race.violation(read) <= 0
-            }
-            finite = {own: score for own, score in scores.items() if 0 < score < MISSED}
-            leaders = self.leaders() or self.best(1) or [self._space.genotype({})]
-            found = next_proposal(self._space, finite, leaders, rng) if finite else None
+            leaders = self.leaders() or self.best(1) or self.closest(1)
+            found = next_proposal(self._space, self._ranked(), leaders, rng) if leaders else None
         if found is None or found in self.read:
             return None
         return self._space.values(found)
@@ -156,6 +148,11 @@ class Judging:
             :n
         ]
 
+    def closest(self, n: int) -> list[Genotype]:
+        """Return the decodings that miss the constraints least, by what they read of the items."""
+        missed = {own: self._race.violation(read) for own, read in self.read.items()}
+        return sorted(missed, key=lambda own: (missed[own], own.levels))[:n]
+
     def leaders(self) -> list[Genotype]:
         """Return the decodings that none is as good as in all objectives."""
         return [
@@ -163,6 +160,21 @@ class Judging:
             for own, read in self.read.items()
             if any(read is leader for leader in self._race.leaders)
         ]
+
+    def _ranked(self) -> dict[Genotype, float]:
+        """Return what decodings came to that keep the constraints; if none does, what they miss.
+
+        Less is better. Of two objectives each is looked at in turn.
+        """
+        missed = {own: self._race.violation(read) for own, read in self.read.items()}
+        at = self._proposed // 2 % len(self._race.rules.objectives)
+        scores = {
+            own: self._race.expected(read)[at]
+            for own, read in self.read.items()
+            if missed[own] <= 0
+        }
+        finite = {own: score for own, score in scores.items() if 0 < score < MISSED}
+        return finite or {own: 1.0 + max(by, 0.0) for own, by in missed.items()}
 
     def _genotype(self, values: Values) -> Genotype:
         found: dict[str, Value] = dict(values)  # type: ignore[arg-type]

@@ -1,12 +1,15 @@
 """Searches a compressed model and its decoding together, under one speedup of answers.
 
-The speedup is split in several ways between the two: all to compression, half of it in logarithms,
-or none, where the dense model is decoded with the compressed one as its draft. Each part is a
-study of its own; what they end with answers the same items in turn, and the best that keeps the
-speedup is the winner.
+The two take turns. Compression is first asked for all of the speedup, and the decoding of what it
+gives is searched. What both are then faster than was wanted, or slower, is what compression is
+asked less of, or more, the next time. At last the dense model is decoded with the compressed one
+as its draft. Each part is a study of its own; what they end with answers the same items in turn,
+and the best that keeps the speedup is the winner.
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +17,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from autocompress.errors import SpecError
+from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.decoding_outputs import decoding_outputs
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, write_joint
+from autocompress.export.right_choices import RightChoices
 from autocompress.models import loading
 from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline import study as studies
+from autocompress.pipeline.choosing import choose, right_choices
 from autocompress.pipeline.conclusion import MODEL, versions
 from autocompress.pipeline.decoding import decode, opened_for
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
@@ -47,11 +52,14 @@ from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
 from autocompress.workers.tune_alone import Alone, measuring_alone
 
-SHARES: Final = (1.0, 0.5, 0.0)
-"""Of the speedup, in logarithms, that compression is asked for; the rest is decoding's."""
-MARGIN: Final = 1.05
+MOST_TURNS: Final = 3
+"""Of compression, beside the dense model's."""
+NEAR: Final = 1.05
+"""Ratio of two speedups asked of compression that are not worth a search each."""
+MARGIN: Final = 1.1
 """By which a decoding has to be faster than asked: on other items it may be slower."""
 UNTUNED_SECONDS: Final = "dense seconds"
+TURNS: Final = "turns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,42 @@ class _Option:
 
     Args:
         speedup: That compression was asked for.
+        answers: How many times as fast as dense it gave the validation's answers, at least.
     """
 
     speedup: float
     model: Drafted
     tuned: Decoding
+    answers: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What compression was asked for, and what came of it.
+
+    Args:
+        answers: As an option's; None where no model is that fast.
+    """
+
+    asked: float
+    answers: float | None
+
+
+def next_speedup(turns: Sequence[Turn], target: float) -> float | None:
+    """Return what compression is asked for after some turns; 1 for the dense model, the last."""
+    if not turns:
+        return target
+    last = turns[-1]
+    if last.asked == 1:
+        return None
+    reached = [own for own in turns if own.answers is not None]
+    if last.answers is None:
+        # So little is not worth a search.
+        root = round(math.sqrt(last.asked), 2)
+        return 1.0 if reached or root < NEAR else root
+    wanted = round(max(1.0, last.asked * target / last.answers), 2)
+    is_known = any(1 / NEAR < wanted / own.asked < NEAR for own in turns)
+    return 1.0 if is_known or len(reached) >= MOST_TURNS else wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +129,29 @@ def search_jointly(
     with going_on(storage, study, own) as store, in_ray(spec.address):
         seconds = _dense_seconds(opened, store, observer)
         parts = _Parts(spec, seconds, storage, study, output, observer)
-        options = [parts.option(share) for share in SHARES]
+        options = _searched(parts, store, _target(spec))
         report, outputs = _concluded(spec, opened, options, study, observer)
         write_joint(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report
+
+
+def _searched(parts: "_Parts", store: StudyStore, target: float) -> list[_Option]:
+    """Search one split after another; those of an earlier run are kept to."""
+    known: Any = (store.document(TURNS) or {}).get(TURNS, [])
+    turns = [Turn(*own) for own in known]
+    options = []
+    for at in itertools.count():
+        asked = next_speedup(turns[:at], target)
+        if asked is None:
+            break
+        option = parts.option(asked)
+        if option is not None:
+            options.append(option)
+        if at == len(turns):
+            turns.append(Turn(asked, None if option is None else option.answers))
+            store.save_document(TURNS, {TURNS: [[own.asked, own.answers] for own in turns]})
+    return options
 
 
 class _Parts:
@@ -115,42 +172,52 @@ class _Parts:
         self._study = study
         self._output = output
         self._observer = observer
+        self._first: float | None = None
 
-    def option(self, share: float) -> _Option:
-        """Search a model for a share of the speedup, and then its decoding.
+    def option(self, speedup: float) -> _Option | None:
+        """Search a model that is so much faster, and then its decoding; None if there is none.
 
-        The model of the whole share is the draft of the others.
+        The first model that was found is the draft of the others.
         """
-        target = _target(self._spec)
-        speedup = target**share
-        fast = self._compressed(target)
-        folder = self._compressed(speedup) if share else loading.resolve(self._spec.model)
-        draft = None if share == 1 else fast
+        dense = loading.resolve(self._spec.model)
+        draft = None if self._first is None else self._folder(self._first) / MODEL
+        try:
+            folder = dense if speedup == 1 else self._compressed(speedup)
+        except UnreachableTarget as error:
+            self._observer.tell("out of reach", {"speedup": speedup, "why": str(error)})
+            return None
         rules = Rules(
-            (Objective.QUALITY, Objective.SECONDS), seconds=self._seconds / target / MARGIN
+            (Objective.QUALITY, Objective.SECONDS),
+            seconds=self._seconds / _target(self._spec) / MARGIN,
         )
-        model = self._spec.model if not share else str(folder)
+        model = self._spec.model if speedup == 1 else str(folder)
         asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
         name = f"{self._study}-decoded-{speedup:.3g}x"
         found = decode(asked, self._storage, name, self._output / name, self._observer)
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
-        return _Option(speedup, drafted, dict(found.winner))
+        return _Option(speedup, drafted, dict(found.winner), found.validation_speedup.interval[0])
 
     def _compressed(self, speedup: float) -> Path:
         """Search a compressed model that is so much faster, unless it is there."""
-        target = _target(self._spec)
-        name = f"{self._study}-compressed-{speedup:.3g}x"
-        folder = self._output / name
+        folder = self._folder(speedup)
+        name = folder.name
         row = find_study(self._storage, name)
-        if row is None and speedup == target:
-            studies.start(compression_of(self._spec), self._storage, name, folder, self._observer)
-        elif row is None:
-            parent = f"{self._study}-compressed-{target:.3g}x"
+        if row is not None:
+            if row.state is not StudyState.FINISHED or not (folder / MODEL).is_dir():
+                studies.resume(self._storage, name, folder, self._observer)
+        elif self._first is None:
+            spec = dataclasses.replace(compression_of(self._spec), target_speedup=speedup)
+            studies.start(spec, self._storage, name, folder, self._observer)
+        else:
+            parent = self._folder(self._first).name
             targets = {"target_speedup": speedup}
             studies.refine(self._storage, parent, targets, name, folder, self._observer)
-        elif row.state is not StudyState.FINISHED or not (folder / MODEL).is_dir():
-            studies.resume(self._storage, name, folder, self._observer)
+        self._first = self._first or speedup
         return folder / MODEL
+
+    def _folder(self, speedup: float) -> Path:
+        """Where a compressed model lies; its study is of the folder's name."""
+        return self._output / f"{self._study}-compressed-{speedup:.3g}x"
 
 
 def compression_of(spec: SearchSpec) -> SearchSpec:
@@ -176,10 +243,21 @@ def _concluded(
     with measuring_alone(factory, spec.address) as alone:
         observer.stage("validation items")
         told = _in_turn(alone, opened, Split.SELECTION, options, observer)
-        winner = _picked(told, target)
+        winner = _picked(told, target, spec.seed)
         observer.stage("report items")
         last = _in_turn(alone, opened, Split.REPORT, options, observer)
-    rows = tuple(_row(option, at, last, spec.seed) for at, option in enumerate(options))
+        models = range(len(options) + 1)
+        chosen = choose(alone, models, len(opened.choices), observer)
+    rows = tuple(
+        _row(
+            option,
+            at,
+            last,
+            right_choices(chosen[at + 1], chosen[0]) if chosen else None,
+            spec.seed,
+        )
+        for at, option in enumerate(options)
+    )
     own = options[winner]
     report = JointReport(
         study=study,
@@ -219,18 +297,23 @@ def _in_turn(
     return _Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
 
 
-def _picked(told: _Told, target: float) -> int:
-    """Return the option that keeps the speedup with the best mean score, then the fastest."""
+def _picked(told: _Told, target: float, seed: int) -> int:
+    """Return the option that surely keeps the speedup with the best mean score, then the fastest.
+
+    Where none does, that which misses it least.
+    """
 
     def standing(at: int) -> tuple[float, float, float]:
         own = told.tuned[at]
-        speedup = float(told.dense.seconds.sum() / own.seconds.sum())
-        return max(0.0, target / speedup - 1), -float(own.scores.mean()), -speedup
+        speedup, (low, _) = ratio_interval([told.dense.seconds], [own.seconds], seed)
+        return max(0.0, target / low - 1), -float(own.scores.mean()), -speedup
 
     return min(range(len(told.tuned)), key=standing)
 
 
-def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
+def _row(
+    option: _Option, at: int, told: _Told, choices: RightChoices | None, seed: int
+) -> JointOption:
     """Return what compression and decoding each gave one option."""
 
     def speedup(slow: Answered, fast: Answered) -> Estimate:
@@ -248,7 +331,8 @@ def _row(option: _Option, at: int, told: _Told, seed: int) -> JointOption:
         quality=_mean(tuned.scores),
         untuned_quality_difference=quality_beside(untuned, told.dense),
         quality_difference=quality_beside(tuned, told.dense),
-        beside_sequence=quality_beside(tuned, told.tuned[0]),
+        beside_first=quality_beside(tuned, told.tuned[0]),
+        choices=choices,
     )
 
 

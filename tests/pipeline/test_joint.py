@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autocompress.cli import commands
 from autocompress.errors import SpecError
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, JointVerdict, to_markdown
-from autocompress.pipeline.joint import compression_of
+from autocompress.pipeline.joint import Turn, compression_of, next_speedup
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
 from tests.pipeline.test_decoding import refusal
@@ -54,15 +56,18 @@ def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
 
     found: dict[str, Any] = json.loads(Path("out/joint.json").read_text("utf-8"))
     page = Path("out/joint.md").read_text("utf-8")
-    assert [round(own["asked_speedup"], 3) for own in found["options"]] == [1.2, 1.095, 1.0]
+    asked = [own["asked_speedup"] for own in found["options"]]
+    assert asked[0] == 1.2
+    assert asked[-1] == 1
     assert found["options"][0]["draft"] is None
-    assert found["options"][2]["draft"] == found["options"][0]["model"]
+    assert found["options"][-1]["draft"] == found["options"][0]["model"]
     assert all(own["decoding"] in page for own in found["options"])
     # The dense model drafted for says what it would say alone.
-    assert found["options"][2]["quality_difference"]["value"] == 0
+    assert found["options"][-1]["quality_difference"]["value"] == 0
     assert Path("out/decode.py").is_file()
     names = {row.name: row for row in list_studies(STORAGE)}
-    assert len(names) == 6
+    # A search of each compressed model, one of each decoding, and the joint one.
+    assert len(names) == 2 * len(asked)
     answers = {}
     for name in names:
         store = open_study(STORAGE, name)
@@ -77,7 +82,9 @@ def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
         store.close()
     capsys.readouterr()
     assert commands.main(["report", "own", "--storage", STORAGE]) == 0
-    assert "compression asked for" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "compression asked for" in told
+    assert all(f"| {own:.2f}x |" in told for own in asked)
 
 
 @pytest.mark.parametrize(
@@ -102,12 +109,12 @@ def test_what_cannot_be_searched_jointly_is_told_in_one_line(
 
 
 def test_the_part_that_compresses_knows_nothing_of_decoding() -> None:
-    given = {"model": "m", "target_speedup": 2, "space": "depth,width"}
+    plain = {"model": "m", "target_speedup": 2, "space": "depth,width"}
     joint = from_mapping(
-        given | {"space": "depth,width,decoding", "tasks": "t.jsonl", "decoding_trials": 9}
+        plain | {"space": "depth,width,decoding", "tasks": "t.jsonl", "decoding_trials": 9}
     )
 
-    assert compression_of(joint) == from_mapping(given)
+    assert compression_of(joint) == from_mapping(plain)
     assert from_mapping(joint.to_json()) == joint
 
 
@@ -116,11 +123,49 @@ def test_decoding_beside_nothing_that_compresses_is_refused() -> None:
         from_mapping({"model": "m", "target_speedup": 2, "space": "decoding"})
 
 
+def test_compression_is_asked_for_what_decoding_leaves() -> None:
+    assert next_speedup([], 2.0) == 2.0
+    # Both were surely a quarter too fast together.
+    assert next_speedup([Turn(2.0, 2.5)], 2.0) == 1.6
+    # And then too slow.
+    assert next_speedup([Turn(2.0, 2.5), Turn(1.6, 1.8)], 2.0) == 1.78
+    # Decoding alone is fast enough, or nothing new would be asked.
+    assert next_speedup([Turn(1.5, 3.0)], 1.5) == 1.0
+    assert next_speedup([Turn(2.0, 2.05)], 2.0) == 1.0
+    # The dense model is the last.
+    assert next_speedup([Turn(2.0, 2.5), Turn(1.0, 1.2)], 2.0) is None
+
+
+def test_what_no_model_reaches_is_asked_for_in_smaller_parts() -> None:
+    assert next_speedup([Turn(9.0, None)], 9.0) == 3.0
+    assert next_speedup([Turn(9.0, None), Turn(3.0, 4.0)], 9.0) == 6.75
+    assert next_speedup([Turn(9.0, None), Turn(3.0, 4.0), Turn(6.75, None)], 9.0) == 1.0
+    assert next_speedup([Turn(1.08, None)], 1.08) == 1.0
+
+
+@given(
+    st.floats(1.05, 20),
+    st.lists(st.one_of(st.none(), st.floats(0.3, 40)), min_size=12, max_size=12),
+)
+def test_turns_end_with_the_dense_model(target: float, came: list[float | None]) -> None:
+    turns: list[Turn] = []
+    for answers in came:
+        asked = next_speedup(turns, target)
+        if asked is None:
+            break
+        assert asked >= 1
+        turns.append(Turn(asked, answers))
+
+    assert next_speedup(turns, target) is None
+    assert [own.asked for own in turns].count(1.0) == 1
+    assert len({own.asked for own in turns}) == len(turns)
+
+
 def option(speedup: float, low: float, score: float) -> JointOption:
     one = Estimate(1.0, (0.9, 1.1))
     return JointOption(
         speedup, "m", None, "untuned", one, one, Estimate(low + 0.1, (low, low + 0.2)),
-        one, one, Estimate(score, (score - 0.1, score + 0.1)), one,
+        one, one, Estimate(score, (score - 0.1, score + 0.1)), one, None,
     )  # fmt: skip
 
 
