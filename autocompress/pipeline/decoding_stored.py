@@ -10,7 +10,7 @@ from autocompress.errors import SpecError
 from autocompress.export.decoding_report import DecodingReport, to_markdown
 from autocompress.export.render import write_texts
 from autocompress.pipeline.intervals import MOST
-from autocompress.search.racing import UNITS, Answered, Objective, Rules, joined
+from autocompress.search.racing import UNITS, Answered, Objective, Race, Rules, joined
 from autocompress.spaces.decoding import DecodingSpace, Parameter, to_text
 from autocompress.store.base import AnswerRecord, Json, StudyRow
 from autocompress.store.mirror import Chosen, ShownStudy, ShownTrial
@@ -58,22 +58,29 @@ def is_joint(row: StudyRow) -> bool:
     return row.spec.get("kind") == JOINT
 
 
-def read_answers(records: Sequence[AnswerRecord]) -> dict[Genotype, Answered]:
-    """Return what each decoding made of the search's items, in the order of their records.
+def ended(records: Sequence[AnswerRecord], race: Race) -> dict[Genotype, Answered]:
+    """Return what each decoding made of the search's items that reads no further, as they began.
 
-    What was begun anew counts from there.
+    Args:
+        records: In their order, by which they are judged as they were when they came in. What was
+            begun anew counts from there.
+        race: At its start.
     """
-    found: dict[Genotype, Answered] = {}
+    read: dict[Genotype, Answered] = {}
+    goes_on: dict[Genotype, bool] = {}
     for record in records:
         if record.split is not Split.SEARCH or record.payload is None:
             continue
         part = Answered.from_json(record.payload)  # type: ignore[arg-type]  # Columns by name.
-        before = found.get(record.genotype)
+        before = read.get(record.genotype)
         if record.first == 0 or before is None:
-            found[record.genotype] = part
+            read[record.genotype] = part
         elif record.first == len(before):
-            found[record.genotype] = joined([before, part])
-    return found
+            read[record.genotype] = joined([before, part])
+        else:
+            continue
+        goes_on[record.genotype] = race.goes_on(read[record.genotype])
+    return {genotype: own for genotype, own in read.items() if not goes_on[genotype]}
 
 
 def shown_decoding(storage: str, study: str, most: int, folder: Path) -> ShownStudy:
@@ -93,11 +100,12 @@ def shown_decoding(storage: str, study: str, most: int, folder: Path) -> ShownSt
         raise SpecError(f"Study {study!r} has measured nothing yet.")
     space = from_document(document)
     usual = Answered.from_json(reference)  # type: ignore[arg-type]  # Columns by name.
-    rules = rules_of(row.spec)
-    read = list(read_answers(records).items())
+    race = Race(rules_of(row.spec), usual, prunes=bool(row.spec["prunes"]))
+    # One that goes on is shown once it has ended: what is shown stays as it is.
+    read = list(ended(records, race).items())
     kept = sorted(read, key=lambda own: -len(own[1]))[:most]
     trials = [
-        _shown(genotype, answered, space, rules, usual)
+        _shown(genotype, answered, space, race)
         for genotype, answered in read
         if any(genotype == own for own, _ in kept)
     ]
@@ -111,7 +119,7 @@ def shown_decoding(storage: str, study: str, most: int, folder: Path) -> ShownSt
     return ShownStudy(
         row.name,
         f"{row.created_at} {row.state}",
-        tuple(f"{own.value}, as searched" for own in rules.objectives),
+        tuple(f"{own.value}, as searched" for own in race.rules.objectives),
         {
             "model": str(row.spec.get("model")),
             "state": row.state.value,
@@ -136,12 +144,9 @@ def rules_of(spec: Mapping[str, Any]) -> Rules:
     )
 
 
-def _shown(
-    genotype: Genotype, answered: Answered, space: DecodingSpace, rules: Rules, usual: Answered
-) -> ShownTrial:
+def _shown(genotype: Genotype, answered: Answered, space: DecodingSpace, race: Race) -> ShownTrial:
     values = space.values(genotype)
     menus = {own.name: own.menu for own in space.parameters if len(own.menu) > 1}
-    beside = usual.first(len(answered))
     about: dict[str, str | int | float] = {
         "items": len(answered),
         "tokens": int(answered.tokens.sum()),
@@ -153,7 +158,8 @@ def _shown(
     return ShownTrial(
         genotype.key,
         {name: Chosen(values[name], menu) for name, menu in menus.items() if name in values},
-        tuple(min(own.ratio(answered), MOST) for own in rules.objectives),
-        rules.violation(answered, beside),
+        tuple(min(value, MOST) for value in race.expected(answered)),
+        race.violation(answered),
         about,
+        is_whole=len(answered) >= race.items,
     )

@@ -69,6 +69,8 @@ class ShownTrial:
         objectives: One for each name of the study's; lower is better.
         violation: Of the study's constraint; feasible at <= 0.
         note: Markdown.
+        is_whole: Whether it was measured to the end; others are pruned, in Optuna's word, and no
+            best trial.
     """
 
     key: str
@@ -77,6 +79,7 @@ class ShownTrial:
     violation: float
     about: Mapping[str, str | int | float] = field(default_factory=dict)
     note: str = ""
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class Mirror:
                 distributions[name], values[name] = FloatDistribution(0.0, own.most), own.value
         study.add_trial(
             create_trial(
-                state=TrialState.COMPLETE,
+                state=TrialState.COMPLETE if shown.is_whole else TrialState.PRUNED,
                 params=values,
                 distributions=distributions,
                 values=list(shown.objectives),

@@ -147,6 +147,7 @@ def test_the_dashboard_shows_each_decoding_with_what_acts(tmp_path: Path) -> Non
     shown = shown_decoding(STORAGE, "own", 100, tmp_path)
 
     assert len(shown.trials) == 4
+    assert all(trial.is_whole for trial in shown.trials)
     assert set(shown.files) == {"decoding.json", "decoding.md"}
     for trial in shown.trials:
         drafts = trial.parameters["draft"]

@@ -64,6 +64,18 @@ def test_a_study_is_shown_with_its_trials_and_words(mirror: Mirror, tmp_path: Pa
         assert opened.read() == b"layers: {}\n"
 
 
+def test_what_was_dropped_is_pruned_and_no_best_trial(mirror: Mirror) -> None:
+    dropped = dataclasses.replace(trial("cc", 0.1), is_whole=False)
+    shown = dataclasses.replace(SHOWN, trials=[*SHOWN.trials, dropped])
+
+    mirror.show(shown)
+
+    study = studied(mirror)
+    last = study.get_trials(deepcopy=False)[-1]
+    assert (last.state.name, last.values) == ("PRUNED", [0.1, 1e6])
+    assert last.number not in {own.number for own in study.best_trials}
+
+
 def test_what_is_shown_is_not_shown_twice(mirror: Mirror) -> None:
     mirror.show(SHOWN)
     more = dataclasses.replace(
