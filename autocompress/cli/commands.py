@@ -209,12 +209,13 @@ def _report(parsed: argparse.Namespace) -> None:
 
 def _report_decoding(stored: object, output: Path | None) -> None:
     from autocompress.export import decoding_report
+    from autocompress.export.render import write_decoding
 
     report = decoding_report.DecodingReport.from_json(stored)
     if output is None:
         print(decoding_report.to_markdown(report), end="")
     else:
-        decoding_report.write_decoding(report, {}, output)
+        write_decoding(report, {}, output)
 
 
 def _report_joint(stored: object, output: Path | None) -> None:

@@ -27,6 +27,8 @@ GROUND: Final = "#fffffe"
 _WIDTH: Final = (
     7.2  # Inches; shown at about 700 px a point is then 1.35 px, so 9 points are 12 px.
 )
+_PIXELS: Final = 96
+"""Of an inch, as browsers have it."""
 _KEPT: Final = LinearSegmentedColormap.from_list("kept", ["#a9dcf7", "#56b4e9", OURS])
 # svg.hashsalt: without it ids are random. svg.fonttype: text stays text, to be found and read out.
 _SALT: Final = "autocompress"
@@ -175,15 +177,22 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
         name: Prefix of every id, so that several figures fit on one page.
         label: What a screen reader says; must be free of markup.
     """
-    written = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none"}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
-    text = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL)
-    text = text[text.index("<svg") :].replace("xlink:href", "href")
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", text)
-    text = re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = _svg_text(figure, name)
     text = text.replace(INK, "currentColor").replace(GROUND, "var(--ground, #fff)")
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def to_svg_file(figure: Figure, label: str) -> str:
+    """Return the text of an SVG file on white ground, which pages show as a picture.
+
+    Args:
+        label: As `to_svg`'s.
+    """
+    figure.set_facecolor("white")
+    width, height = (_PIXELS * inches for inches in figure.get_size_inches())
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
+    text = _svg_text(figure, "figure")
+    return text.replace("<svg", f'<svg {size} role="img" aria-label="{label}"', 1) + "\n"
 
 
 def write_png(figure: Figure, path: Path, dots_per_inch: int = 160) -> None:
@@ -228,6 +237,17 @@ def scale_losses(axes: Axes, losses: Sequence[float]) -> None:
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+
+
+def _svg_text(figure: Figure, name: str) -> str:
+    """Return an `<svg>` element without size and name space, its ids under a name."""
+    written = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": _SALT, "svg.fonttype": "none"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    text = re.sub(r"<metadata>.*?</metadata>", "", written.getvalue(), flags=re.DOTALL)
+    text = text[text.index("<svg") :].replace("xlink:href", "href")
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", text)
+    return re.sub(r'( id="| href="#|url\(#)', rf"\g<1>{name}-", text).strip()
 
 
 def _site(axes: Axes, x: float, bottom: float, share: float, *, size: float) -> None:

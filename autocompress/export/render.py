@@ -1,4 +1,4 @@
-"""Writes what people read, each file whole or not at all: a report, a Pareto front."""
+"""Writes what people read, each file whole or not at all: a report, a front, a decoding."""
 
 import json
 import os
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from autocompress.errors import ExportError
-from autocompress.export import pareto_html
+from autocompress.export import decoding_figure, decoding_report, pareto_html
+from autocompress.export.decoding_report import DecodingReport
 from autocompress.export.pareto import ParetoFront
 from autocompress.export.report import Report
 from autocompress.export.report_html import to_html
@@ -42,6 +43,23 @@ def write_front(front: ParetoFront, folder: Path) -> None:
         "pareto.html": pareto_html.to_html(front),
     }
     write_texts(texts, folder)
+
+
+def write_decoding(report: DecodingReport, outputs: Mapping[str, str], folder: Path) -> None:
+    """Write decoding.json, decoding.md, its figure and what engines are told, each whole.
+
+    Args:
+        outputs: Texts of further files by name.
+
+    Raises:
+        ExportError: If a number is not finite or a file cannot be written.
+    """
+    texts = {
+        "decoding.json": json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n",
+        decoding_figure.FILE: decoding_figure.to_svg_file(report),
+        "decoding.md": decoding_report.to_markdown(report, decoding_figure.shown(report)),
+    }
+    write_texts({**texts, **outputs}, folder)
 
 
 def read_report(path: Path) -> Report:

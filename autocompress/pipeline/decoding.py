@@ -15,7 +15,8 @@ from autocompress.evaluators.tasks import (
     read_tasks,
     split_items,
 )
-from autocompress.export.decoding_report import DecodingReport, write_decoding
+from autocompress.export.decoding_report import DecodingReport
+from autocompress.export.render import write_decoding
 from autocompress.models import loading
 from autocompress.pipeline.decoding_asked import DecodeAsked, space_of
 from autocompress.pipeline.decoding_conclusion import Raced, conclude

@@ -13,6 +13,7 @@ from autocompress.export.decoding_report import (
     DecodingReport,
     DecodingStanding,
     Example,
+    TriedDecoding,
 )
 from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
@@ -29,7 +30,7 @@ from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import UNITS, Answered, Objective, Rules, against
+from autocompress.search.racing import UNITS, Answered, Objective, Race, Rules, against
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
@@ -138,6 +139,10 @@ def conclude(
         seconds=raced.seconds,
         seed=asked.seed,
         versions=versions(),
+        tried=tuple(
+            tried(to_text(space.values(own)), answered, judging.race)
+            for own, answered in judging.read.items()
+        ),
     )
     end_of_text = end_of_text_of(opened.folder, asked.trust_remote_code)
     outputs = decoding_outputs(
@@ -215,6 +220,22 @@ def gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Est
     above, below = objective.parts(usual)
     own_above, own_below = objective.parts(own)
     return Estimate(*ratio_interval([above, own_below], [below, own_above], seed))
+
+
+def tried(decoding: str, own: Answered, race: Race) -> TriedDecoding:
+    """Return what a decoding made of the items that it read, and what is expected on all."""
+    quality = Objective.QUALITY
+    return TriedDecoding(
+        decoding,
+        len(own),
+        quality.shown(quality.ratio(own)),
+        Objective.SECONDS.ratio(own),
+        # Twice the errors of something that is mostly wrong would be more than all.
+        max(quality.shown(race.expected_of(quality, own)), 0.0),
+        race.expected_of(Objective.SECONDS, own),
+        read_all=len(own) >= race.items,
+        met=race.violation(own) <= 0,
+    )
 
 
 def _standing(name: str, decoding: Decoding, told: _Told, seed: int) -> DecodingStanding:

@@ -48,7 +48,7 @@ class Judging:
     ) -> None:
         """Take up what the store holds: it is judged as it was when it came in."""
         self._space = space
-        self._race = race
+        self.race = race
         self._store = store
         self._limits = limits
         self._observer = observer
@@ -125,7 +125,7 @@ class Judging:
                     "tokens": self.tokens,
                     **{
                         objective.value: objective.shown(objective.ratio(self.read[genotype]))
-                        for objective in self._race.rules.objectives
+                        for objective in self.race.rules.objectives
                     },
                 },
             )
@@ -142,15 +142,15 @@ class Judging:
 
     def best(self, n: int) -> list[Genotype]:
         """Return decodings that read all items and meet the constraints, the best first."""
-        whole = [own for own, read in self.read.items() if len(read) >= self._race.items]
-        meeting = [own for own in whole if self._race.violation(self.read[own]) <= 0]
-        return sorted(meeting, key=lambda own: (self._race.expected(self.read[own]), own.levels))[
+        whole = [own for own, read in self.read.items() if len(read) >= self.race.items]
+        meeting = [own for own in whole if self.race.violation(self.read[own]) <= 0]
+        return sorted(meeting, key=lambda own: (self.race.expected(self.read[own]), own.levels))[
             :n
         ]
 
     def closest(self, n: int) -> list[Genotype]:
         """Return the decodings that miss the constraints least, by what they read of the items."""
-        missed = {own: self._race.violation(read) for own, read in self.read.items()}
+        missed = {own: self.race.violation(read) for own, read in self.read.items()}
         return sorted(missed, key=lambda own: (missed[own], own.levels))[:n]
 
     def leaders(self) -> list[Genotype]:
@@ -158,7 +158,7 @@ class Judging:
         return [
             own
             for own, read in self.read.items()
-            if any(read is leader for leader in self._race.leaders)
+            if any(read is leader for leader in self.race.leaders)
         ]
 
     def _ranked(self) -> dict[Genotype, float]:
@@ -166,10 +166,10 @@ class Judging:
 
         Less is better. Of two objectives each is looked at in turn.
         """
-        missed = {own: self._race.violation(read) for own, read in self.read.items()}
-        at = self._proposed // 2 % len(self._race.rules.objectives)
+        missed = {own: self.race.violation(read) for own, read in self.read.items()}
+        at = self._proposed // 2 % len(self.race.rules.objectives)
         scores = {
-            own: self._race.expected(read)[at]
+            own: self.race.expected(read)[at]
             for own, read in self.read.items()
             if missed[own] <= 0
         }
@@ -186,11 +186,11 @@ class Judging:
         read = answered if before is None else joined([before, answered])
         self.read[genotype] = read
         self.tokens += int(answered.tokens.sum())
-        goes_on = self._race.goes_on(read)
-        missed = MISSED if self._race.violation(read) > 0 else 0.0
+        goes_on = self.race.goes_on(read)
+        missed = MISSED if self.race.violation(read) > 0 else 0.0
         scores = tuple(
-            min(value, MISSED) + missed * (1 + max(self._race.violation(read), 0.0))
-            for value in self._race.expected(read)
+            min(value, MISSED) + missed * (1 + max(self.race.violation(read), 0.0))
+            for value in self.race.expected(read)
         )
         self._scores[genotype] = scores
         return Verdict(goes_on, scores)

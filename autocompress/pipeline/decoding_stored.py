@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from autocompress.errors import SpecError
+from autocompress.export.decoding_figure import decoding_figure
 from autocompress.export.decoding_report import DecodingReport, to_markdown
+from autocompress.export.figures import write_png
 from autocompress.export.render import write_texts
 from autocompress.pipeline.intervals import MOST
 from autocompress.search.racing import UNITS, Answered, Objective, Race, Rules, joined
@@ -115,7 +117,9 @@ def shown_decoding(storage: str, study: str, most: int, folder: Path) -> ShownSt
         note = to_markdown(report)
         text = json.dumps(report.to_json(), indent=2) + "\n"
         write_texts({"decoding.json": text, "decoding.md": note}, folder)
-        files = {name: folder / name for name in ("decoding.json", "decoding.md")}
+        write_png(decoding_figure(report), folder / "decoding.png")
+        names = ("decoding.json", "decoding.md", "decoding.png")
+        files = {name: folder / name for name in names}
     return ShownStudy(
         row.name,
         f"{row.created_at} {row.state}",

@@ -255,17 +255,18 @@ class Race:
         return not any(self._surely_behind(own, leader) for leader in self.leaders)
 
     def expected(self, own: Answered) -> tuple[float, ...]:
-        """Return the objectives as expected on all items: the reference's there, moved as here.
+        """Return the objectives as expected on all items."""
+        return tuple(self.expected_of(objective, own) for objective in self.rules.objectives)
+
+    def expected_of(self, objective: Objective, own: Answered) -> float:
+        """Return an objective as expected on all items: the reference's there, moved as here.
 
         What few items were easy for all is so no merit of the one that read them alone.
         """
-        here = self.reference.first(len(own))
-        found = []
-        for objective in self.rules.objectives:
-            whole, part = objective.ratio(self.reference), objective.ratio(here)
-            value = objective.ratio(own)
-            found.append(value * whole / part if math.isfinite(whole) and part > 0 else value)
-        return tuple(found)
+        value = objective.ratio(own)
+        whole = objective.ratio(self.reference)
+        part = objective.ratio(self.reference.first(len(own)))
+        return value * whole / part if math.isfinite(whole) and part > 0 else value
 
     def violation(self, own: Answered) -> float:
         """Return by how much a candidate misses the constraints; met at <= 0."""

@@ -103,6 +103,36 @@ def test_a_search_tells_its_winner_beside_the_untuned() -> None:
 
 
 @pytest.mark.usefixtures("searched")
+def test_every_decoding_that_was_measured_is_told_once() -> None:
+    found = told()
+    tried = found["tried"]
+
+    assert len({own["decoding"] for own in tried}) == len(tried)
+    assert len(tried) == found["trials"] - len(found["failed"])
+    assert sum(not own["read_all"] for own in tried) == found["pruned"]
+    for own in tried:
+        assert own["read_all"] == (own["items"] == found["search_items"])
+        assert own["met"]
+
+
+@pytest.mark.usefixtures("searched")
+def test_what_read_all_items_is_expected_as_it_was_measured() -> None:
+    whole = [own for own in told()["tried"] if own["read_all"]]
+
+    assert whole
+    for own in whole:
+        # A sum over itself is one but for rounding.
+        assert own["expected_mean_score"] == pytest.approx(own["mean_score"], abs=1e-12)
+        assert own["expected_seconds"] == pytest.approx(own["seconds"], rel=1e-12)
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_search_leaves_its_figure_beside_its_page() -> None:
+    assert "](decoding.svg)" in Path("out/decoding.md").read_text("utf-8")
+    assert Path("out/decoding.svg").read_text("utf-8").startswith("<svg")
+
+
+@pytest.mark.usefixtures("searched")
 def test_what_engines_are_told_says_the_winner() -> None:
     assert GenerationConfig.from_pretrained("out").max_new_tokens == 6
     vllm = json.loads(Path("out/vllm.json").read_text("utf-8"))
@@ -138,7 +168,21 @@ def test_the_report_is_told_again_from_the_store(
 
     assert commands.main(["report", "own", "--storage", STORAGE]) == 0
 
-    assert capsys.readouterr().out == Path("out/decoding.md").read_text("utf-8")
+    # No figure lies beside what is printed.
+    printed = capsys.readouterr().out.splitlines()
+    page = Path("out/decoding.md").read_text("utf-8").splitlines()
+    at = next(at for at, line in enumerate(page) if line.startswith("!["))
+    assert printed == [*page[:at], *page[at + 4 :]]
+    assert searched
+
+
+def test_a_report_that_is_written_again_has_its_figure(searched: list[str]) -> None:
+    flags = ["report", "own", "--storage", STORAGE, "--output", "again"]
+
+    assert commands.main(flags) == 0
+
+    for name in ("decoding.md", "decoding.json", "decoding.svg"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
     assert searched
 
 
@@ -148,7 +192,7 @@ def test_the_dashboard_shows_each_decoding_with_what_acts(tmp_path: Path) -> Non
 
     assert len(shown.trials) == 4
     assert all(trial.is_whole for trial in shown.trials)
-    assert set(shown.files) == {"decoding.json", "decoding.md"}
+    assert set(shown.files) == {"decoding.json", "decoding.md", "decoding.png"}
     for trial in shown.trials:
         drafts = trial.parameters["draft"]
         assert isinstance(drafts, Chosen)

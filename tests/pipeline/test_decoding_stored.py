@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from autocompress.pipeline.decoding_conclusion import tried
 from autocompress.pipeline.decoding_stored import ended
 from autocompress.search.racing import Answered, Objective, Race, Rules
 from autocompress.store.base import AnswerRecord
@@ -49,3 +51,19 @@ def test_what_was_begun_anew_counts_from_there() -> None:
     read = ended(again, race())[FAST]
 
     assert read.seconds.tolist() == answered(0.7).seconds.tolist()
+
+
+def test_a_dropped_one_is_told_as_expected_on_all_items() -> None:
+    found = tried("top_k=7", answered(3.0).first(8), race())
+
+    assert (found.items, found.read_all, found.met) == (8, False, True)
+    assert (found.mean_score, found.seconds) == pytest.approx((0.8, 3.0))
+    # The reference makes 0.6 of all items, in 1.5 seconds each.
+    assert (found.expected_mean_score, found.expected_seconds) == pytest.approx((0.6, 4.5))
+
+
+def test_no_mean_score_is_expected_below_zero() -> None:
+    wrong = answered().first(8)
+    wrong.scores[:] = 0.0
+
+    assert tried("top_k=7", wrong, race()).expected_mean_score == 0.0
