@@ -1,6 +1,7 @@
 """Trains the search's winners at 2x in depth and width, and measures what comes back.
 
     python -m benchmarks.recovery --output benchmarks/results/recovery.json
+    python -m benchmarks.recovery --output benchmarks/results/recovery-worst.json --draw worst
 
 The winners are those of `benchmarks.depth_width`, one for each of its seeds. Each is distilled
 from the reference model on the text that this was trained on, by `--recover`'s own code and
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--draw", default="evenly", help="of the text: evenly, or worst")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     known = []
@@ -76,6 +78,7 @@ def main() -> None:
         if seed in rows:
             continue
         more = {} if arguments.rate is None else {"recovery_rate": arguments.rate}
+        more["recovery_draw"] = arguments.draw
         prepared = prepared_for(seed, recover=arguments.tokens, **more)
         with workers(prepared, len(os.sched_getaffinity(0))):
             pass  # All levels are built by now.
