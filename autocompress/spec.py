@@ -449,7 +449,7 @@ def read_rung(rung: str) -> tuple[int, int, int]:
     if len(parts) != 3:
         raise ValueError(f"TOKENS:SEQUENCES:SURVIVORS such as 8k:16:2 must hold, but got {rung!r}")
     read = values_of.whole(1, 10**9)
-    return values_of.count(parts[0]), read(parts[1]), read(parts[2])
+    return values_of.count()(parts[0]), read(parts[1]), read(parts[2])
 
 
 def _weight(value: object) -> float:
@@ -499,7 +499,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "latency_table": values_of.text,
     "fresh_profile": values_of.flag,
     "quality_floor": values_of.number(1, 1e9),
-    "recover": values_of.count,
+    "recover": values_of.count(),
     "recovery_text": values_of.text,
     "recovery_rate": values_of.number(0, 1),
     "recovery_rank": values_of.whole(1, 65_536),
@@ -512,7 +512,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "darwin_optimizer": values_of.one_of(OPTIMIZERS),
     "start": values_of.text,
     "budget_seconds": values_of.seconds,
-    "max_tokens": values_of.whole(1, 10**15),
+    "max_tokens": values_of.count(),
     "workers": values_of.whole(1, 4096),
     "pool": values_of.one_of(POOLS),
     "address": values_of.text,
@@ -521,8 +521,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "decoding_fix": values_of.text,
     "decoding_trials": values_of.whole(2, 100_000),
     "decoding_items": values_of.whole(8, 100_000),
-    "context": values_of.whole(16, 1_000_000),
-    "teacher_tokens": values_of.whole(1, 10**9),
+    "context": values_of.count(16, 1_000_000),
+    "teacher_tokens": values_of.count(1, 10**9),
     "shards": values_of.whole(1, 65_536),
     "weights_bytes": values_of.size,
     "warm_start": values_of.one_of(WARM_STARTS),

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from autocompress.errors import SpecError
 
@@ -70,24 +71,33 @@ def whole(low: int, high: int) -> Callable[[object], int]:
 def size(value: object) -> int:
     """Read `8GB`, `500k` or a plain number of bytes or parameters."""
     found = _thousands(value, "b?")
-    if found is None:
+    if found is None or found < 1:
         raise ValueError(f"a size such as 8GB must hold, but got {value!r}")
-    return found
+    return int(found)
 
 
-def count(value: object) -> int:
-    """Read `300k`, `2M` or a plain number of tokens."""
-    found = _thousands(value, "")
-    if found is None:
-        raise ValueError(f"a number such as 300k must hold, but got {value!r}")
-    return found
+def count(low: int = 1, high: int = 10**15) -> Callable[[object], int]:
+    """Return what reads `300k`, `2M` or a plain number of tokens within [low, high]."""
+
+    def read(value: object) -> int:
+        found = _thousands(value, "")
+        if found is None or found.denominator > 1:
+            raise ValueError(f"a number such as 300k must hold, but got {value!r}")
+        if not low <= found <= high:
+            raise ValueError(f"`{low} <= value <= {high}` must hold, but got {value}")
+        return int(found)
+
+    return read
 
 
-def _thousands(value: object, unit: str) -> int | None:
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*([kmgt]?){unit}", str(value).strip().lower())
-    if isinstance(value, bool) or match is None or float(match[1]) == 0:
+def _thousands(value: object, unit: str) -> Fraction | None:
+    """Return a number with its suffix, exactly; None for what is none."""
+    text = str(value).strip().lower().replace("_", "")
+    match = re.fullmatch(rf"([+-]?\d+(?:\.\d+)?)\s*([kmgt]?){unit}", text)
+    if isinstance(value, bool) or match is None:
         return None
-    return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
+    factor: int = 1000 ** " kmgt".index(match[2] or " ")
+    return Fraction(match[1]) * factor
 
 
 def amount(value: object) -> Amount:

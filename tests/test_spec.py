@@ -201,12 +201,14 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("workload", "0x2+3", "such as `3*1x128+64,1*decode`, must hold, but got '0x2+3'."),
         ("budget_seconds", "0s", "a duration such as 30m must hold, but got '0s'."),
         ("budget_seconds", "3 days", "a duration such as 30m must hold, but got '3 days'."),
-        ("max_tokens", "1e6", "a whole number must hold, but got '1e6'."),
+        ("max_tokens", "1e6", "a number such as 300k must hold, but got '1e6'."),
+        ("max_tokens", "1.5", "a number such as 300k must hold, but got '1.5'."),
+        ("context", "2M", "`16 <= value <= 1000000` must hold, but got 2M."),
         ("workers", 0, "`1 <= value <= 4096` must hold, but got 0."),
         ("workers", 1.5, "a whole number must hold, but got 1.5."),
         ("weights_bytes", "0GB", "a size such as 8GB must hold, but got '0GB'."),
         ("weights_bytes", "8GiB", "a size such as 8GB must hold, but got '8GiB'."),
-        ("recover", "0", "a number such as 300k must hold, but got '0'."),
+        ("recover", "0", "`1 <= value <= 1000000000000000` must hold, but got 0."),
         ("recover", "2MB", "a number such as 300k must hold, but got '2MB'."),
         ("recovery_rate", 0, "`0 < value <= 1` must hold, but got 0."),
         ("recovery_rank", 0, "`1 <= value <= 65536` must hold, but got 0."),
@@ -242,10 +244,19 @@ def test_a_bad_value_is_named_with_its_key(key: str, value: object, reason: str)
     assert message.endswith(reason)
 
 
-def test_tokens_to_train_on_are_told_in_thousands() -> None:
+def test_text_to_train_on_goes_with_tokens() -> None:
     assert from_mapping(LEAST).recover is None
     spec = from_mapping(LEAST | {"recover": "1.5M", "recovery_text": "more.txt"})
     assert (spec.recover, spec.recovery_text) == (1_500_000, "more.txt")
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "recover", "context", "teacher_tokens"])
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("20k", 20_000), ("1.3 K", 1300), ("0.5M", 500_000), ("20_000", 20_000), (4096, 4096)],
+)
+def test_tokens_are_counted_in_thousands_everywhere(key: str, text: object, tokens: int) -> None:
+    assert getattr(from_mapping(LEAST | {key: text}), key) == tokens
 
 
 def test_a_strategy_that_trains_wants_a_winner_that_is_trained_and_shapes_alone() -> None:

@@ -87,7 +87,7 @@ def add_decode(
     decode.add_argument("--strategy", help="tpe (default), random or grid")
     decode.add_argument("--trials", metavar="40", help="decodings that are drawn")
     decode.add_argument("--items", metavar="64", help="of the tasks that a search reads at most")
-    decode.add_argument("--max-tokens", metavar="N", help="that all candidates may generate")
+    decode.add_argument("--max-tokens", metavar="20k", help="that all candidates may generate")
     decode.add_argument("--budget", metavar="30m", help="time for the search")
     decode.add_argument(
         "--no-pruning", action="store_true", help="have every decoding answer all items"

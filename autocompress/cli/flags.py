@@ -333,7 +333,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "a candidate to begin with, or with --strategy given to measure and export alone",
     )
     parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
-    parser.add_argument("--max-tokens", metavar="N", help="tokens for the search, all candidates")
+    parser.add_argument(
+        "--max-tokens", metavar="20M", help="tokens for the search, all candidates"
+    )
     parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")
     parser.add_argument("--pool", help="local or ray")
     parser.add_argument("--address", help="a running Ray cluster; with --pool ray")

@@ -117,7 +117,7 @@ def decode_asked(given: Mapping[str, object]) -> DecodeAsked:
         "strategy": _strategy,
         "trials": whole(1, 100_000),
         "items": whole(8, 100_000),
-        "max_tokens": count,
+        "max_tokens": count(),
         "budget": seconds,
         "at_once": whole(1, 1000),
     }
