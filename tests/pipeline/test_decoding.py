@@ -20,6 +20,7 @@ from autocompress.store.mirror import Chosen, Mirror
 from autocompress.store.study_store import list_studies, open_study
 from autocompress.trial import Split
 from autocompress.workers.tune import in_ray
+from tests.refusals import refusal
 from tests.tiny_models import TinyModels
 
 STORAGE = "sqlite:///studies.db"
@@ -74,15 +75,6 @@ def told() -> dict[str, Any]:
     """Return what decoding.json holds."""
     found: dict[str, Any] = json.loads(Path("out", "decoding.json").read_text("utf-8"))
     return found
-
-
-def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run what must be refused; return its one line."""
-    capsys.readouterr()
-    assert commands.main(flags) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    return line
 
 
 @pytest.mark.usefixtures("searched")

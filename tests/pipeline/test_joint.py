@@ -16,7 +16,7 @@ from autocompress.export.joint_report import JointOption, JointReport, JointVerd
 from autocompress.pipeline.joint import Turn, compression_of, next_speedup
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
-from tests.pipeline.test_decoding import refusal
+from tests.refusals import refusal
 
 STORAGE = "sqlite:///studies.db"
 

@@ -22,6 +22,7 @@ from autocompress.spec import from_mapping
 from autocompress.trial import Fidelity, Split
 from autocompress.workers.base import BuildJob, Shard
 from tests.operators.layers import random_layer, settings
+from tests.refusals import refusal
 
 EVALUATIONS = 20
 
@@ -52,15 +53,6 @@ def run(flags: list[str], folder: str = "out") -> dict[str, object]:
     assert commands.main([*flags, "--output", folder]) == 0
     found: dict[str, object] = json.loads(Path(folder, "metric.json").read_text("utf-8"))
     return found
-
-
-def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run what must be refused; return its one line."""
-    capsys.readouterr()
-    assert commands.main(flags) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    return line
 
 
 def test_a_search_tells_its_winner_beside_all_known_metrics(
