@@ -22,8 +22,9 @@ OUTPUTS: Final = (
     ),
     "- `decode.py`: a script that answers so.",
     (
-        "- `vllm.json`, `llama-cpp.json`: names and flags of the other engines, not run here: the "
-        "speed that was measured is this one's. What has no counterpart there is listed in them."
+        "- `vllm.json`, `llama-cpp.json`: parameters and flags of engines that this search did "
+        "not run: the speed that was measured is this one's. They list what has no counterpart "
+        "there, and what is a little different."
     ),
 )
 

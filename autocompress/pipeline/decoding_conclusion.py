@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from autocompress.export.decoding_report import (
 )
 from autocompress.export.evaluation import Estimate
 from autocompress.models import loading
-from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline.choosing import choose, right_choices
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.decoding_opened import (
@@ -144,9 +143,8 @@ def conclude(
             for own, answered in judging.read.items()
         ),
     )
-    end_of_text = end_of_text_of(opened.folder, asked.trust_remote_code)
     outputs = decoding_outputs(
-        space.values(winner), end_of_text, str(opened.folder), _text(opened.draft)
+        space.values(winner), opened.folder, opened.draft, asked.trust_remote_code
     )
     return report, outputs
 
@@ -286,7 +284,3 @@ def _examples(
 
 def _name(genotype: Genotype, untuned: Genotype) -> str:
     return UNTUNED_NAME if genotype == untuned else genotype.key
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)

@@ -23,7 +23,6 @@ from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, write_joint
 from autocompress.export.right_choices import RightChoices
 from autocompress.models import loading
-from autocompress.models.generation_settings import end_of_text_of
 from autocompress.pipeline import study as studies
 from autocompress.pipeline.choosing import choose, right_choices
 from autocompress.pipeline.conclusion import MODEL, versions
@@ -274,9 +273,10 @@ def _concluded(
         seed=spec.seed,
         versions=versions(),
     )
-    end_of_text = end_of_text_of(own.model.folder, spec.trust_remote_code)
-    draft = None if own.model.draft is None else str(own.model.draft)
-    return report, decoding_outputs(own.tuned, end_of_text, str(own.model.folder), draft)
+    outputs = decoding_outputs(
+        own.tuned, own.model.folder, own.model.draft, spec.trust_remote_code
+    )
+    return report, outputs
 
 
 def _in_turn(
