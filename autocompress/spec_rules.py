@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
-ENGINES: Final = ("torch", "llama.cpp", "vllm", *(f"roofline:{name}" for name in ROOFLINES))
+COMPILED_TORCH: Final = "torch-compiled"
+BY_TORCH: Final = ("torch", COMPILED_TORCH)
+ENGINES: Final = (*BY_TORCH, "llama.cpp", "vllm", *(f"roofline:{name}" for name in ROOFLINES))
 FORMATS: Final = ("hf", "compressed-tensors", "decilm", "gptq", "gguf")
 COMPRESSED: Final = ("compressed-tensors", "decilm")
 """The formats that hold weights as compressed-tensors does."""
@@ -72,6 +74,8 @@ def engine_problems(checked: Mapping[str, object]) -> list[str]:
     bits, spaces = names(checked, "bits"), names(checked, "space")
     if checked.get("engine") == "vllm":
         return _vllm_problems(checked)
+    if checked.get("engine") == COMPILED_TORCH and "bits" in spaces:
+        return ["space: torch-compiled times `depth` and `width`; `bits` run on --engine torch."]
     if not is_llama_cpp(checked):
         gguf = [name for name in bits if name in GGUF_TYPES]
         if not gguf:

@@ -296,6 +296,7 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"target_bits": 3}).space == ("depth", "width", "bits")
     assert from_mapping(LEAST | {"device": "cuda:1"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "roofline:h100"}).space == ("depth", "width")
+    assert from_mapping(LEAST | {"engine": "torch-compiled"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("depth", "bits")
     assert from_mapping({"model": "m", "target_bits": 3, "engine": "llama.cpp"}).space == ("bits",)
     assert from_mapping(LEAST | {"engine": "vllm"}).space == ("depth", "bits")
@@ -435,6 +436,11 @@ def test_compressed_tensors_hold_whole_layers_and_codes_around_0() -> None:
 )
 def test_what_a_format_does_not_hold_is_refused(values: dict[str, object], reason: str) -> None:
     assert reason in refusal(**({"format": "compressed-tensors"} | values))
+
+
+def test_bits_are_not_timed_by_compiled_torch() -> None:
+    with pytest.raises(SpecError, match="space: torch-compiled times `depth` and `width`"):
+        from_mapping(LEAST | {"engine": "torch-compiled", "space": "depth,bits"})
 
 
 def test_the_types_of_gguf_need_their_engine() -> None:

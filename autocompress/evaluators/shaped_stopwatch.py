@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autocompress.evaluators.compiled_layers import compiled_layers
 from autocompress.evaluators.kernel_shapes import KernelShapes
 from autocompress.evaluators.latency_rows import Spent, median_spent
 from autocompress.evaluators.profile import Ratios
@@ -21,12 +22,18 @@ class ShapedStopwatch:
 
     Args:
         reads_codes: Whether checkpoints are multiplied as codes where torch has a kernel.
+        compiled: Whether layers are compiled, and the KV cache is of a fixed length.
     """
 
     rounds = 7
 
     def __init__(
-        self, shaped: ShapedModel, workload: Workload, *, reads_codes: bool = True
+        self,
+        shaped: ShapedModel,
+        workload: Workload,
+        *,
+        reads_codes: bool = True,
+        compiled: bool = False,
     ) -> None:
         self._shaped = shaped
         self._kernels = KernelShapes(shaped, reads_codes=reads_codes)
@@ -36,6 +43,7 @@ class ShapedStopwatch:
         extra = max(0, (workload.generated - DECODE_STEPS) // 2)
         self._longer = make_prompt(shaped.model, workload, extra)
         self._steps = min(DECODE_STEPS, workload.generated)
+        self._length = workload.prompt + workload.generated if compiled else None
 
     def runs(self, site: Site, change: Choice) -> bool:
         """Whether torch has a kernel for one linear group's setting."""
@@ -45,6 +53,16 @@ class ShapedStopwatch:
         self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
     ) -> Ratios:
         """Time configurations in shuffled order, the dense model between any two of them."""
+        if self._length is None:
+            return self._ratios(plans, rounds, seed, progress)
+        with compiled_layers(self._shaped.model):
+            for plan in plans:
+                self._time(plan)  # Compiled before any time is taken.
+            return self._ratios(plans, rounds, seed, progress)
+
+    def _ratios(
+        self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
+    ) -> Ratios:
         rng = np.random.default_rng([seed, 7])
         dense_runs: list[Spent] = []
         pairs: list[list[Spent]] = [[] for _ in plans]
@@ -71,6 +89,10 @@ class ShapedStopwatch:
 
     def _time(self, choices: Sequence[Choice]) -> Spent:
         self._kernels.apply(choices)
+        if self._length is not None:
+            # A cache of a fixed length is read whole by every step, early or late.
+            timing = run(self._shaped.model, self._prompt, self._steps + 1, self._length)
+            return Spent(timing.prefill, timing.decode)
         prefill = run(self._shaped.model, self._prompt, 1).prefill
         steps = run(self._shaped.model, self._longer, self._steps + 1)
         return Spent(prefill, steps.decode)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
@@ -98,9 +98,20 @@ def read_bytes(answer: str) -> int | None:
 
 
 @torch.inference_mode()
-def run(model: PreTrainedModel, prompt: Tensor, n_tokens: int) -> Timing:
-    """Generate `n_tokens` tokens after a (B, T) prompt; the first comes with the prefill."""
-    cache = DynamicCache(config=model.config)
+def run(
+    model: PreTrainedModel, prompt: Tensor, n_tokens: int, cache_length: int | None = None
+) -> Timing:
+    """Generate `n_tokens` tokens after a (B, T) prompt; the first comes with the prefill.
+
+    Args:
+        cache_length: Tokens that the KV cache has room for, as compiled code needs it; None lets
+            it grow.
+    """
+    cache: Cache = (
+        DynamicCache(config=model.config)
+        if cache_length is None
+        else StaticCache(model.config, max_cache_len=cache_length)
+    )
     started = _now(model)
     following = _step(model, prompt, cache)
     prefill = _now(model)
@@ -165,7 +176,7 @@ def pick_threads(timed: Callable[[int, int], Timing], workload: Workload) -> int
     return next(count for count in counts if typical[count] <= WORTH_A_THREAD * best)
 
 
-def _step(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:
+def _step(model: PreTrainedModel, ids: Tensor, cache: Cache) -> Tensor:
     logits: Tensor = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     return logits[:, -1:].argmax(-1)  # (B, 1)
 

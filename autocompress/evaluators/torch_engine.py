@@ -1,9 +1,10 @@
-"""The torch engine: transformers' own models, eager, greedy decoding with a dynamic KV cache.
+"""The torch engine: transformers' own models, eager or compiled, greedy decoding with a KV cache.
 
 `python -m autocompress.evaluators.torch_engine` is the process of its own in which checkpoints are
 timed: it reads a request as JSON on standard input and answers on standard output.
 """
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from autocompress.evaluators.base import Latency
+from autocompress.evaluators.compiled_layers import compiled_layers
 from autocompress.evaluators.held_memory import most_held, tensor_bytes
 from autocompress.evaluators.subprocess_call import (
     Progress,
@@ -34,6 +36,7 @@ from autocompress.evaluators.timing import (
 )
 from autocompress.models.architecture import MODELING_FILES
 from autocompress.models.loading import load_model
+from autocompress.spec_rules import COMPILED_TORCH
 from autocompress.workload import Mix, Workload
 
 
@@ -45,17 +48,19 @@ class TorchEngine:
         threads: On a CPU; `fastest_threads` finds the number to give. 0 has it found anew for
             the first of the checkpoints.
         trust_remote_code: Of checkpoints; our own modeling files are always run.
+        compiled: Whether layers are compiled, and the KV cache is of a fixed length.
     """
 
     device: str
     dtype: str
     threads: int
     trust_remote_code: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """As in `--engine`."""
-        return "torch"
+        return COMPILED_TORCH if self.compiled else "torch"
 
     @property
     def version(self) -> str:
@@ -84,6 +89,7 @@ class TorchEngine:
             "dtype": self.dtype,
             "threads": self.threads,
             "trust_remote_code": self.trust_remote_code,
+            "compiled": self.compiled,
         }
         module = "autocompress.evaluators.torch_engine"
         return partial(ask_engine, module, "The torch engine did not run the checkpoints", own)
@@ -92,6 +98,8 @@ class TorchEngine:
 def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
     """Answer one request: load all checkpoints, then time them in turn; or tell one's memory."""
     workload = Mix.parse(str(request["workload"])).first
+    is_compiled = request["compiled"] is True
+    length = workload.prompt + workload.generated if is_compiled else None
     paths = [Path(path) for path in _texts(request["checkpoints"])]
     device = torch.device(str(request["device"]))
     threads = int(str(request["threads"]))
@@ -103,7 +111,9 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
     if request["wanted"] == "memory":
         if threads:
             torch.set_num_threads(threads)
-        return _memory(load(paths[0]), workload)
+        model = load(paths[0])
+        with compiled_layers(model) if is_compiled else contextlib.nullcontext():
+            return _memory(model, workload, length)
     models = [load(path) for path in paths]
     if threads:
         torch.set_num_threads(threads)
@@ -111,19 +121,23 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
         fastest_threads(models[0], workload)
     prompts = [make_prompt(model, workload) for model in models]
     runs = [
-        partial(run, model, prompt, workload.generated)
+        partial(run, model, prompt, workload.generated, length)
         for model, prompt in zip(models, prompts, strict=True)
     ]
-    timings = time_in_turn(runs, int(str(request["repeats"])))
+    with contextlib.ExitStack() as stack:
+        if is_compiled:
+            for model in models:
+                stack.enter_context(compiled_layers(model))
+        timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, torch.get_num_threads()) for row in timings]
 
 
-def _memory(model: PreTrainedModel, workload: Workload) -> int | None:
+def _memory(model: PreTrainedModel, workload: Workload, length: int | None) -> int | None:
     """Return the bytes of a model's tensors with the most that running a workload adds."""
     prompt = make_prompt(model, workload)
     # Kernels that are made when first used are the engine's own, and no cost of a request.
-    run(model, prompt, 2)
-    added = most_held(lambda: run(model, prompt, workload.generated), model.device)
+    run(model, prompt, 2, length)
+    added = most_held(lambda: run(model, prompt, workload.generated, length), model.device)
     return None if added is None else tensor_bytes(model) + added
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from autocompress.errors import SpecError
+from autocompress.evaluators.compiled_layers import check_compiler
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.population import EvaluatorLimits
 from autocompress.evaluators.stored_latency import read_tables
@@ -31,7 +32,7 @@ from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
 from autocompress.spec import PARETO, SearchSpec
-from autocompress.spec_rules import COMPRESSED, VLLM_CPU_BITS, is_of_bits
+from autocompress.spec_rules import COMPILED_TORCH, COMPRESSED, VLLM_CPU_BITS, is_of_bits
 from autocompress.training.short import ShortTraining
 from autocompress.trial import Genotype, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
@@ -142,6 +143,8 @@ def prepare(spec: SearchSpec) -> Prepared:
         check_family(loading.load_config(folder, spec.trust_remote_code))
     if spec.engine == "vllm":
         _check_vllm(spec, device)
+    if spec.engine == COMPILED_TORCH:
+        check_compiler(device)
     if all(len(menu) == 1 for menu in space.menus):
         raise SpecError("The space holds nothing to choose: add depth, width or bits to --space.")
     imported = None if spec.latency_table is None else import_table(spec.latency_table, space)

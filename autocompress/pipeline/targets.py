@@ -24,7 +24,7 @@ from autocompress.spaces.settings import (
     torch_kernel_bits,
 )
 from autocompress.spec import SearchSpec
-from autocompress.spec_rules import COMPRESSED, TORCH_KERNELS, usual_space
+from autocompress.spec_rules import BY_TORCH, COMPRESSED, TORCH_KERNELS, usual_space
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01
@@ -222,7 +222,7 @@ def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> 
         return stored_cost(kind, spec.counted_bits, space, dense, spec.format)
     tokens = max(w.batch * (w.prompt + w.generated) for w in spec.workload.workloads)
     held: sizes.Held = WeightSetting.stored_bits
-    if spec.engine == "torch":
+    if spec.engine in BY_TORCH:
         held = sizes.held_by_torch if spec.format == "hf" else sizes.held_decoded
 
     def served(other: float) -> AdditiveCost:

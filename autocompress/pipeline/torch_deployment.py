@@ -13,6 +13,7 @@ from autocompress.pipeline.checkpoint_deployment import CheckpointDeployment
 from autocompress.pipeline.deployment import Verified, most_memory, passed
 from autocompress.pipeline.latency import hardware, measure_tables
 from autocompress.pipeline.observer import Observer
+from autocompress.spec_rules import COMPILED_TORCH
 from autocompress.trial import Genotype, Measurement
 
 
@@ -27,15 +28,11 @@ class TorchDeployment(CheckpointDeployment):
     def peak_memory(self, path: Path) -> int | None:
         """Run each workload in a process of its own."""
         spec = self._prepared.spec
-        engine = TorchEngine(str(self._prepared.device), spec.dtype, 1, spec.trust_remote_code)
-        return most_memory(engine, path, spec.workload)
+        return most_memory(self._engine(1), path, spec.workload)
 
     def engine(self, table: LatencyTables | None) -> TorchEngine:
         """Return the engine; leaves this process on its threads."""
-        spec = self._prepared.spec
-        threads = table.first.threads if table else self._fastest()
-        device = str(self._prepared.device)
-        return TorchEngine(device, spec.dtype, threads, spec.trust_remote_code)
+        return self._engine(table.first.threads if table else self._fastest())
 
     def measure_tables(self, observer: Observer) -> LatencyTables:
         """Time one shape after another in this process."""
@@ -44,7 +41,12 @@ class TorchDeployment(CheckpointDeployment):
         torch.set_num_threads(engine.threads)
         return measure_tables(
             [
-                ShapedStopwatch(self.shaped, workload, reads_codes=not self._is_compressed)
+                ShapedStopwatch(
+                    self.shaped,
+                    workload,
+                    reads_codes=not self._is_compressed,
+                    compiled=engine.compiled,
+                )
                 for workload in spec.workload.workloads
             ],
             engine,
@@ -54,6 +56,11 @@ class TorchDeployment(CheckpointDeployment):
             spec.seed,
             observer,
         )
+
+    def _engine(self, threads: int) -> TorchEngine:
+        spec, device = self._prepared.spec, str(self._prepared.device)
+        compiled = spec.engine == COMPILED_TORCH
+        return TorchEngine(device, spec.dtype, threads, spec.trust_remote_code, compiled)
 
     def _fastest(self) -> int:
         return fastest_threads(self.shaped.model, self._prepared.spec.workload.first)
