@@ -70,7 +70,7 @@ def joint_section(result: Mapping[str, Any]) -> str:
             _times(option["by_decoding"]),
             _times(option["speedup"]),
             _difference(option["quality_difference"]),
-            _difference(option["beside_sequence"]) if at else "",
+            _difference(option["beside_first"]) if at else "",
             f"`{option['decoding']}`",
         ]
         for row in result["rows"]
@@ -79,14 +79,14 @@ def joint_section(result: Mapping[str, Any]) -> str:
     return (
         "## Model and decoding together\n\n"
         "`python -m benchmarks.joint_decoding --output benchmarks/results/joint-decoding.json`\n\n"
-        "`autocompress search --space depth,width,decoding`: the speedup of whole answers is "
-        "asked of compression alone (the first row of each, then decoded its best), half of it "
-        "in logarithms, or none of it: the dense model, with the compressed one as a possible "
-        "draft. Scores are ROUGE-L of lines of code to end, beside dense's, paired over items "
-        "that all answered in turn. The winner was picked on other items. Of "
-        f"{own['searches']} searches the winner's score was surely better than that of "
-        f"compression decoded its best in {own['surely_better']}, surely worse in "
-        f"{own['surely_worse']}. {result['rows'][0]['hardware']}.\n\n"
+        "`autocompress search --space depth,width,decoding`: compression and decoding take turns "
+        "at the speedup of whole answers. The first row of each is the sequence: compression for "
+        "all of it, decoded its best; the last is the dense model, with the first compressed one "
+        "as a possible draft. Scores are ROUGE-L of lines of code to end, beside dense's, "
+        "paired over items that all answered in turn. The winner was picked on other items. Of "
+        f"{own['searches']} searches the winner's score was surely better than the sequence's in "
+        f"{own['surely_better']}, and surely worse in {own['surely_worse']}. "
+        f"{result['rows'][0]['hardware']}.\n\n"
         + table(
             [
                 "seed",
