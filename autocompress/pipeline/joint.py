@@ -19,6 +19,7 @@ import numpy as np
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.decoding_outputs import decoding_outputs
+from autocompress.export.decoding_report import DecodingReport
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, write_joint
 from autocompress.export.right_choices import RightChoices
@@ -191,10 +192,16 @@ class _Parts:
         )
         model = self._spec.model if speedup == 1 else str(folder)
         asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
-        name = f"{self._study}-decoded-{speedup:.3g}x"
-        found = decode(asked, self._storage, name, self._output / name, self._observer)
+        found = self._decoded(asked, f"{self._study}-decoded-{speedup:.3g}x")
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
         return _Option(speedup, drafted, dict(found.winner), found.validation_speedup.interval[0])
+
+    def _decoded(self, asked: DecodeAsked, name: str) -> DecodingReport:
+        """Search a decoding, unless it is there."""
+        row = find_study(self._storage, name)
+        if row is not None and row.state is StudyState.FINISHED and row.report is not None:
+            return DecodingReport.from_json(row.report)
+        return decode(asked, self._storage, name, self._output / name, self._observer)
 
     def _compressed(self, speedup: float) -> Path:
         """Search a compressed model that is so much faster, unless it is there."""
