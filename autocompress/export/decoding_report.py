@@ -119,8 +119,6 @@ class DecodingReport:
             there, paired.
         quality_difference: The tuned one's mean score less that of what it is held against.
         choices: What the model chose, beside what it is held against; None without choices.
-        validation_speedup: How many times as fast as what it is held against the winner answered
-            those that it was picked on, paired.
         validation: Of the finalists, and of what they are held against, on the items that the
             winner was picked on.
         front: Decodings that none was as good as in all objectives on the search's items.
@@ -144,7 +142,6 @@ class DecodingReport:
     gain: Estimate
     quality_difference: Estimate
     choices: RightChoices | None
-    validation_speedup: Estimate
     validation: tuple[DecodingStanding, ...]
     front: tuple[DecodingStanding, ...]
     tried: tuple[TriedDecoding, ...]

@@ -56,6 +56,7 @@ class JointReport:
 
     Args:
         winner: Which of the options; picked on validation items.
+        tuned: The values of its decoding that act, by parameter.
     """
 
     study: str
@@ -64,6 +65,7 @@ class JointReport:
     hardware: str
     target: float
     winner: int
+    tuned: Mapping[str, bool | int | float | str]
     options: tuple[JointOption, ...]
     dense_quality: Estimate
     dense_seconds: Estimate

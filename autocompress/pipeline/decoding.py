@@ -15,6 +15,7 @@ from autocompress.evaluators.tasks import (
     read_tasks,
     split_items,
 )
+from autocompress.export.decoding_outputs import decoding_outputs
 from autocompress.export.decoding_report import DecodingReport
 from autocompress.export.render import write_decoding
 from autocompress.models import loading
@@ -47,10 +48,17 @@ def decode(
     check_output(output)
     opened = opened_for(asked)
     spec: dict[str, Any] = {"kind": KIND, **asked.to_json()}
-    with going_on(storage, study, spec) as store, in_ray(asked.address):
-        store.save_document(SPACE, to_document(opened.space))
-        raced = _raced(opened, store, observer)
-        report, outputs = conclude(opened, raced, study, observer)
+    with going_on(storage, study, spec) as store:
+        known = store.row().report
+        if known is not None:
+            report = DecodingReport.from_json(known)
+        else:
+            with in_ray(asked.address):
+                store.save_document(SPACE, to_document(opened.space))
+                report = conclude(opened, _raced(opened, store, observer), study, observer)
+        outputs = decoding_outputs(
+            report.winner, opened.folder, opened.draft, asked.trust_remote_code
+        )
         write_decoding(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report

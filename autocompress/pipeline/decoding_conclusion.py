@@ -6,7 +6,6 @@ from typing import Final
 
 import numpy as np
 
-from autocompress.export.decoding_outputs import decoding_outputs
 from autocompress.export.decoding_report import (
     AGAINST,
     UNTUNED_NAME,
@@ -60,12 +59,8 @@ class _Told:
 
 def conclude(
     opened: OpenedDecoding, raced: Raced, study: str, observer: Observer
-) -> tuple[DecodingReport, dict[str, str]]:
-    """Pick the winner on validation items, and hold it against the untuned on the report's.
-
-    Returns:
-        The report, and what engines are told: texts of files by name.
-    """
+) -> DecodingReport:
+    """Pick the winner on validation items, and hold it against the untuned on the report's."""
     asked, space, judging = opened.asked, opened.space, raced.judging
     untuned = opened.untuned
     finalists = _finalists(judging, untuned)
@@ -95,7 +90,7 @@ def conclude(
     def standing(name: str, decoding: Decoding, of: _Told) -> DecodingStanding:
         return _standing(name, decoding, of, asked.seed)
 
-    report = DecodingReport(
+    return DecodingReport(
         study=study,
         model=asked.model,
         draft=asked.draft,
@@ -110,12 +105,6 @@ def conclude(
         gain=gain(first, own.answered, usual.answered, asked.seed),
         quality_difference=quality_beside(own.answered, beside.answered),
         choices=right_choices(*chosen) if chosen else None,
-        validation_speedup=gain(
-            Objective.SECONDS,
-            told[finalists.index(winner)].answered,
-            told[-1].answered,
-            asked.seed,
-        ),
         validation=tuple(
             standing(name, values, of)
             for (name, values), of in zip(picked_from, told, strict=True)
@@ -143,10 +132,6 @@ def conclude(
             for own, answered in judging.read.items()
         ),
     )
-    outputs = decoding_outputs(
-        space.values(winner), opened.folder, opened.draft, asked.trust_remote_code
-    )
-    return report, outputs
 
 
 def _finalists(judging: Judging, untuned: Genotype) -> list[Genotype]:

@@ -13,6 +13,8 @@ from autocompress.store.study_store import SqlStudyStore, create_study, find_stu
 def going_on(storage: str, study: str, spec: Mapping[str, Json]) -> Iterator[SqlStudyStore]:
     """Hold the study of a name, made where there is none; one that fails is called failed.
 
+    One that has finished keeps its report: nothing of it is measured again.
+
     Raises:
         SpecError: If it is there and searches for something else.
         StudyHeld: If another process runs it.
@@ -22,7 +24,8 @@ def going_on(storage: str, study: str, spec: Mapping[str, Json]) -> Iterator[Sql
         raise SpecError(f"Study {study!r} exists and is another search: give another --study.")
     store = create_study(storage, study, spec) if known is None else open_study(storage, study)
     with contextlib.closing(store), held(store):
-        store.finish(StudyState.RUNNING, None)
+        if store.row().state is not StudyState.FINISHED:
+            store.finish(StudyState.RUNNING, None)
         try:
             yield store
         except (DatabaseAway, StudyHeld):

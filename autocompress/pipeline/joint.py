@@ -1,10 +1,11 @@
 """Searches a compressed model and its decoding together, under one speedup of answers.
 
 The two take turns. Compression is first asked for all of the speedup, and the decoding of what it
-gives is searched. What both are then faster than was wanted, or slower, is what compression is
-asked less of, or more, the next time. At last the dense model is decoded with the compressed one
-as its draft. Each part is a study of its own; what they end with answers the same items in turn,
-and the best that keeps the speedup is the winner.
+gives is searched for the best score within the time. By what decoding could save of the time
+without loss of score, compression is asked for less the next time, or for more where it takes too
+long. At last the dense model is decoded with the compressed one as its draft. Each part is a study
+of its own; what they end with answers the same items in turn, and the best that keeps the speedup
+is the winner.
 """
 
 import dataclasses
@@ -56,6 +57,8 @@ MOST_TURNS: Final = 3
 """Of compression, beside the dense model's."""
 NEAR: Final = 1.05
 """Ratio of two speedups asked of compression that are not worth a search each."""
+NO_LOSS: Final = 0.02
+"""Of the mean score: so much of a difference is luck with the items of a search."""
 MARGIN: Final = 1.1
 """By which a decoding has to be faster than asked: on other items it may be slower."""
 UNTUNED_SECONDS: Final = "dense seconds"
@@ -68,7 +71,7 @@ class _Option:
 
     Args:
         speedup: That compression was asked for.
-        answers: How many times as fast as dense it gave the validation's answers, at least.
+        answers: How many times as fast as dense it could give its answers without loss of score.
     """
 
     speedup: float
@@ -127,10 +130,17 @@ def search_jointly(
     opened = opened_for(_decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,))))
     own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
     with going_on(storage, study, own) as store, in_ray(spec.address):
-        seconds = _dense_seconds(opened, store, observer)
-        parts = _Parts(spec, seconds, storage, study, output, observer)
-        options = _searched(parts, store, _target(spec))
-        report, outputs = _concluded(spec, opened, options, study, observer)
+        known = store.row().report
+        if known is not None:
+            report = JointReport.from_json(known)
+        else:
+            seconds = _dense_seconds(opened, store, observer)
+            parts = _Parts(spec, seconds, storage, study, output, observer)
+            options = _searched(parts, store, _target(spec))
+            report = _concluded(spec, opened, options, study, observer)
+        best = report.options[report.winner]
+        draft = None if best.draft is None else Path(best.draft)
+        outputs = decoding_outputs(report.tuned, Path(best.model), draft, spec.trust_remote_code)
         write_joint(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report
@@ -152,6 +162,18 @@ def _searched(parts: "_Parts", store: StudyStore, target: float) -> list[_Option
             turns.append(Turn(asked, None if option is None else option.answers))
             store.save_document(TURNS, {TURNS: [[own.asked, own.answers] for own in turns]})
     return options
+
+
+def fastest_without_loss(found: DecodingReport) -> float:
+    """Return the seconds an answer of the fastest decoding that scored as well as the winner.
+
+    As expected on the search's items, of decodings that read all of them.
+    """
+    tried = [own for own in found.tried if own.read_all] or found.tried
+    scores = {own.decoding: own.expected_mean_score for own in tried}
+    # The untuned may win, and was not tried where another model is held against.
+    least = scores.get(to_text(found.winner), max(scores.values())) - NO_LOSS
+    return min(own.expected_seconds for own in tried if own.expected_mean_score >= least)
 
 
 class _Parts:
@@ -192,16 +214,11 @@ class _Parts:
         )
         model = self._spec.model if speedup == 1 else str(folder)
         asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
-        found = self._decoded(asked, f"{self._study}-decoded-{speedup:.3g}x")
+        name = f"{self._study}-decoded-{speedup:.3g}x"
+        found = decode(asked, self._storage, name, self._output / name, self._observer)
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
-        return _Option(speedup, drafted, dict(found.winner), found.validation_speedup.interval[0])
-
-    def _decoded(self, asked: DecodeAsked, name: str) -> DecodingReport:
-        """Search a decoding, unless it is there."""
-        row = find_study(self._storage, name)
-        if row is not None and row.state is StudyState.FINISHED and row.report is not None:
-            return DecodingReport.from_json(row.report)
-        return decode(asked, self._storage, name, self._output / name, self._observer)
+        answers = self._seconds / MARGIN / fastest_without_loss(found)
+        return _Option(speedup, drafted, dict(found.winner), answers)
 
     def _compressed(self, speedup: float) -> Path:
         """Search a compressed model that is so much faster, unless it is there."""
@@ -239,7 +256,7 @@ def _concluded(
     options: Sequence[_Option],
     study: str,
     observer: Observer,
-) -> tuple[JointReport, dict[str, str]]:
+) -> JointReport:
     """Pick the winner on validation items, and hold all against dense on the report's."""
     target = _target(spec)
     dense = Drafted(opened.folder)
@@ -264,14 +281,14 @@ def _concluded(
         )
         for at, option in enumerate(options)
     )
-    own = options[winner]
-    report = JointReport(
+    return JointReport(
         study=study,
         model=spec.model,
         tasks=spec.tasks or "the built-in sample",
         hardware=hardware(loading.pick_device(spec.device), 0),
         target=target,
         winner=winner,
+        tuned=options[winner].tuned,
         options=rows,
         dense_quality=_mean(last.dense.scores),
         dense_seconds=_mean(last.dense.seconds),
@@ -280,10 +297,6 @@ def _concluded(
         seed=spec.seed,
         versions=versions(),
     )
-    outputs = decoding_outputs(
-        own.tuned, own.model.folder, own.model.draft, spec.trust_remote_code
-    )
-    return report, outputs
 
 
 def _in_turn(

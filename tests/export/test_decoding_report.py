@@ -64,7 +64,6 @@ def report(every: Sequence[TriedDecoding]) -> DecodingReport:
         gain=ONE,
         quality_difference=Estimate(0.0, (-0.1, 0.1)),
         choices=None,
-        validation_speedup=ONE,
         validation=(standing("abcd", "top_k=1"), standing("untuned", "untuned")),
         front=(),
         examples=(),

@@ -1,5 +1,6 @@
 """The joint search on a tiny model: its parts, its page, going on, and bad input refused."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,22 @@ from hypothesis import strategies as st
 
 from autocompress.cli import commands
 from autocompress.errors import SpecError
+from autocompress.export.decoding_report import DecodingReport, TriedDecoding
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, JointVerdict, to_markdown
-from autocompress.pipeline.joint import Turn, compression_of, next_speedup
+from autocompress.pipeline.joint import (
+    Turn,
+    compression_of,
+    fastest_without_loss,
+    next_speedup,
+)
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
+from tests.export.test_decoding_report import report as example_decoding
 from tests.refusals import refusal
 
 STORAGE = "sqlite:///studies.db"
+OUT = Path("out")
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
     names = {row.name: row for row in list_studies(STORAGE)}
     # A search of each compressed model, one of each decoding, and the joint one.
     assert len(names) == 2 * len(asked)
-    answers = {}
+    answers, pages = {}, written()
     for name in names:
         store = open_study(STORAGE, name)
         answers[name] = store.answers()
@@ -76,6 +85,7 @@ def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
 
     assert commands.main(flags) == 0
 
+    assert written() == pages
     for name, before in answers.items():
         store = open_study(STORAGE, name)
         assert store.answers() == before
@@ -85,6 +95,11 @@ def test_a_joint_search_holds_its_options_against_dense_and_goes_on(
     told = capsys.readouterr().out
     assert "compression asked for" in told
     assert all(f"| {own:.2f}x |" in told for own in asked)
+
+
+def written() -> dict[str, str]:
+    """Return the texts that a joint search leaves, by file, without those of its parts."""
+    return {path.name: path.read_text("utf-8") for path in OUT.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +151,25 @@ def test_compression_is_asked_for_what_decoding_leaves() -> None:
     assert next_speedup([Turn(2.0, 2.5), Turn(1.0, 1.2)], 2.0) is None
 
 
+def decoded(*tried: tuple[str, float, float, bool]) -> DecodingReport:
+    """Return a report whose winner is `top_k=1`."""
+    every = tuple(
+        TriedDecoding(name, 32, score, seconds, score, seconds, read_all, met=True)
+        for name, score, seconds, read_all in tried
+    )
+    return dataclasses.replace(example_decoding(()), tried=every)
+
+
+def test_the_fastest_without_loss_scores_as_the_winner_does() -> None:
+    winner, fast = ("top_k=1", 0.50, 1.0, True), ("draft=lookup", 0.49, 0.5, True)
+    worse, dropped = ("temperature=2.0", 0.40, 0.1, True), ("batch=8", 0.50, 0.1, False)
+
+    assert fastest_without_loss(decoded(winner, fast, worse, dropped)) == 0.5
+    # The winner itself was not tried: the best that was stands for it.
+    assert fastest_without_loss(decoded(fast, worse, dropped)) == 0.5
+    assert fastest_without_loss(decoded(dropped)) == 0.1
+
+
 def test_what_no_model_reaches_is_asked_for_in_smaller_parts() -> None:
     assert next_speedup([Turn(9.0, None)], 9.0) == 3.0
     assert next_speedup([Turn(9.0, None), Turn(3.0, 4.0)], 9.0) == 6.75
@@ -172,7 +206,9 @@ def option(speedup: float, low: float, score: float) -> JointOption:
 def report(low: float) -> JointReport:
     one = Estimate(0.4, (0.3, 0.5))
     options = (option(2.0, 2.1, -0.2), option(1.0, low, 0.0))
-    return JointReport("s", "m", "t", "h", 2.0, 1, options, one, one, 8, 8, 0, {})
+    return JointReport(
+        "s", "m", "t", "h", 2.0, 1, {"stop": "line"}, options, one, one, 8, 8, 0, {}
+    )
 
 
 def test_a_target_is_met_by_the_whole_interval_of_the_winner() -> None:
