@@ -13,8 +13,7 @@ GIVEN = (
     "tasks",
     "objective",
     "quality_drop",
-    "max_latency",
-    "max_first_token",
+    "limits",
     "tune",
     "fix",
     "strategy",
@@ -73,8 +72,12 @@ def add_decode(
         metavar="0.02",
         help="by how much the mean score may lie lower, with 95 %% confidence",
     )
-    decode.add_argument("--max-latency", metavar="500ms", help="of an answer, in the mean")
-    decode.add_argument("--max-first-token", metavar="50ms", help="until it begins, in the mean")
+    decode.add_argument(
+        "--limits",
+        metavar="LIST",
+        help="of objectives, as seconds=500ms,first-token=50ms,memory=2GB,tokens-per-second=100: "
+        "the least of a quality or a rate, the most of all else",
+    )
     decode.add_argument(
         "--tune",
         metavar="LIST",

@@ -1,7 +1,7 @@
 """What a decoding is searched for: read of flags, and held against the model."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ from autocompress.errors import SpecError
 from autocompress.search.racing import Objective, Rules
 from autocompress.spaces.decoding import PARAMETERS, UNTUNED, DecodingSpace, Value
 from autocompress.spec import read_values
-from autocompress.spec_values import count, milliseconds, number, seconds, whole
+from autocompress.spec_values import count, milliseconds, number, seconds, size, whole
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "speculation": (
@@ -38,6 +38,23 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "length": ("max_new_tokens", "stop"),
 }
 """What may be tuned together; a parameter may be named by itself, and `compiled` too."""
+
+
+def _seconds(value: object) -> float:
+    return milliseconds(value) / 1000
+
+
+_ANY: Final = number(0, 1e15)
+LIMITS: Final[Mapping[str, Callable[[object], float]]] = {
+    "quality": number(0, 1),
+    "seconds": _seconds,
+    "tokens-per-second": _ANY,
+    "first-token": _seconds,
+    "quality-per-second": _ANY,
+    "cost": _ANY,
+    "memory": size,
+}
+"""What may be limited, as people say it, and what reads it."""
 
 USUAL: Final = ("speculation", "sampling", "best-of", "beams", "cache", "batch")
 WAYS: Final = ("tpe", "random", "grid")
@@ -110,8 +127,7 @@ def decode_asked(given: Mapping[str, object]) -> DecodeAsked:
     readers = {
         "objective": _objectives,
         "quality_drop": number(-1, 1),
-        "max_latency": lambda value: milliseconds(value) / 1000,
-        "max_first_token": lambda value: milliseconds(value) / 1000,
+        "limits": _limits,
         "tune": _tuned,
         "fix": _fixed,
         "strategy": _strategy,
@@ -133,8 +149,7 @@ def decode_asked(given: Mapping[str, object]) -> DecodeAsked:
     rules = Rules(
         found.get("objective", (Objective.QUALITY_PER_SECOND,)),  # type: ignore[arg-type]
         found.get("quality_drop"),  # type: ignore[arg-type]
-        found.get("max_latency"),  # type: ignore[arg-type]
-        found.get("max_first_token"),  # type: ignore[arg-type]
+        found.get("limits", {}),  # type: ignore[arg-type]
     )
     return DecodeAsked(
         model=str(given["model"]),
@@ -198,6 +213,24 @@ def _objectives(value: object) -> tuple[Objective, ...]:
     if not 1 <= len(set(names)) == len(names) <= 2 or not set(names) <= set(known):
         raise ValueError(f"one or two of {', '.join(known)} must hold, but got {value}")
     return tuple(Objective(own) for own in names)
+
+
+def _limits(value: object) -> dict[Objective, float]:
+    """Read `seconds=80ms,tokens-per-second=200`: the least of a quality or a rate, else the most.
+
+    Returns:
+        The most of each objective's ratio.
+    """
+    found: dict[Objective, float] = {}
+    for part in str(value).split(","):
+        name, _, text = part.strip().partition("=")
+        if name not in LIMITS or not text:
+            raise ValueError(f"name=value of {', '.join(LIMITS)} must hold, but got {part!r}")
+        try:
+            found[Objective(name)] = Objective(name).shown(LIMITS[name](text))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return found
 
 
 def _tuned(value: object) -> tuple[str, ...]:

@@ -244,10 +244,11 @@ def _constraints(rules: Rules, other: str | None) -> tuple[str, ...]:
             f"mean score at least that of {other or 'untuned'} minus {rules.drop:g}, with 95 % "
             "confidence"
         )
-    if rules.seconds is not None:
-        found.append(f"at most {1000 * rules.seconds:g} ms an answer")
-    if rules.first_seconds is not None:
-        found.append(f"at most {1000 * rules.first_seconds:g} ms to the first token")
+    for objective, most in rules.limits.items():
+        # Of what people say the other way round, more is better.
+        least_or_most = "at most" if objective.shown(2.0) == 2.0 else "at least"
+        value = objective.shown(most)
+        found.append(f"{objective.value} {least_or_most} {value:g} ({UNITS[objective]})")
     return tuple(found)
 
 

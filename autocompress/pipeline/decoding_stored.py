@@ -143,8 +143,7 @@ def rules_of(spec: Mapping[str, Any]) -> Rules:
     return Rules(
         tuple(Objective(own) for own in spec["objectives"]),
         spec.get("drop"),
-        spec.get("seconds"),
-        spec.get("first_seconds"),
+        {Objective(name): most for name, most in spec["limits"].items()},
     )
 
 

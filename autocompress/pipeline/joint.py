@@ -210,7 +210,7 @@ class _Parts:
             return None
         rules = Rules(
             (Objective.QUALITY, Objective.SECONDS),
-            seconds=self._seconds / _target(self._spec) / MARGIN,
+            limits={Objective.SECONDS: self._seconds / _target(self._spec) / MARGIN},
         )
         model = self._spec.model if speedup == 1 else str(folder)
         asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)

@@ -8,7 +8,7 @@ arXiv:2303.04673, section 3.2, with intervals of paired differences in place of 
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -108,7 +108,10 @@ class Objective(enum.StrEnum):
         return above / below if below > 0 else math.inf
 
     def shown(self, value: float) -> float:
-        """Return the value as people say it: quality and rates, of which more is better."""
+        """Return the value as people say it: quality and rates, of which more is better.
+
+        And back: it is its own inverse.
+        """
         match self:
             case Objective.QUALITY:
                 return 1.0 - value
@@ -182,14 +185,12 @@ class Rules:
         objectives: One, or two for a front.
         drop: By how much the mean score may lie below the reference's, with 95 % confidence;
             None lets it be anything.
-        seconds: That an answer may take in the mean; None lets it take any.
-        first_seconds: That its first token may take.
+        limits: The most that objectives' ratios may come to, by objective.
     """
 
     objectives: tuple[Objective, ...]
     drop: float | None = None
-    seconds: float | None = None
-    first_seconds: float | None = None
+    limits: Mapping[Objective, float] = field(default_factory=dict)
 
     def violation(self, own: Answered, reference: Answered) -> float:
         """Return by how much the constraints are missed, in shares; met at <= 0.
@@ -201,10 +202,9 @@ class Rules:
             # On few items nothing is proven: what is seen must do, until there are more.
             lost = against(Objective.QUALITY, own, reference)
             missed.append((lost.high if math.isfinite(lost.high) else lost.mean) - self.drop)
-        if self.seconds is not None:
-            missed.append(Objective.SECONDS.ratio(own) / self.seconds - 1.0)
-        if self.first_seconds is not None:
-            missed.append(Objective.TO_FIRST.ratio(own) / self.first_seconds - 1.0)
+        for objective, most in self.limits.items():
+            ratio = objective.ratio(own)
+            missed.append(ratio / most - 1.0 if most > 0 else ratio)
         worst = max(missed)
         return 0.0 if worst == -math.inf else worst
 
@@ -214,8 +214,11 @@ class Rules:
             lost = against(Objective.QUALITY, own, reference)
             if lost.low > self.drop:
                 return True
-        limits = ((self.seconds, own.seconds), (self.first_seconds, own.first_seconds))
-        return any(limit is not None and paired(taken - limit).low > 0 for limit, taken in limits)
+        for objective, most in self.limits.items():
+            above, below = objective.parts(own)
+            if paired(above - most * below).low > 0:
+                return True
+        return False
 
 
 class Race:

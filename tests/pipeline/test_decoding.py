@@ -228,6 +228,10 @@ def test_a_study_of_another_search_is_not_gone_on_with(
         (["--fix", "stop"], "fix: name=value of a parameter of decoding must hold"),
         (["--fix", "top_k=many"], "fix: top_k must be a number, but got 'many'"),
         (["--quality-drop", "2"], "quality-drop: `-1 < value <= 1` must hold"),
+        (["--limits", "speed=1"], "limits: name=value of quality, seconds"),
+        (["--limits", "seconds"], "limits: name=value of quality, seconds"),
+        (["--limits", "memory=much"], "limits: memory: a size such as 8GB must hold"),
+        (["--limits", "cost=0"], "limits: cost: `0 < value <= 1e+15` must hold, but got 0"),
         (["--strategy", "guess"], "strategy: one of tpe, random, grid"),
         (["--strategy", "grid", "--tune", "sampling"], "`decodings <= 10000` must hold of a grid"),
         (["--items", "4"], "items: `8 <= value"),
@@ -271,6 +275,20 @@ def test_without_flags_all_but_lengths_is_tuned_for_quality_a_second() -> None:
     assert menus["draft"] == ("none", "lookup", "exit", "skip")
     assert menus["compiled"] == (False,)
     assert menus["batch"] == (1, 2, 4, 8)
+
+
+def test_limits_are_read_as_people_say_them() -> None:
+    limits = "seconds=80ms,memory=2GB,tokens-per-second=200,quality=0.3,cost=40"
+
+    found = decode_asked(asked(limits=limits)).rules.limits
+
+    assert found == {
+        Objective.SECONDS: 0.08,
+        Objective.MEMORY: 2e9,
+        Objective.TOKENS_PER_SECOND: 0.005,
+        Objective.QUALITY: pytest.approx(0.7),
+        Objective.COST: 40,
+    }
 
 
 def test_a_given_draft_may_be_drawn() -> None:

@@ -85,10 +85,30 @@ def test_one_that_is_not_proven_good_enough_does_not_lead() -> None:
 
 
 def test_a_time_that_no_answer_keeps_is_hopeless() -> None:
-    rules = Rules((Objective.QUALITY,), seconds=0.5, first_seconds=None)
+    rules = Rules((Objective.QUALITY,), limits={Objective.SECONDS: 0.5})
 
     assert rules.is_hopeless(answered(16), answered(16))
     assert not rules.is_hopeless(answered(16, seconds=0.1), answered(16))
+
+
+@given(st.sampled_from(list(Objective)), st.floats(0.3, 3.0))
+def test_a_limit_is_missed_by_what_the_ratio_is_above_it(
+    objective: Objective, factor: float
+) -> None:
+    own = answered(16)
+    ratio = objective.ratio(own)
+    rules = Rules((Objective.QUALITY,), limits={objective: factor * ratio})
+
+    assert rules.violation(own, own) == pytest.approx(1 / factor - 1)
+    # What is surely missed is missed.
+    assert not rules.is_hopeless(own, own) or factor < 1
+    assert objective.shown(objective.shown(ratio)) == pytest.approx(ratio)
+
+
+def test_a_limit_that_nothing_can_keep_is_missed_by_all() -> None:
+    rules = Rules((Objective.SECONDS,), limits={Objective.QUALITY: 0.0})
+
+    assert rules.violation(answered(score=0.5), answered()) > 0
 
 
 @given(st.integers(8, ITEMS), st.floats(0.1, 3.0), st.integers(0, 50))
