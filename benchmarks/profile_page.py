@@ -4,8 +4,11 @@
     autocompress profile examples/reference-model --engine llama.cpp \
         --output benchmarks/results/profile-llama-cpp.json
 
-vLLM's is what the search for it measured, beside other work on the machine; alone it would be
+vLLM's and compiled torch's are what searches for them measured, beside other work on the machine;
+alone they would be
 
+    autocompress profile examples/reference-model --engine torch-compiled --space depth,width \
+        --output benchmarks/results/profile-torch-compiled.json
     autocompress profile examples/reference-model --engine vllm --space depth \
         --workload decode --output benchmarks/results/profile-vllm.json
 """
@@ -25,10 +28,12 @@ from benchmarks.laboratory import MODEL, ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 PROFILES = {
     "torch": ("profile-torch", "auto"),
+    "torch-compiled": ("profile-torch-compiled", "depth,width"),
     "llama.cpp": ("profile-llama-cpp", "bits"),
     "vllm": ("profile-vllm", "depth"),
 }
 """For each engine the file of its profile, and the space that it is of."""
+BY_SEARCHES = ("torch-compiled", "vllm")
 
 
 def sections(docs: Path) -> list[str]:
@@ -53,8 +58,8 @@ def _section(engine: str, name: str, of: str, docs: Path) -> str:
         f"`autocompress profile examples/reference-model {flag}"
         f"--output benchmarks/results/{name}.json`"
     )
-    if engine == "vllm":
-        command = "Measured by the search for vLLM, beside other work on the machine."
+    if engine in BY_SEARCHES:
+        command = f"Measured by a search for {engine}, beside other work on the machine."
     return (
         f"## What choices cost on {engine}\n\n{command}\n\n"
         f"The reference model with {tables.engine} on {tables.hardware}, {tables.mix}. Of "
