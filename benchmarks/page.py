@@ -273,7 +273,9 @@ def main() -> None:
         pareto_page.draw(fronts, ROOT / "docs" / "pareto.png")
     if (RESULTS / "recovery.json").is_file():
         recovery = read("recovery.json")
-        parts.append(recovery_page.section(recovery))
+        is_there = (RESULTS / "recovery-worst.json").is_file()
+        worst = read("recovery-worst.json") if is_there else None
+        parts.append(recovery_page.section(recovery, worst))
         recovery_page.draw(recovery, ROOT / "docs" / "recovery.png")
     if (RESULTS / "darwin.json").is_file():
         parts.append(darwin_page.section(read("darwin.json")))

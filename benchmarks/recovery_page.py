@@ -1,6 +1,6 @@
 """The part of docs/measured.md, and its figure, that tells of a run of benchmarks/recovery.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from benchmarks.markdown_table import table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
-def section(result: Mapping[str, Any]) -> str:
-    """Return the section: KL and perplexity before and after, for each seed."""
+def section(result: Mapping[str, Any], worst: Mapping[str, Any] | None) -> str:
+    """Return the section: KL and perplexity before and after, for each seed.
+
+    Args:
+        worst: The same with text drawn by what is lost there, of some of the seeds.
+    """
     rows = result["rows"]
     first, own = rows[0], result["summary"]
     body = [
@@ -49,6 +53,20 @@ def section(result: Mapping[str, Any]) -> str:
         f"back {own['given_back']:.0%} of the KL, the worst {own['least_given_back']:.0%}.\n\n"
         "![KL on the text that winners are picked by, against tokens trained on](recovery.png)\n\n"
         + table(head, body)
+        + ("" if worst is None else _beside_worst(rows, worst["rows"]))
+    )
+
+
+def _beside_worst(evenly: Sequence[Mapping[str, Any]], worst: Sequence[Mapping[str, Any]]) -> str:
+    """Return what `--recovery-draw worst` leaves, beside what is left of the same winners."""
+    left = {row["seed"]: row["after"]["kl"] for row in evenly}
+    pairs = ", ".join(
+        f"{row['after']['kl']:.4f} beside {left[row['seed']]:.4f} (seed {row['seed']})"
+        for row in worst
+    )
+    return (
+        "\n\nText drawn by where the winner loses most (`--draw worst`, "
+        f"`recovery-worst.json`), as many tokens: KL {pairs}."
     )
 
 
