@@ -37,13 +37,18 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
                 del layer.forward  # The class's own is seen again.
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, with which torch compiles for CPUs."""
+    return any(map(shutil.which, (os.environ.get("CXX", ""), "g++")))
+
+
 def check_compiler(device: torch.device) -> None:
     """Make sure that torch finds what it compiles with.
 
     Raises:
         SpecError: If it is a CPU without a C++ compiler.
     """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++"))):
+    if device.type == "cpu" and not has_compiler():
         raise SpecError(
             "The engine torch-compiled compiles with g++, or with the command in CXX, and neither "
             "is there."

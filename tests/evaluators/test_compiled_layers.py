@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.compiled_layers import check_compiler, compiled_layers
+from autocompress.evaluators.compiled_layers import check_compiler, compiled_layers, has_compiler
 from autocompress.evaluators.shaped_stopwatch import ShapedStopwatch
 from autocompress.evaluators.subprocess_call import nobody
 from autocompress.evaluators.torch_engine import TorchEngine
@@ -28,8 +28,10 @@ from tests.tiny_models import (
 WORKLOAD = Mix.parse("1x8+4").first
 # torch's own, on import
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="there is no g++ to compile with")
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_compiled_layers_say_what_eager_ones_do_and_are_gone_afterwards(tiny_llama: Path) -> None:
     model, ids = load_model(tiny_llama, CPU), token_ids(2, 8)
@@ -48,6 +50,7 @@ def test_compiled_layers_say_what_eager_ones_do_and_are_gone_afterwards(tiny_lla
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_each_shape_of_a_layer_is_compiled_once_for_all_rounds(tiny_llama: Path) -> None:
     model = load_model(tiny_llama, CPU)
@@ -66,6 +69,7 @@ def test_each_shape_of_a_layer_is_compiled_once_for_all_rounds(tiny_llama: Path)
     assert counters["stats"]["unique_graphs"] == 4 * n_layers
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_checkpoint_is_timed_compiled_in_a_process_of_its_own(tiny_llama: Path) -> None:

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.candidates import mean_log_likelihood, most_frequent, most_likely
+from autocompress.evaluators.compiled_layers import has_compiler
 from autocompress.evaluators.decoder import Answer, Decoder
 from autocompress.models.loading import load_model, load_tokenizer
 from autocompress.spaces.decoding import Decoding, Value
@@ -92,6 +93,7 @@ def test_what_only_saves_time_changes_no_greedy_answer(
     assert tokens(decoder, {**SHORT, **decoding}) == tokens(decoder, {**SHORT, **penalty})
 
 
+@pytest.mark.skipif(not has_compiler(), reason="there is no g++ to compile with")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on import
 def test_compiling_changes_no_answer_and_is_in_no_answers_time(decoder: Decoder) -> None:
