@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from autocompress.evaluators.sample_tasks import sample_items
+from autocompress.evaluators.sample_tasks import N_LINES, sample_items
 from autocompress.evaluators.tasks import needs_generation, to_line
 from autocompress.pipeline import decoding, decoding_opened
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
@@ -80,9 +80,9 @@ def main() -> None:
             print(json.dumps(summary(told)), flush=True)
 
 
-def write_tasks(folder: Path) -> Path:
-    """Write the shipped lines to end, to be judged by how much of them is there."""
-    items = [item for item in sample_items() if needs_generation(item)]
+def write_tasks(folder: Path, n: int = N_LINES) -> Path:
+    """Write lines to end, the shipped ones or more, to be judged by how much of them is there."""
+    items = [item for item in sample_items(n) if needs_generation(item)]
     path = folder / "lines.jsonl"
     lines = [to_line(dataclasses.replace(item, metric="rouge-l")) for item in items]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -22,6 +22,8 @@ from benchmarks.decoding import FIXED, write_tasks
 from benchmarks.laboratory import MODEL, ROOT
 from benchmarks.recovery import Watcher
 
+LINES = 1200
+"""So many that differences of some hundredths of the score are seen."""
 TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
 
 Row = dict[str, Any]
@@ -41,7 +43,7 @@ def main() -> None:
         known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
     rows = {(row["seed"], row["target"]): row for row in known}
     arguments.studies.mkdir(parents=True, exist_ok=True)
-    tasks = write_tasks(arguments.studies)
+    tasks = write_tasks(arguments.studies, LINES)
     for seed in range(arguments.seeds):
         for target in arguments.targets:
             if (seed, target) in rows:

@@ -35,7 +35,7 @@ _WORD_BOUNDARY: Final = re.compile(r"\b(?<! )")
 _PYTHON_WORDS: Final = frozenset((*keyword.kwlist, *dir(builtins), "self", "cls"))
 
 
-def sample_items() -> list[Item]:
+def sample_items(n_lines: int = N_LINES) -> list[Item]:
     """Return the lines to end and then those to choose, both spread evenly over the modules."""
     names = sample_text.HELD_OUT_FOR_VALIDATION + sample_text.HELD_OUT_FOR_TEST
     root = sample_text.standard_library()
@@ -43,7 +43,7 @@ def sample_items() -> list[Item]:
         _Module(file.relative_to(root).as_posix(), file.read_text(encoding="utf-8"))
         for file in sample_text.module_files(names)
     ]
-    ended = _dealt([module.lines_to_end() for module in modules], N_LINES)
+    ended = _dealt([module.lines_to_end() for module in modules], n_lines)
     chosen = _dealt([module.lines_to_choose() for module in modules], N_CHOICES)
     return ended + chosen
 

@@ -1,6 +1,6 @@
 """Validates the best decodings of a race, proves the winner on unread items, and reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,7 +67,9 @@ def conclude(
     with measuring_alone(opened.factory(*UNREAD), asked.address) as alone:
         observer.stage("validation items")
         told = _in_turn(alone, opened, Split.SELECTION, finalists, observer)
-        winner = _picked(asked.rules, finalists, told, told[-1], untuned)
+        answers = [own.answered for own in told]
+        by_finalist = dict(zip(finalists, answers, strict=False))
+        winner = pick(asked.rules, by_finalist, answers[-1], untuned)
         observer.stage("report items")
         contenders = list(dict.fromkeys([winner, untuned]))
         last = _in_turn(alone, opened, Split.REPORT, contenders, observer)
@@ -169,25 +171,28 @@ def _told_of(judging: Judging, genotype: Genotype) -> _Told:
     return _Told(judging.read[genotype], 0.0, 0.0, ())
 
 
-def _picked(
-    rules: Rules,
-    finalists: Sequence[Genotype],
-    told: Sequence[_Told],
-    beside: _Told,
-    untuned: Genotype,
+def pick(
+    rules: Rules, finalists: Mapping[Genotype, Answered], beside: Answered, untuned: Genotype
 ) -> Genotype:
-    """Return the best finalist that keeps the constraints: in the first objective, then the next.
+    """Return the best finalist that keeps the constraints; where none does, what misses least.
 
-    Where none does, the untuned is it, unless it keeps them less than another: what misses least.
+    Of two objectives the second decides among those that are not surely behind the best in the
+    first: of some finalists one is always first by luck.
+
+    Args:
+        finalists: What each made of the validation's items, and `beside` what they are held
+            against did.
     """
+    first, last = rules.objectives[0], rules.objectives[-1]
+    missed = {own: max(rules.violation(of, beside), 0.0) for own, of in finalists.items()}
+    near = [own for own, by in missed.items() if by <= min(missed.values())]
+    best = finalists[min(near, key=lambda own: first.ratio(finalists[own]))]
+    near = [own for own in near if not against(first, finalists[own], best).low > 0]
 
-    def standing(at: int) -> tuple[float, list[float], bool]:
-        own = told[at].answered
-        missed = max(rules.violation(own, beside.answered), 0.0)
-        ratios = [objective.ratio(own) for objective in rules.objectives]
-        return missed, ratios, finalists[at] != untuned
+    def standing(own: Genotype) -> tuple[float, float, bool]:
+        return last.ratio(finalists[own]), first.ratio(finalists[own]), own != untuned
 
-    return finalists[min(range(len(finalists)), key=standing)]
+    return min(near, key=standing)
 
 
 def quality_beside(own: Answered, other: Answered) -> Estimate:

@@ -57,6 +57,8 @@ MOST_TURNS: Final = 3
 """Of compression, beside the dense model's."""
 NEAR: Final = 1.05
 """Ratio of two speedups asked of compression that are not worth a search each."""
+CONCLUDED: Final = 2
+"""Items of validation and report, for each that a search for a decoding has of them."""
 NO_LOSS: Final = 0.02
 """Of the mean score: so much of a difference is luck with the items of a search."""
 MARGIN: Final = 1.1
@@ -127,7 +129,8 @@ def search_jointly(
         AutocompressError: Whatever stops one of the searches.
     """
     studies.check_output(output)
-    opened = opened_for(_decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,))))
+    asked = _decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,)))
+    opened = opened_for(asked)
     own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
     with going_on(storage, study, own) as store, in_ray(spec.address):
         known = store.row().report
@@ -137,7 +140,8 @@ def search_jointly(
             seconds = _dense_seconds(opened, store, observer)
             parts = _Parts(spec, seconds, storage, study, output, observer)
             options = _searched(parts, store, _target(spec))
-            report = _concluded(spec, opened, options, study, observer)
+            more = dataclasses.replace(asked, items=CONCLUDED * asked.items)
+            report = _concluded(spec, opened_for(more), options, study, observer)
         best = report.options[report.winner]
         draft = None if best.draft is None else Path(best.draft)
         outputs = decoding_outputs(report.tuned, Path(best.model), draft, spec.trust_remote_code)
