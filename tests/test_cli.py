@@ -188,7 +188,11 @@ def test_unreachable_target_names_the_fastest_and_leaves_no_study(
     ("verb", "flags", "part"),
     [
         ("profile", ("--engine=roofline:h100",), "there is nothing to profile"),
-        ("search", ("--engine=roofline:h9",), "Known: torch, llama.cpp, vllm, roofline:"),
+        (
+            "search",
+            ("--engine=roofline:h9",),
+            "Known: torch, torch-compiled, llama.cpp, vllm, roofline:",
+        ),
         (
             "search",
             ("--engine=roofline:l4", "--space=sparsity", "--target-speedup=2x"),
