@@ -4,8 +4,8 @@ The two take turns. Compression is first asked for all of the speedup, and the d
 gives is searched for the best score within the time. By what decoding could save of the time
 without loss of score, compression is asked for less the next time, or for more where it takes too
 long. At last the dense model is decoded with the compressed one as its draft. Each part is a study
-of its own; what they end with answers the same items in turn, and the best that keeps the speedup
-is the winner.
+of its own; what they end with answers the same items in turn. The winner is the least compressed
+of those that keep the speedup and are not surely worse than the best.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.intervals import mean_interval, ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import Answered, Objective, Rules
+from autocompress.search.racing import Answered, Objective, Rules, against
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
 from autocompress.store.base import StudyState, StudyStore
@@ -112,7 +112,7 @@ def next_speedup(turns: Sequence[Turn], target: float) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class Told:
     """What all contenders made of a split's items: dense, then each option untuned and tuned."""
 
     dense: Answered
@@ -270,7 +270,7 @@ def _concluded(
     with measuring_alone(factory, spec.address) as alone:
         observer.stage("validation items")
         told = _in_turn(alone, opened, Split.SELECTION, options, observer)
-        winner = _picked(told, target, spec.seed)
+        winner = pick(told, [own.speedup for own in options], target, spec.seed)
         observer.stage("report items")
         last = _in_turn(alone, opened, Split.REPORT, options, observer)
         models = range(len(options) + 1)
@@ -309,7 +309,7 @@ def _in_turn(
     split: Split,
     options: Sequence[_Option],
     observer: Observer,
-) -> _Told:
+) -> Told:
     """Have dense and each option, untuned and tuned, answer a split's items in turn."""
     # What nobody tuned is the same of all models: a draft's values act beside a draft alone.
     usual = opened.space.values(opened.untuned)
@@ -318,25 +318,34 @@ def _in_turn(
         contenders += [Contender(usual, at), Contender(option.tuned, at)]
     first, n = opened.unread[split]
     found = [answered(parts) for parts in in_turn(alone, contenders, first, n, observer)]
-    return _Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
+    return Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
 
 
-def _picked(told: _Told, target: float, seed: int) -> int:
-    """Return the option that surely keeps the speedup with the best mean score, then the fastest.
+def pick(told: Told, speedups: Sequence[float], target: float, seed: int) -> int:
+    """Return the least compressed option that surely keeps the speedup and is not surely worse.
 
-    Where none does, that which misses it least.
+    Where none keeps it, that which misses it least.
+
+    Args:
+        speedups: That compression was asked for, by option.
     """
 
-    def standing(at: int) -> tuple[float, float, float]:
-        own = told.tuned[at]
-        speedup, (low, _) = ratio_interval([told.dense.seconds], [own.seconds], seed)
-        return max(0.0, target / low - 1), -float(own.scores.mean()), -speedup
+    def missed(own: Answered) -> float:
+        _, (low, _) = ratio_interval([told.dense.seconds], [own.seconds], seed)
+        return max(0.0, target / low - 1)
 
-    return min(range(len(told.tuned)), key=standing)
+    by = [missed(own) for own in told.tuned]
+    keeping = [at for at, own in enumerate(by) if own <= min(by)]
+    best = max(keeping, key=lambda at: float(told.tuned[at].scores.mean()))
+
+    def is_behind(at: int) -> bool:
+        return against(Objective.QUALITY, told.tuned[at], told.tuned[best]).low > 0
+
+    return min((at for at in keeping if not is_behind(at)), key=speedups.__getitem__)
 
 
 def _row(
-    option: _Option, at: int, told: _Told, choices: RightChoices | None, seed: int
+    option: _Option, at: int, told: Told, choices: RightChoices | None, seed: int
 ) -> JointOption:
     """Return what compression and decoding each gave one option."""
 

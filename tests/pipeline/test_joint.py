@@ -16,15 +16,19 @@ from autocompress.export.decoding_report import DecodingReport, TriedDecoding
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, JointVerdict, to_markdown
 from autocompress.pipeline.joint import (
+    Told,
     Turn,
     compression_of,
     fastest_without_loss,
     next_speedup,
+    pick,
 )
+from autocompress.search.racing import Answered
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
 from tests.export.test_decoding_report import report as example_decoding
 from tests.refusals import refusal
+from tests.search.test_racing import answered
 
 STORAGE = "sqlite:///studies.db"
 OUT = Path("out")
@@ -168,6 +172,22 @@ def test_the_fastest_without_loss_scores_as_the_winner_does() -> None:
     # The winner itself was not tried: the best that was stands for it.
     assert fastest_without_loss(decoded(fast, worse, dropped)) == 0.5
     assert fastest_without_loss(decoded(dropped)) == 0.1
+
+
+def test_the_least_compressed_wins_that_keeps_the_speedup_and_is_not_surely_worse() -> None:
+    lucky, fair, slow = (
+        answered(score=score, seconds=seconds, seed=seed)
+        for score, seconds, seed in ((0.501, 0.3, 1), (0.5, 0.4, 2), (0.9, 0.9, 3))
+    )
+    asked = [3.0, 2.0, 1.0]
+
+    def picked(*tuned: Answered, target: float = 2.0) -> int:
+        return pick(Told(answered(), tuned, tuned), asked, target, 0)
+
+    assert picked(lucky, fair, slow) == 1
+    assert picked(lucky, answered(score=0.3, seconds=0.4, seed=2), slow) == 0
+    # What misses the target least, where all do.
+    assert picked(lucky, fair, slow, target=5.0) == 0
 
 
 def test_what_no_model_reaches_is_asked_for_in_smaller_parts() -> None:
