@@ -84,8 +84,9 @@ def joint_section(result: Mapping[str, Any]) -> str:
         "all of it, decoded its best; the last is the dense model, with the first compressed one "
         "as a possible draft. Scores are ROUGE-L of lines of code to end, beside dense's, "
         "paired over items that all answered in turn. The winner was picked on other items. Of "
-        f"{own['searches']} searches the winner's score was surely better than the sequence's in "
-        f"{own['surely_better']}, and surely worse in {own['surely_worse']}. "
+        f"{own['searches']} search{'es' if own['searches'] > 1 else ''} the winner's score was "
+        f"surely better than the sequence's in {own['surely_better']}, and surely worse in "
+        f"{own['surely_worse']}. "
         f"{result['rows'][0]['hardware']}.\n\n"
         + table(
             [
