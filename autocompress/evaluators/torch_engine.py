@@ -8,6 +8,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,11 +109,14 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
         trusts = request["trust_remote_code"] is True
         return load_checkpoint(path, device, str(request["dtype"]), trusts)
 
+    def compiling(model: PreTrainedModel) -> AbstractContextManager[None]:
+        return compiled_layers(model) if is_compiled else contextlib.nullcontext()
+
     if request["wanted"] == "memory":
         if threads:
             torch.set_num_threads(threads)
         model = load(paths[0])
-        with compiled_layers(model) if is_compiled else contextlib.nullcontext():
+        with compiling(model):
             return _memory(model, workload, length)
     models = [load(path) for path in paths]
     if threads:
@@ -125,9 +129,8 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
         for model, prompt in zip(models, prompts, strict=True)
     ]
     with contextlib.ExitStack() as stack:
-        if is_compiled:
-            for model in models:
-                stack.enter_context(compiled_layers(model))
+        for model in models:
+            stack.enter_context(compiling(model))
         timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, torch.get_num_threads()) for row in timings]
 

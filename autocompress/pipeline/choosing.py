@@ -6,7 +6,7 @@ import numpy as np
 
 from autocompress.export.evaluation import Estimate
 from autocompress.export.right_choices import RightChoices
-from autocompress.pipeline.decoding_opened import CHUNK
+from autocompress.pipeline.decoding_opened import looks
 from autocompress.pipeline.intervals import mean_interval, share_interval
 from autocompress.pipeline.observer import Observer
 from autocompress.workers.decoding_session import CHOOSING
@@ -18,8 +18,7 @@ def choose(alone: Alone, models: Sequence[int], n: int, observer: Observer) -> l
     if not n:
         return []
     observer.stage("choices")
-    looks = (*range(0, n, CHUNK), n)
-    parts = alone.measure({CHOOSING: models}, looks, lambda done: observer.advance(done, n))
+    parts = alone.measure({CHOOSING: models}, looks(0, n), lambda done: observer.advance(done, n))
     return [
         np.concatenate([np.asarray(part[CHOOSING][at]) for part in parts])
         for at in range(len(models))

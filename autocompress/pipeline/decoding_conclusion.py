@@ -28,7 +28,15 @@ from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import UNITS, Answered, Objective, Race, Rules, against
+from autocompress.search.racing import (
+    UNITS,
+    Answered,
+    Objective,
+    Race,
+    Rules,
+    against,
+    in_the_running,
+)
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
@@ -185,14 +193,11 @@ def pick(
     """
     first, last = rules.objectives[0], rules.objectives[-1]
     missed = {own: max(rules.violation(of, beside), 0.0) for own, of in finalists.items()}
-    near = [own for own, by in missed.items() if by <= min(missed.values())]
-    best = finalists[min(near, key=lambda own: first.ratio(finalists[own]))]
-    near = [own for own in near if not against(first, finalists[own], best).low > 0]
 
     def standing(own: Genotype) -> tuple[float, float, bool]:
         return last.ratio(finalists[own]), first.ratio(finalists[own]), own != untuned
 
-    return min(near, key=standing)
+    return min(in_the_running(finalists, missed, first), key=standing)
 
 
 def quality_beside(own: Answered, other: Answered) -> Estimate:

@@ -83,12 +83,18 @@ class OpenedDecoding:
         )
 
 
+def looks(first: int, n: int) -> tuple[int, ...]:
+    """Return where n items from the first on are cut into chunks, both ends among them."""
+    return (*range(first, first + n, CHUNK), first + n)
+
+
 def in_turn(
     alone: Alone, contenders: Sequence[Contender], first: int, n: int, observer: Observer
 ) -> list[list[Part]]:
     """Have contenders answer n items from the first on in turn; return the parts of each."""
-    looks = (*range(first, first + n, CHUNK), first + n)
-    parts = alone.measure({CONTENDERS: contenders}, looks, lambda done: observer.advance(done, n))
+    parts = alone.measure(
+        {CONTENDERS: contenders}, looks(first, n), lambda done: observer.advance(done, n)
+    )
     return [[part[CONTENDERS][at] for part in parts] for at in range(len(contenders))]
 
 

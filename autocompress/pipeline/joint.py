@@ -43,7 +43,7 @@ from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.intervals import mean_interval, ratio_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
-from autocompress.search.racing import Answered, Objective, Rules, against
+from autocompress.search.racing import Answered, Objective, Rules, in_the_running
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
 from autocompress.store.base import StudyState, StudyStore
@@ -132,16 +132,17 @@ def search_jointly(
     asked = _decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,)))
     opened = opened_for(asked)
     own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
-    with going_on(storage, study, own) as store, in_ray(spec.address):
+    with going_on(storage, study, own) as store:
         known = store.row().report
         if known is not None:
             report = JointReport.from_json(known)
         else:
-            seconds = _dense_seconds(opened, store, observer)
-            parts = _Parts(spec, seconds, storage, study, output, observer)
-            options = _searched(parts, store, _target(spec))
-            more = dataclasses.replace(asked, items=CONCLUDED * asked.items)
-            report = _concluded(spec, opened_for(more), options, study, observer)
+            with in_ray(spec.address):
+                seconds = _dense_seconds(opened, store, observer)
+                parts = _Parts(spec, seconds, storage, study, output, observer)
+                options = _searched(parts, store, _target(spec))
+                more = dataclasses.replace(asked, items=CONCLUDED * asked.items)
+                report = _concluded(spec, opened_for(more), options, study, observer)
         best = report.options[report.winner]
         draft = None if best.draft is None else Path(best.draft)
         outputs = decoding_outputs(report.tuned, Path(best.model), draft, spec.trust_remote_code)
@@ -334,14 +335,10 @@ def pick(told: Told, speedups: Sequence[float], target: float, seed: int) -> int
         _, (low, _) = ratio_interval([told.dense.seconds], [own.seconds], seed)
         return max(0.0, target / low - 1)
 
-    by = [missed(own) for own in told.tuned]
-    keeping = [at for at, own in enumerate(by) if own <= min(by)]
-    best = max(keeping, key=lambda at: float(told.tuned[at].scores.mean()))
-
-    def is_behind(at: int) -> bool:
-        return against(Objective.QUALITY, told.tuned[at], told.tuned[best]).low > 0
-
-    return min((at for at in keeping if not is_behind(at)), key=speedups.__getitem__)
+    answers = dict(enumerate(told.tuned))
+    by = {at: missed(own) for at, own in answers.items()}
+    running = in_the_running(answers, by, Objective.QUALITY)
+    return min(running, key=speedups.__getitem__)
 
 
 def _row(

@@ -9,7 +9,7 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -20,6 +20,8 @@ FIRST: Final = 8
 """Items that each candidate is measured on before it may be dropped."""
 CONFIDENCE: Final = 0.95
 FEWEST_FOR_INTERVAL: Final = 4
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +177,21 @@ def against(objective: Objective, own: Answered, other: Answered) -> Difference:
     if scale <= 0:
         return Difference(math.inf, math.inf, math.inf)
     return paired(contrast / scale)
+
+
+def in_the_running(
+    answers: Mapping[K, Answered], missed: Mapping[K, float], objective: Objective
+) -> list[K]:
+    """Return those that miss constraints least and are not surely behind the best of them.
+
+    Args:
+        answers: Of the same items.
+        missed: By how much each misses; met at 0.
+    """
+    least = min(missed.values())
+    near = [own for own, by in missed.items() if by <= least]
+    best = answers[min(near, key=lambda own: objective.ratio(answers[own]))]
+    return [own for own in near if not against(objective, answers[own], best).low > 0]
 
 
 @dataclass(frozen=True, slots=True)
