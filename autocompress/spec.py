@@ -122,7 +122,8 @@ class SearchSpec:
     """Everything a search depends on, beside the machine.
 
     A study is a function of this, its latency rows and its recorded events. Units:
-    `budget_seconds` of wall time for the search loop, `max_tokens` summed over candidates;
+    `budget_seconds` of wall time for the search loop, beyond which a missed target is aimed at
+    anew, and speed that nobody asked for given back once; `max_tokens` summed over candidates;
     `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
     decides what shares its computation, and how many workers can help. `weights_bytes` of the

@@ -20,6 +20,8 @@ STEP: Final = 1.005
 # A looser search must promise as much, or it is not worth its time.
 WORTH: Final = 1.02
 MOST_ATTEMPTS: Final = 6
+# A search whose time is limited gives back speed that nobody asked for so often at most.
+LOOSER_WITHIN_A_BUDGET: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Timed:
         target: Over the measured dense model; over the predicted one if `is_absolute`, where what
             is asked is a time.
         margin: What is asked for at first is this many times the target.
+        most_looser: Searches that may follow one whose winner meets the target.
     """
 
     cost: AdditiveCost
@@ -37,6 +40,7 @@ class Timed:
     fastest: float
     is_absolute: bool = False
     margin: float = MARGIN
+    most_looser: int = MOST_ATTEMPTS
 
     @property
     def first_aim(self) -> float:
@@ -116,7 +120,7 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     is faster than it must be by a looser one: no aim is tried beyond one that failed or within
     one that did. Where a miss, badly measured, asks for more than what met the target by much, the
     next aim lies between the two. A looser search that ends with a winner known already ends it
-    all.
+    all, and so does the last that may follow one that met the target.
     """
     target, last = timed.target, attempts[-1]
     if len(attempts) >= MOST_ATTEMPTS:
@@ -132,7 +136,8 @@ def next_aim(timed: Timed, attempts: Sequence[Attempt]) -> float | None:
     if len(missed) == len(attempts):
         return None if last.aim >= timed.fastest else min(wanted, timed.fastest)
     known = [own.winner.genotype for own in attempts[:-1]]
-    if last.winner.genotype in known:
+    first_met = next(place for place, own in enumerate(attempts) if own.clears(target))
+    if last.winner.genotype in known or len(attempts) - 1 - first_met >= timed.most_looser:
         return None
     nearest = min((own for own in attempts if own.clears(target)), key=lambda own: own.aim)
     if missed and wanted * WORTH > nearest.aim and nearest.reached.median > CLOSE * target:

@@ -29,7 +29,12 @@ from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
-from autocompress.pipeline.aiming import MARGIN, Timed
+from autocompress.pipeline.aiming import (
+    LOOSER_WITHIN_A_BUDGET,
+    MARGIN,
+    MOST_ATTEMPTS,
+    Timed,
+)
 from autocompress.pipeline.conclusion import (
     MODEL,
     Relearned,
@@ -373,7 +378,8 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     target = needed_speedup(spec, cost) or 1.0
     # What is not measured needs no room for the interval of a measurement.
     margin = MARGIN if check is not None else 1.0
-    return Timed(cost, target, fastest, spec.target_latency is not None, margin)
+    looser = MOST_ATTEMPTS if spec.budget_seconds is None else LOOSER_WITHIN_A_BUDGET
+    return Timed(cost, target, fastest, spec.target_latency is not None, margin, looser)
 
 
 def _clock(

@@ -127,6 +127,17 @@ def test_a_looser_search_that_finds_nothing_new_ends_it() -> None:
     assert next_aim(timed(2.0), [first, looser]) is None
 
 
+def test_within_a_budget_speed_is_given_back_once_and_a_miss_is_corrected_always() -> None:
+    search = dataclasses.replace(timed(2.0), most_looser=1)
+    far, short = attempt(2.04, 2.305), attempt(1.82, 1.985)
+
+    assert next_aim(search, [far]) is not None
+    assert next_aim(timed(2.0), [far, short]) is not None
+    assert next_aim(search, [far, short]) is None
+    assert next_aim(search, [attempt(2.04, 1.9), attempt(2.2, 1.95)]) is not None
+    assert next_aim(search, [attempt(2.04, 1.9), attempt(2.2, 2.3)]) is not None
+
+
 def test_of_those_that_clear_the_target_the_best_model_wins() -> None:
     attempts = [
         attempt(2.04, 2.4, loss=0.3),
