@@ -40,6 +40,8 @@ TUNED: Final = "draft,draft_tokens,do_sample,temperature,top_p,num_beams,batch,s
 """What people set by hand: 2,000 decodings, over which a grid can be laid."""
 FIXED: Final = "max_new_tokens=24"
 MANY: Final = 100_000
+ITEMS: Final = {**decoding.ITEMS, Split.REPORT: 1}
+"""What a search reports of its winner is not read here."""
 HELD_OUT: Final = 128
 """Items that the winners are held against each other on."""
 
@@ -57,8 +59,6 @@ def main() -> None:
     if arguments.output.is_file():
         known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
     rows = {row["seed"]: row for row in known}
-    # What a search reports of its winner is not read here.
-    decoding.REPORT = 1  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder, in_ray(None):
         tasks = write_tasks(Path(folder))
         for seed in range(arguments.seeds):
@@ -129,7 +129,7 @@ def search(given: Mapping[str, Any], folder: Path, name: str) -> Row:
     print(f"seed {given['seed']}: {name}", flush=True)
     storage = f"sqlite:///{folder / 'studies.db'}"
     folder.mkdir(parents=True, exist_ok=True)
-    report = decoding.decode(decode_asked(given), storage, name, folder / name, Watcher())
+    report = decoding.decode(decode_asked(given), storage, name, folder / name, Watcher(), ITEMS)
     return {
         "winner": dict(report.winner),
         "decoding": report.standings[0].decoding,

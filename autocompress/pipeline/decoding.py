@@ -1,7 +1,7 @@
 """Searches how a model is best decoded, and proves the best on items that nothing has read."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,20 +33,28 @@ from autocompress.trial import Split
 from autocompress.workers.tune import Plan, in_ray
 from autocompress.workers.tune_race import race_trials
 
-REPORT: Final = 4
-"""Items that the report reads at most, for each that a search reads."""
+ITEMS: Final[Mapping[Split, int]] = {Split.SEARCH: 1, Split.SELECTION: 1, Split.REPORT: 4}
+"""Of a split, at most, for each that a search may read."""
 
 
 def decode(
-    asked: DecodeAsked, storage: str, study: str, output: Path, observer: Observer
+    asked: DecodeAsked,
+    storage: str,
+    study: str,
+    output: Path,
+    observer: Observer,
+    items: Mapping[Split, int] = ITEMS,
 ) -> DecodingReport:
     """Search, and leave the winner with its figures in a folder; a study of this name goes on.
+
+    Args:
+        items: Of a split, at most, for each that the search may read.
 
     Raises:
         AutocompressError: Whatever cannot be meant, read, run or written.
     """
     check_output(output)
-    opened = opened_for(asked)
+    opened = opened_for(asked, items)
     spec: dict[str, Any] = {"kind": KIND, **asked.to_json()}
     with going_on(storage, study, spec) as store:
         known = store.row().report
@@ -64,8 +72,11 @@ def decode(
     return report
 
 
-def opened_for(asked: DecodeAsked) -> OpenedDecoding:
+def opened_for(asked: DecodeAsked, items: Mapping[Split, int] = ITEMS) -> OpenedDecoding:
     """Find the models and deal the items out.
+
+    Args:
+        items: Of a split, at most, for each that a search may read.
 
     Raises:
         AutocompressError: If a model or the tasks cannot be read, or nothing is left to tune.
@@ -87,12 +98,7 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
     def shuffled(own: Sequence[Item]) -> tuple[Item, ...]:
         return tuple(own[at] for at in rng.permutation(len(own)))
 
-    items = {split: shuffled(own) for split, own in dealt.items()}
-    limits = {
-        Split.SEARCH: asked.items,
-        Split.SELECTION: asked.items,
-        Split.REPORT: REPORT * asked.items,
-    }
+    most = {split: n * asked.items for split, n in items.items()}
     return OpenedDecoding(
         asked,
         folder,
@@ -100,8 +106,8 @@ def opened_for(asked: DecodeAsked) -> OpenedDecoding:
         None if asked.against is None else loading.resolve(asked.against).resolve(),
         str(loading.pick_device(asked.device)),
         space,
-        {split: items[split][:most] for split, most in limits.items()},
-        shuffled(choices)[: limits[Split.REPORT]],
+        {split: shuffled(own)[: most[split]] for split, own in dealt.items()},
+        shuffled(choices)[: most[Split.REPORT]],
     )
 
 

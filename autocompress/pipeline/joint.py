@@ -11,7 +11,7 @@ of those that keep the speedup and are not surely worse than the best.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from autocompress.models import loading
 from autocompress.pipeline import study as studies
 from autocompress.pipeline.choosing import choose, right_choices
 from autocompress.pipeline.conclusion import MODEL, versions
-from autocompress.pipeline.decoding import decode, opened_for
+from autocompress.pipeline.decoding import ITEMS, decode, opened_for
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
 from autocompress.pipeline.decoding_conclusion import quality_beside
 from autocompress.pipeline.decoding_opened import (
@@ -57,8 +57,9 @@ MOST_TURNS: Final = 3
 """Of compression, beside the dense model's."""
 NEAR: Final = 1.05
 """Ratio of two speedups asked of compression that are not worth a search each."""
-CONCLUDED: Final = 2
-"""Items of validation and report, for each that a search for a decoding has of them."""
+CONCLUDED: Final[Mapping[Split, int]] = {**ITEMS, Split.SELECTION: 4, Split.REPORT: 8}
+"""Items of a split, at most, for each that a search for a decoding may read: options differ by
+little, and there are few of them."""
 NO_LOSS: Final = 0.02
 """Of the mean score: so much of a difference is luck with the items of a search."""
 MARGIN: Final = 1.1
@@ -141,8 +142,8 @@ def search_jointly(
                 seconds = _dense_seconds(opened, store, observer)
                 parts = _Parts(spec, seconds, storage, study, output, observer)
                 options = _searched(parts, store, _target(spec))
-                more = dataclasses.replace(asked, items=CONCLUDED * asked.items)
-                report = _concluded(spec, opened_for(more), options, study, observer)
+                unread = opened_for(asked, CONCLUDED)
+                report = _concluded(spec, unread, options, study, observer)
         best = report.options[report.winner]
         draft = None if best.draft is None else Path(best.draft)
         outputs = decoding_outputs(report.tuned, Path(best.model), draft, spec.trust_remote_code)
