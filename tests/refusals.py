@@ -10,5 +10,6 @@ def refusal(flags: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert commands.main(flags) == 2
     line = capsys.readouterr().err
+    assert line.startswith("autocompress: ")
     assert line.count("\n") == 1
     return line

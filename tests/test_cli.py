@@ -12,6 +12,7 @@ import pytest
 from autocompress.cli import commands, flags
 from autocompress.cli.observers import Lines
 from autocompress.pipeline.observer import Figure
+from tests.refusals import refusal
 
 
 @pytest.fixture
@@ -24,19 +25,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must be refused; return its one line."""
-    status = commands.main(arguments)
-    errors = capsys.readouterr().err
-
-    assert status == 2
-    assert errors.startswith("autocompress: ")
-    assert errors.count("\n") == 1
-    return errors
-
-
 def test_unknown_command_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "serach")
+    line = refusal(["serach"], capsys)
 
     assert "serach" in line
     assert not list(home.iterdir())
@@ -46,15 +36,15 @@ def test_unknown_command_is_one_line(home: Path, capsys: pytest.CaptureFixture[s
 def test_targets_that_cannot_be_meant_are_refused(
     home: Path, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:
-    line = refused(capsys, "search", "model", f"--target-speedup={target}")
+    line = refusal(["search", "model", f"--target-speedup={target}"], capsys)
 
     assert "target_speedup" in line
     assert not list(home.iterdir())
 
 
 def test_all_offenders_are_named_at_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(
-        capsys, "search", "--target-speedup=0x", "--space=dept", "--workers=0", "--engine=troch"
+    line = refusal(
+        ["search", "--target-speedup=0x", "--space=dept", "--workers=0", "--engine=troch"], capsys
     )
 
     assert all(
@@ -78,18 +68,18 @@ def test_bad_yaml_is_refused(
 ) -> None:
     (home / "autocompress.yaml").write_text(text, encoding="utf-8")
 
-    line = refused(capsys, "search", "--target-speedup=2x")
+    line = refusal(["search", "--target-speedup=2x"], capsys)
 
     assert part in line
     assert [path.name for path in home.iterdir()] == ["autocompress.yaml"]
 
 
 def test_missing_spec_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "none.yaml" in refused(capsys, "search", "--spec=none.yaml", "--target-speedup=2x")
+    assert "none.yaml" in refusal(["search", "--spec=none.yaml", "--target-speedup=2x"], capsys)
 
 
 def test_missing_model_folder_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "search", "./nowhere", "--target-speedup=2x")
+    line = refusal(["search", "./nowhere", "--target-speedup=2x"], capsys)
 
     assert "./nowhere" in line
     assert not list(home.iterdir())
@@ -98,7 +88,7 @@ def test_missing_model_folder_is_refused(home: Path, capsys: pytest.CaptureFixtu
 def test_folder_without_a_model_is_refused(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, "search", str(tmp_path), "--target-speedup=2x")
+    line = refusal(["search", str(tmp_path), "--target-speedup=2x"], capsys)
 
     assert "config.json" in line
     assert not list(home.iterdir())
@@ -112,7 +102,7 @@ def test_truncated_weights_are_refused(
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
-    line = refused(capsys, "search", str(broken), "--target-speedup=2x")
+    line = refusal(["search", str(broken), "--target-speedup=2x"], capsys)
 
     assert "model.safetensors" in line
     assert not list(home.iterdir())
@@ -132,8 +122,8 @@ def test_calibration_text_that_is_none_is_refused(
     text = tmp_path / "text.txt"
     text.write_bytes(content)
 
-    line = refused(
-        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--calibration={text}"
+    line = refusal(
+        ["search", str(tiny_llama), "--target-speedup=2x", f"--calibration={text}"], capsys
     )
 
     assert part in line
@@ -143,8 +133,8 @@ def test_calibration_text_that_is_none_is_refused(
 def test_missing_calibration_text_is_refused(
     home: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(
-        capsys, "search", str(tiny_llama), "--target-speedup=2x", "--calibration=none.txt"
+    line = refusal(
+        ["search", str(tiny_llama), "--target-speedup=2x", "--calibration=none.txt"], capsys
     )
 
     assert "none.txt" in line
@@ -156,8 +146,8 @@ def test_unwritable_output_is_refused(
     file = tmp_path / "file"
     file.write_text("in the way", encoding="utf-8")
 
-    line = refused(
-        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--output={file}/out"
+    line = refusal(
+        ["search", str(tiny_llama), "--target-speedup=2x", f"--output={file}/out"], capsys
     )
 
     assert str(file) in line
@@ -167,15 +157,17 @@ def test_unwritable_output_is_refused(
 def test_unreachable_target_names_the_fastest_and_leaves_no_study(
     home: Path, tiny_llama: Path, tiny_table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(
+    line = refusal(
+        [
+            "search",
+            str(tiny_llama),
+            "--target-speedup=100x",
+            f"--latency-table={tiny_table}",
+            "--workload=1x8+4",
+            "--context=16",
+            "--workers=1",
+        ],
         capsys,
-        "search",
-        str(tiny_llama),
-        "--target-speedup=100x",
-        f"--latency-table={tiny_table}",
-        "--workload=1x8+4",
-        "--context=16",
-        "--workers=1",
     )
 
     assert "No candidate reaches 100x: the fastest" in line
@@ -208,7 +200,7 @@ def test_what_a_roofline_cannot_tell_is_refused(
     flags: tuple[str, ...],
     part: str,
 ) -> None:
-    assert part in refused(capsys, verb, str(tiny_llama), *flags)
+    assert part in refusal([verb, str(tiny_llama), *flags], capsys)
     assert not list(home.iterdir())
 
 
@@ -228,8 +220,8 @@ def test_bad_latency_table_is_refused(
     if content is not None:
         table.write_text(content, encoding="utf-8")
 
-    line = refused(
-        capsys, "search", str(tiny_llama), "--target-speedup=2x", f"--latency-table={table}"
+    line = refusal(
+        ["search", str(tiny_llama), "--target-speedup=2x", f"--latency-table={table}"], capsys
     )
 
     assert part in line
@@ -240,7 +232,7 @@ def test_bad_latency_table_is_refused(
 def test_unknown_study_is_refused(
     home: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    line = refused(capsys, command, "nothing")
+    line = refusal([command, "nothing"], capsys)
 
     assert "'nothing'" in line
     assert not list(home.iterdir())
@@ -249,7 +241,7 @@ def test_unknown_study_is_refused(
 def test_storage_that_is_no_database_is_refused(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(capsys, "studies", "--storage=nonsense")
+    refusal(["studies", "--storage=nonsense"], capsys)
 
 
 def test_study_name_that_is_taken_is_refused(
@@ -260,22 +252,24 @@ def test_study_name_that_is_taken_is_refused(
     (home / ".autocompress").mkdir()
     create_study(flags.DEFAULT_STORAGE, "mine", {}).close()
 
-    line = refused(
+    line = refusal(
+        [
+            "search",
+            str(tiny_llama),
+            "--target-speedup=2x",
+            f"--latency-table={tiny_table}",
+            "--workload=1x8+4",
+            "--study=mine",
+            "--context=16",
+        ],
         capsys,
-        "search",
-        str(tiny_llama),
-        "--target-speedup=2x",
-        f"--latency-table={tiny_table}",
-        "--workload=1x8+4",
-        "--study=mine",
-        "--context=16",
     )
 
     assert "autocompress resume mine" in line
 
 
 def test_an_export_says_what_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(capsys, "export", "mine") == (
+    assert refusal(["export", "mine"], capsys) == (
         "autocompress: Give --format, for the winner, or --point, for another candidate.\n"
     )
 
@@ -320,7 +314,7 @@ def test_workers_are_told_of_in_one_line(
 def test_an_evaluation_names_all_that_cannot_be_meant(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, "evaluate", "model", "--workload=1x0+4", "--device=gpu")
+    line = refusal(["evaluate", "model", "--workload=1x0+4", "--device=gpu"], capsys)
 
     assert "workload" in line
     assert "device" in line
@@ -330,7 +324,7 @@ def test_an_evaluation_names_all_that_cannot_be_meant(
 def test_an_evaluation_that_cannot_be_written_is_refused_at_once(
     home: Path, capsys: pytest.CaptureFixture[str], output: str
 ) -> None:
-    line = refused(capsys, "evaluate", "model", f"--output={output}")
+    line = refusal(["evaluate", "model", f"--output={output}"], capsys)
 
     assert "Cannot write" in line
 
@@ -338,7 +332,7 @@ def test_an_evaluation_that_cannot_be_written_is_refused_at_once(
 def test_an_evaluation_of_one_sequence_has_no_interval(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused(capsys, "evaluate", "model", "--sequences=1")
+    line = refusal(["evaluate", "model", "--sequences=1"], capsys)
 
     assert "`sequences >= 2`" in line
 
@@ -352,7 +346,7 @@ def test_evaluate_by_vllm_needs_one(
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "executable", "/nowhere/bin/python")
 
-    line = refused(capsys, "evaluate", str(tiny_llama), "--engine=vllm")
+    line = refusal(["evaluate", str(tiny_llama), "--engine=vllm"], capsys)
 
     assert "vLLM is not installed" in line
     assert not list(home.iterdir())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from autocompress.cli import schedules
 from autocompress.cli.decoding_flags import GIVEN, default_study
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from autocompress.spaces.base import SearchSpace
 
 DEFAULT_ARTIFACTS = Path(".autocompress/dashboard")
+GOES_ON: Final = "; the same command goes on from there"
+
+Found = TypeVar("Found")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,16 +84,26 @@ def _search_jointly(spec: SearchSpec, study: str, parsed: argparse.Namespace) ->
     from autocompress.pipeline.joint import search_jointly
 
     output = parsed.output or DEFAULT_OUTPUT / study
-    observer = make_observer(parsed.json)
-    try:
-        report = search_jointly(spec, parsed.storage, study, output, observer)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"; the same command with --study {study} goes on") from None
-    observer.end()
+    report = _watched(
+        partial(search_jointly, spec, parsed.storage, study, output),
+        f"; the same command with --study {study} goes on",
+        parsed.json,
+    )
     told = joint_headline(report)
     _tell(told, output / "joint.md", parsed.json)
     if report.verdict is JointVerdict.MISSED:
         print(f"autocompress: {told}", file=sys.stderr)
+
+
+def _watched(search: Callable[[Observer], Found], going_on: str, as_json: bool) -> Found:
+    """Run a search and show how it goes; say how it goes on where it is interrupted."""
+    observer = make_observer(as_json)
+    try:
+        found = search(observer)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(going_on) from None
+    observer.end()
+    return found
 
 
 def _tell(told: str, page: Path, as_json: bool) -> None:
@@ -183,7 +196,8 @@ def _row_words(row: "Row", space: "SearchSpace") -> str:
 
 
 def _report(parsed: argparse.Namespace) -> None:
-    from autocompress.export.render import write_report
+    from autocompress.export import decoding_report, joint_report
+    from autocompress.export.render import write_decoding, write_report
     from autocompress.export.report_markdown import to_markdown
     from autocompress.pipeline.decoding_stored import is_decoding, is_joint
     from autocompress.store.study_store import open_study
@@ -195,37 +209,18 @@ def _report(parsed: argparse.Namespace) -> None:
             f"`autocompress resume {row.name}`."
         )
     if is_decoding(row):
-        _report_decoding(row.report, parsed.output)
-        return
-    if is_joint(row):
-        _report_joint(row.report, parsed.output)
-        return
-    report = Report.from_json(row.report)
+        decoding = decoding_report.DecodingReport.from_json(row.report)
+        page, write = decoding_report.to_markdown(decoding), partial(write_decoding, decoding, {})
+    elif is_joint(row):
+        joint = joint_report.JointReport.from_json(row.report)
+        page, write = joint_report.to_markdown(joint), partial(joint_report.write_joint, joint, {})
+    else:
+        report = Report.from_json(row.report)
+        page, write = to_markdown(report), partial(write_report, report)
     if parsed.output is None:
-        print(to_markdown(report), end="")
+        print(page, end="")
     else:
-        write_report(report, parsed.output)
-
-
-def _report_decoding(stored: object, output: Path | None) -> None:
-    from autocompress.export import decoding_report
-    from autocompress.export.render import write_decoding
-
-    report = decoding_report.DecodingReport.from_json(stored)
-    if output is None:
-        print(decoding_report.to_markdown(report), end="")
-    else:
-        write_decoding(report, {}, output)
-
-
-def _report_joint(stored: object, output: Path | None) -> None:
-    from autocompress.export import joint_report
-
-    report = joint_report.JointReport.from_json(stored)
-    if output is None:
-        print(joint_report.to_markdown(report), end="")
-    else:
-        joint_report.write_joint(report, {}, output)
+        write(parsed.output)
 
 
 def _retarget(parsed: argparse.Namespace) -> None:
@@ -298,12 +293,7 @@ def _metric(parsed: argparse.Namespace) -> None:
     )
     name = f"metric-{Path(parsed.model).name}-seed{asked.spec.seed}"
     output = parsed.output or DEFAULT_OUTPUT / name
-    observer = make_observer(parsed.json)
-    try:
-        report = search_metric(asked, output, observer)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("; the same command goes on from there") from None
-    observer.end()
+    report = _watched(partial(search_metric, asked, output), GOES_ON, parsed.json)
     _tell(metric_headline(report), output / "metric.md", parsed.json)
 
 
@@ -317,12 +307,7 @@ def _decode(parsed: argparse.Namespace) -> None:
 
     study = parsed.study or default_study(asked.model, asked.seed)
     output = parsed.output or DEFAULT_OUTPUT / study
-    observer = make_observer(parsed.json)
-    try:
-        report = decode(asked, parsed.storage, study, output, observer)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("; the same command goes on from there") from None
-    observer.end()
+    report = _watched(partial(decode, asked, parsed.storage, study, output), GOES_ON, parsed.json)
     told = decoding_headline(report)
     _tell(told, output / "decoding.md", parsed.json)
     if report.verdict is DecodingVerdict.MISSED:
