@@ -74,6 +74,7 @@ class MetricReport:
     """The outcome of a search for a metric.
 
     Args:
+        undefined: Names of the known metrics that have no value for some weight of the model.
         winner: None where no new metric could be measured.
         finalists: Expressions that were read on the selection text, the best of the search first.
         selection_sequences: Read of each, of `context` tokens.
@@ -88,6 +89,7 @@ class MetricReport:
     generations: int
     stopped_because: str
     known: tuple[MetricStanding, ...]
+    undefined: tuple[str, ...]
     winner: MetricStanding | None
     against: tuple[AgainstBest, ...]
     finalists: tuple[str, ...]
@@ -153,6 +155,9 @@ def to_markdown(report: MetricReport) -> str:
     standings = [*report.known, *([report.winner] if report.winner else [])]
     heads = [name if name in report.sparsities else f"{name} (not searched)" for name in every]
     lines += _table(["metric", *heads, "expression"], _rows(standings, every, by_report=True))
+    if report.undefined:
+        names = ", ".join(report.undefined)
+        lines += ["", f"Not measured, for they have no value for some weights: {names}."]
     if report.against:
         lines += ["", "## The winner beside the best known metric, paired over sequences", ""]
         lines += _table(

@@ -1,11 +1,13 @@
 """Searches for a symbolic pruning metric, picks the best of it, and tells how it stands."""
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from autocompress.errors import EvaluationError
 from autocompress.export.evaluation import Estimate
 from autocompress.export.metric_report import (
     WORSE_AT_MOST,
@@ -65,18 +67,23 @@ def search_metric(asked: MetricAsked, output: Path, observer: Observer) -> Metri
     finalists = [to_text(tree) for tree in evolution.finalists(FINALISTS)]
     candidates = [*KNOWN_METRICS.values(), *finalists]
     picked = _read(measuring, candidates, searched, selection, observer)
+    if picked.keys().isdisjoint(KNOWN_METRICS.values()):
+        raise EvaluationError("No known metric has a value for all weights of this model.")
     winner = _winner(picked, finalists)
     observer.stage("report text")
     last = _part(prepared, Split.REPORT, REPORT)
     named = {**KNOWN_METRICS, **({} if winner is None else {"winner": winner})}
-    read = _read(measuring, list(named.values()), settings, last, observer)
+    told = [own for own in named.values() if own in picked]
+    read = _read(measuring, told, settings, last, observer)
+    named = {name: own for name, own in named.items() if own in read}
+    winner = named.get("winner")
     standings = {
         name: MetricStanding(
             name, expression, _losses(picked[expression]), _losses(read[expression])
         )
         for name, expression in named.items()
     }
-    known = tuple(standings[name] for name in KNOWN_METRICS)
+    known = tuple(standings[name] for name in KNOWN_METRICS if name in standings)
     report = MetricReport(
         model=asked.spec.model,
         hardware=hardware(prepared.device, 1),
@@ -87,6 +94,7 @@ def search_metric(asked: MetricAsked, output: Path, observer: Observer) -> Metri
         generations=evolution.generation,
         stopped_because=evolution.stopped_because,
         known=known,
+        undefined=tuple(name for name in KNOWN_METRICS if name not in standings),
         winner=standings.get("winner"),
         against=() if winner is None else _against(asked, winner, read, settings, measuring),
         finalists=tuple(finalists),
@@ -144,11 +152,13 @@ def _read(
     part: Fidelity,
     observer: Observer,
 ) -> dict[str, Losses]:
-    """Return what each metric loses on a part of a draw."""
+    """Return what each metric loses on a part of a draw; those left out cannot be measured."""
     found: dict[str, Losses] = {}
     for done, expression in enumerate(expressions, 1):
-        measured = measuring.measured(expression, list(settings.values()), [part])
-        found[expression] = dict(zip(settings, measured, strict=True))
+        # Where a row of a layer is all zeros, a metric that divides by its sum has no value.
+        with contextlib.suppress(EvaluationError):
+            measured = measuring.measured(expression, list(settings.values()), [part])
+            found[expression] = dict(zip(settings, measured, strict=True))
         observer.advance(done, len(expressions))
     return found
 
@@ -166,12 +176,12 @@ def _winner(picked: Mapping[str, Losses], finalists: Sequence[str]) -> str | Non
         ]
         return max(ratios) > math.log1p(WORSE_AT_MOST), math.fsum(ratios)
 
-    return min(finalists, key=standing, default=None)
+    return min((own for own in finalists if own in picked), key=standing, default=None)
 
 
 def _best_known(read: Mapping[str, Losses], sparsity: str) -> tuple[str, float]:
     """Return the known metric that loses least at a sparsity, and what it loses."""
-    losses = {name: read[own][sparsity].loss for name, own in KNOWN_METRICS.items()}
+    losses = {name: read[own][sparsity].loss for name, own in KNOWN_METRICS.items() if own in read}
     best = min(losses, key=lambda name: losses[name])
     return best, losses[best]
 

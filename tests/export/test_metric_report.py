@@ -41,6 +41,7 @@ def report(rows: Sequence[AgainstBest]) -> MetricReport:
         evaluations=300,
         generations=25,
         stopped_because="300 evaluations are spent",
+        undefined=(),
         known=(standing("wanda", "abs(W) * X"),),
         winner=winner,
         against=tuple(rows),

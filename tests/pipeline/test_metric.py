@@ -1,10 +1,12 @@
 """The search for a metric on a tiny model: found, told, resumed, and bad input refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from autocompress.cli import commands
 from autocompress.errors import ExportError, SpecError
@@ -72,6 +74,25 @@ def test_a_search_tells_its_winner_beside_all_known_metrics(
     assert all(name in page for name in KNOWN_METRICS)
     assert f"--pruner '{winner['expression']}'" in page
     assert str(found["verdict"]) in capsys.readouterr().out
+
+
+def test_a_known_metric_that_has_no_value_here_is_told_and_ends_nothing(
+    flags: list[str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    pruned = shutil.copytree(tiny_llama, tmp_path / "pruned")
+    weights = pruned / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.layers.0.mlp.down_proj.weight"][:, 0] = 0.0
+    save_file(tensors, weights, {"format": "pt"})
+    flags[1] = str(pruned)
+
+    found = run(flags)
+
+    assert found["undefined"] == ["ria"]
+    assert found["winner"] is not None
+    assert "Not measured, for they have no value for some weights: ria." in Path(
+        "out/metric.md"
+    ).read_text("utf-8")
 
 
 def test_the_winner_builds_what_a_search_of_sparsity_asks_for(flags: list[str]) -> None:
