@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autocompress.errors import EvaluationError, UnreachableTarget
+from autocompress.errors import EvaluationError, SpecError, UnreachableTarget
 from autocompress.export.report import Correction, Progress
+from autocompress.models import text
 from autocompress.pipeline.aiming import (
     Attempt,
     Reached,
@@ -36,6 +37,9 @@ SELECTION_SEQUENCES = 96
 # After a correction the search starts from a repaired winner: it needs fewer generations.
 GENERATIONS_AFTER = 12
 PATIENCE_AFTER = 1
+
+TAKEN = "search seconds"
+"""What a search with a budget has taken by the end of a generation, in runs that ended too."""
 
 Measure = Callable[[Genotype], MeasuredSpeedup]
 
@@ -122,7 +126,7 @@ def search(
             len(prepared.sequences[Split.SEARCH]),
             phase,
             None if spec.max_tokens is None else max(0, spec.max_tokens - spent.tokens),
-            _stopper(store, phase, spec.budget_seconds if phase == 0 else None),
+            stopper(store, phase, spec.budget_seconds if phase == 0 else None),
             extra,
         )
         settings = settings_for(task.allowed)
@@ -219,6 +223,23 @@ def darwin_settings(spec: SearchSpec) -> DarwinSettings:
     )
 
 
+def check_darwin(prepared: Prepared) -> None:
+    """Refuse a search that leaves no text to train its candidates on.
+
+    Raises:
+        SpecError: If the longest of its readings leaves too little.
+    """
+    if prepared.spec.strategy != "darwin":
+        return
+    n = len(prepared.sequences[Split.SEARCH])
+    read = max(rung.sequences for rung in darwin_settings(prepared.spec).rungs)
+    if n - read < text.FEWEST_SEQUENCES:
+        raise SpecError(
+            f"darwin_rungs: `{text.FEWEST_SEQUENCES} sequences to train on beside {read} to read` "
+            f"must hold, but the search text has {n}: read fewer, or give more --calibration text."
+        )
+
+
 def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
     """Return what a simple strategy finds under a task's constraint; None if it finds nothing."""
     try:
@@ -301,20 +322,30 @@ def _select(
     return best
 
 
-def _stopper(store: StudyStore, phase: int, budget: float | None) -> Callable[[int], str | None]:
-    """Return what ends an evolution by the clock; a recorded end is replayed, not decided."""
+def stopper(store: StudyStore, phase: int, budget: float | None) -> Callable[[int], str | None]:
+    """Return what ends an evolution by the clock; a recorded end is replayed, not decided.
+
+    What an interrupted run took counts; what it has measured is gone through again whatever the
+    clock says.
+    """
     known = {
         (event.payload["phase"], event.payload["generation"]): str(event.payload["reason"])
         for event in store.events()
         if event.kind == "stop"
     }
     decided = any(key[0] == phase for key in known)
+    before = store.document(TAKEN) or {"generation": -1, "seconds": 0.0}
+    done, seconds = _number(before["generation"]), _number(before["seconds"])
     started = time.monotonic()
 
     def stop(generation: int) -> str | None:
         if decided:
             return known.get((phase, generation))
-        if budget is None or time.monotonic() - started < budget:
+        if budget is None or generation <= done:
+            return None
+        taken = seconds + time.monotonic() - started
+        if taken < budget:
+            store.save_document(TAKEN, {"generation": generation, "seconds": taken})
             return None
         reason = f"the budget of {budget:g} seconds ran out"
         store.add_event(

@@ -56,7 +56,7 @@ from autocompress.pipeline.profiling import Profiles, feed_back, measured_before
 from autocompress.pipeline.recovering import check_recovery, measure_recovered, recover
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
-from autocompress.pipeline.searching import Found, Measure, Room, search
+from autocompress.pipeline.searching import Found, Measure, Room, check_darwin, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import (
     check_kernels,
@@ -217,6 +217,7 @@ def _run(
 ) -> Report:
     started = time.monotonic()
     spec = prepared.spec
+    check_darwin(prepared)
     rows = check_recovery(prepared)
     profiles = Profiles(storage, spec.fresh_profile)
     observer.tell("study", {"study": study, "model": spec.model})

@@ -1,0 +1,86 @@
+"""Searches keep to their time over interruptions, and are refused before work where none helps."""
+
+from pathlib import Path
+
+import pytest
+
+from autocompress.errors import SpecError
+from autocompress.pipeline import searching
+from autocompress.pipeline.prepared import prepare
+from autocompress.pipeline.searching import check_darwin, stopper
+from autocompress.spec import from_mapping
+from autocompress.store.study_store import create_study
+
+BUDGET = 10.0
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(searching, "time", clock)
+    return clock
+
+
+def test_what_an_interrupted_run_took_counts_against_the_budget(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = create_study(f"sqlite:///{tmp_path}/s.db", "study", {})
+    first = stopper(store, 0, BUDGET)
+    for generation in (0, 1, 2):
+        assert first(generation) is None
+        clock.now += 3.0
+    # Killed in the fourth generation; gone on with much later.
+    clock.now += 1000.0
+    again = stopper(store, 0, BUDGET)
+    assert [again(generation) for generation in (0, 1, 2)] == [None] * 3
+    clock.now += 3.0
+
+    assert again(3) is None
+    clock.now += 3.0
+    assert again(4) == "the budget of 10 seconds ran out"
+    assert stopper(store, 0, BUDGET)(4) == "the budget of 10 seconds ran out"
+    assert stopper(store, 0, BUDGET)(3) is None
+
+
+def test_what_was_measured_is_gone_through_again_whatever_the_clock_says(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = create_study(f"sqlite:///{tmp_path}/s.db", "study", {})
+    clock.now = 0.0
+    first = stopper(store, 0, BUDGET)
+    clock.now = 9.0
+    assert first(5) is None
+
+    again = stopper(store, 0, BUDGET)
+    clock.now += 5.0
+
+    assert again(5) is None
+    assert again(6) == "the budget of 10 seconds ran out"
+
+
+def test_darwin_is_refused_where_its_readings_leave_nothing_to_train_on(
+    tiny_llama: Path, calibration: Path
+) -> None:
+    def check(rungs: str) -> None:
+        given = {"model": str(tiny_llama), "calibration": str(calibration), "context": 16}
+        more = {
+            "strategy": "darwin",
+            "darwin_rungs": rungs,
+            "target_params": "50%",
+            "recover": 1000,
+        }
+        check_darwin(prepare(from_mapping({**given, **more, "space": "depth,width"})))
+
+    check("128:4:2,512:8:1")
+    with pytest.raises(SpecError, match="darwin_rungs: `8 sequences to train on beside 5000 to"):
+        check("128:4:2,512:5000:1")
