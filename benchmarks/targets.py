@@ -7,8 +7,8 @@
 A target is met when all of the measured 95 % interval is at it or above. Where the median is more
 than 5 % beyond it, every neighbour of the winner that has one gene one level nearer to dense is
 exported and timed too, the fastest predicted first, until one of them meets the target: then the
-winner was compressed more than it had to be. With `--busy` another process computes on one core
-all the while. What the output holds is not run again.
+winner was compressed more than it had to be. Searches of a seed share a profile. With `--busy`
+another process computes on one core all the while. What the output holds is not run again.
 """
 
 import argparse
@@ -31,10 +31,10 @@ from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.aiming import CLOSE, Timed
+from autocompress.pipeline.easing import nearer_to_dense
 from autocompress.pipeline.latency import measure_speedup
 from autocompress.pipeline.prepared import prepare
 from autocompress.pipeline.study import start
-from autocompress.spaces.base import SearchSpace
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.study_store import open_study
 from autocompress.trial import Genotype
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--targets", type=float, nargs="+", default=[2.0, 1.5, 1.25, 3.0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budget", default="60s", help="of each search")
     parser.add_argument("--busy", action="store_true", help="keep one core busy")
     arguments = parser.parse_args()
     rows: dict[tuple[float, int], Row] = {}
@@ -57,29 +58,28 @@ def main() -> None:
         rows = {(row["target"], row["seed"]): row for row in known}
     with busy_core() if arguments.busy else contextlib.nullcontext():
         for seed in range(arguments.seeds):
-            for target in arguments.targets:
-                if (target, seed) not in rows:
-                    spec = from_mapping(
-                        {"model": str(MODEL), "target_speedup": target, "seed": seed}
-                    )
-                    rows[target, seed] = measured(spec, target)
-                    ordered = [rows[key] for key in sorted(rows)]
-                    write_whole(arguments.output, {"busy": arguments.busy, "rows": ordered})
+            # A seed's searches share a profile, as those of a machine do.
+            with tempfile.TemporaryDirectory() as folder:
+                for target in arguments.targets:
+                    if (target, seed) not in rows:
+                        given = {"target_speedup": target, "budget_seconds": arguments.budget}
+                        spec = from_mapping({"model": str(MODEL), "seed": seed, **given})
+                        rows[target, seed] = measured(spec, target, Path(folder))
+                        ordered = [rows[key] for key in sorted(rows)]
+                        write_whole(arguments.output, {"busy": arguments.busy, "rows": ordered})
 
 
-def measured(spec: SearchSpec, target: float) -> Row:
+def measured(spec: SearchSpec, target: float, place: Path) -> Row:
     """Search once; return what was asked, predicted and measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        url = f"sqlite:///{place}/studies.db"
-        report = start(spec, url, "study", place / "out", Lines(as_json=False))
-        row = row_of(report, target, spec.seed)
-        if row["median"] > CLOSE * target:
-            recipe = yaml.safe_load((place / "out" / "recipe.yaml").read_text("utf-8"))
-            winner = Genotype(tuple(recipe["genotype"]))
-            row["slower_neighbours"] = neighbours_met(spec, target, winner, url, place)
-        print(json.dumps(row), flush=True)
-        return row
+    url, study = f"sqlite:///{place}/studies.db", f"{target:g}x"
+    report = start(spec, url, study, place / study, Lines(as_json=False))
+    row = row_of(report, target, spec.seed)
+    if row["median"] > CLOSE * target:
+        recipe = yaml.safe_load((place / study / "recipe.yaml").read_text("utf-8"))
+        winner = Genotype(tuple(recipe["genotype"]))
+        row["slower_neighbours"] = neighbours_met(spec, target, winner, url, place / study)
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def row_of(report: Report, target: float, seed: int) -> Row:
@@ -109,7 +109,7 @@ def neighbours_met(
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     model = loading.load_model(prepared.folder, prepared.device, spec.dtype)
     shaped = ShapedModel(model, prepared.space, plan.open_levels())
-    document = open_study(url, "study").document("latency")
+    document = open_study(url, place.name).document("latency")
     if document is None:
         raise SystemExit("the study holds no latency table")
     table = read_tables(document, prepared.space)
@@ -118,7 +118,9 @@ def neighbours_met(
     def time_of(genotype: Genotype) -> float:
         return cost.of(prepared.space.entries(genotype))
 
-    slower = [own for own in neighbours(prepared.space, winner) if time_of(own) > time_of(winner)]
+    slower = [
+        own for own in nearer_to_dense(prepared.space, winner) if time_of(own) > time_of(winner)
+    ]
     engine = TorchEngine(str(prepared.device), spec.dtype, table.first.threads)
     found: list[Row] = []
     for number, genotype in enumerate(sorted(slower, key=time_of)):
@@ -133,16 +135,6 @@ def neighbours_met(
         if speedup.interval[0] >= target:
             break
     return found
-
-
-def neighbours(space: SearchSpace, winner: Genotype) -> list[Genotype]:
-    """Return the candidates that differ in one gene, one level nearer to dense."""
-    found: dict[Genotype, None] = {}
-    for gene, level in enumerate(winner.levels):
-        if level:
-            levels = [*winner.levels[:gene], level - 1, *winner.levels[gene + 1 :]]
-            found[space.canonical(Genotype(tuple(levels)))] = None
-    return [own for own in found if own != winner]
 
 
 @contextlib.contextmanager

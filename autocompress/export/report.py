@@ -251,12 +251,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A winner missed the target, or was faster than it must be: another search was asked for.
+    """A winner missed the target, or was faster than it must be: another was looked for.
 
     Args:
-        target_used: The predicted speedup that the next search asked for; of `memory` the bytes.
+        target_used: The predicted speedup that the next search asked for, or that a candidate
+            with levels taken back has; of `memory` the bytes.
         measured: The winner's median, and its 95 % interval; of `memory` the bytes that it held.
-        kind: Of the target: `speedup` or `memory`.
+        kind: Of the target: `speedup` or `memory`; `taken back` where no other search followed.
     """
 
     target_asked: float

@@ -1,8 +1,9 @@
 """Searches until a measured winner meets the target, correcting the constraint in between."""
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, SpecError, UnreachableTarget
@@ -16,6 +17,7 @@ from autocompress.pipeline.aiming import (
     next_aim,
     next_share,
 )
+from autocompress.pipeline.easing import Losses, ease
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -34,6 +36,8 @@ from autocompress.trial import Fidelity, Genotype, Split, Trial
 
 FINALISTS = 6
 SELECTION_SEQUENCES = 96
+EASING_SEQUENCES = 32
+"""Of those, what tells which levels of a winner lose most."""
 # After a correction the search starts from a repaired winner: it needs fewer generations.
 GENERATIONS_AFTER = 12
 PATIENCE_AFTER = 1
@@ -155,29 +159,14 @@ def search(
                 spent.generation,
                 strategy.stopped_because,
             )
-        observer.stage("end-to-end latency")
-        speedup = _measured(store, phase, winner.genotype, measure)
-        observer.tell(
-            "measured",
-            {
-                "speedup": speedup.median,
-                "low": speedup.interval[0],
-                "high": speedup.interval[1],
-                "target": None if timed is None else timed.target,
-            },
-        )
-        reached = (
-            Reached(speedup.median, speedup.interval) if timed is None else timed.reached(speedup)
-        )
-        held = 0 if room is None else _held(store, phase, winner.genotype, room, observer)
-        attempts.append(
-            Attempt(aim, task, winner, reached, speedup, held / room.most if room else 0.0)
-        )
+        timing = _Timing(store, timed, room, measure, observer)
+        attempts.append(timing.attempt(phase, aim, task, winner))
+        reached = attempts[-1].reached
         following = smaller = None
         is_given = spec.strategy == "given"
+        is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
         if timed is not None and prepared.imported is None and not is_given:
             following = next_aim(timed, attempts)
-            is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
             if is_spent and attempts[-1].clears(timed.target):
                 following = None
         if room is not None and not is_given:
@@ -187,7 +176,7 @@ def search(
                 limits, share = limits_at(smaller), smaller
             except UnreachableTarget:
                 break
-            asked = share * room.most
+            asked, held = share * room.most, round(attempts[-1].held * room.most)
             corrections.append(Correction(room.most, asked, held, (held, held), "memory"))
             observer.tell("memory correction", {"measured": held, "target_used": asked})
         if timed is not None and following is not None:
@@ -201,17 +190,95 @@ def search(
         # Those found under a tighter constraint are good under a looser one as they are.
         extra = tuple(dict.fromkeys(own.winner.genotype for own in attempts))
     best = best_attempt(None if timed is None else timed.target, attempts)
+    history = histories[attempts.index(best)]
+    # What darwin picks was trained before it was read: its neighbours were not.
+    may_ease = not is_spent and spec.strategy not in ("given", "darwin")
+    if timed is not None and prepared.imported is None and may_ease and best.clears(timed.target):
+        for attempt in _ease(prepared, driver, best, timed, timing, len(attempts)):
+            before = best_attempt(timed.target, attempts).reached
+            corrections.append(
+                Correction(timed.target, attempt.aim, before.median, before.interval, "taken back")
+            )
+            attempts.append(attempt)
+        best = best_attempt(timed.target, attempts)
     return Found(
         best.winner.genotype,
         best.measured,
         best.task,
         tuple(corrections),
-        histories[attempts.index(best)],
+        history,
         spent.generation,
         strategy.stopped_because,
         tuple((own.winner.genotype, own.measured) for own in attempts),
         None if room is None else round(best.held * room.most),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    """Times winners end to end, each once in all runs of a study."""
+
+    store: StudyStore
+    timed: Timed | None
+    room: Room | None
+    measure: Measure
+    observer: Observer
+
+    def attempt(self, number: int, aim: float, task: Task, winner: Trial) -> Attempt:
+        """Return a winner with its measured speedup, and what serving it holds.
+
+        Args:
+            number: Of the winners that were timed before it.
+        """
+        timed, room, observer = self.timed, self.room, self.observer
+        observer.stage("end-to-end latency")
+        speedup = _measured(self.store, number, winner.genotype, self.measure)
+        observer.tell(
+            "measured",
+            {
+                "speedup": speedup.median,
+                "low": speedup.interval[0],
+                "high": speedup.interval[1],
+                "target": None if timed is None else timed.target,
+            },
+        )
+        reached = (
+            Reached(speedup.median, speedup.interval) if timed is None else timed.reached(speedup)
+        )
+        held = 0 if room is None else _held(self.store, number, winner.genotype, room, observer)
+        return Attempt(aim, task, winner, reached, speedup, held / room.most if room else 0.0)
+
+
+def _ease(
+    prepared: Prepared,
+    driver: SearchDriver,
+    best: Attempt,
+    timed: Timed,
+    timing: _Timing,
+    number: int,
+) -> Iterator[Attempt]:
+    """Yield what is measured while a winner gets back what its unasked speed cost."""
+    observer = timing.observer
+
+    def reads(most: int) -> Losses:
+        reading = Fidelity(
+            Split.SELECTION, 0, 0, min(most, len(prepared.sequences[Split.SELECTION]))
+        )
+
+        def losses(candidates: Sequence[Genotype]) -> list[Trial]:
+            observer.stage("levels taken back")
+            return driver.measure(Batch(tuple(candidates), reading))
+
+        return losses
+
+    numbers = itertools.count(number)
+
+    def measure(aim: float, room: Constraint, trial: Trial) -> Attempt:
+        observer.tell("taken back", {"aim": aim, "loss": trial.loss})
+        task = dataclasses.replace(best.task, constraint=room)
+        return timing.attempt(next(numbers), aim, task, trial)
+
+    yield from ease(best, timed, reads(EASING_SEQUENCES), reads(SELECTION_SEQUENCES), measure)
 
 
 def darwin_settings(spec: SearchSpec) -> DarwinSettings:
