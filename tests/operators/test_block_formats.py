@@ -2,12 +2,37 @@
 
 import pytest
 import torch
+from compressed_tensors.quantization import preset_name_to_scheme
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
 from autocompress.operators.block_formats import BlockGrid, fit_block_grid
 from autocompress.spaces.settings import BLOCK_FORMATS
 from tests.operators.layers import random_layer
 
 all_formats = pytest.mark.parametrize("name", sorted(BLOCK_FORMATS))
+SCHEMES = {"fp8": "FP8_DYNAMIC", "mxfp4": "MXFP4", "nvfp4": "NVFP4"}
+"""What compressed-tensors calls them."""
+
+
+@all_formats
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_weights_become_what_compressed_tensors_makes_of_them(name: str, factor: float) -> None:
+    weight = random_layer(16, 64)[0] * factor
+    grid = fit_block_grid(weight, name)
+    args = preset_name_to_scheme(SCHEMES[name], ["Linear"]).weights
+    assert args is not None
+    blocks = weight.view(16, -1, BLOCK_FORMATS[name].block or 64)
+    low, high = blocks.amin(2), blocks.amax(2)
+    whole = None if grid.tensor_scale is None else generate_gparam(low.min(), high.max())
+
+    scales, zeros = calculate_qparams(low, high, args, whole)
+    # By itself it would compile how it rounds to four bits.
+    with torch.compiler.set_stance("force_eager"):
+        theirs = fake_quantize(weight, scales, zeros, args, whole)
+
+    ours = grid.values(grid.codes(weight))
+    assert torch.equal(ours, theirs.float())
 
 
 @all_formats
