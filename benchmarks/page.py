@@ -28,6 +28,7 @@ from benchmarks import (
     scale_page,
     scaling_page,
     speculation_page,
+    targets_page,
 )
 from benchmarks.contest import finished
 from benchmarks.markdown_table import table
@@ -285,6 +286,10 @@ def main() -> None:
         latency = read("latency.json")
         parts.append(latency_page.section(latency))
         latency_page.draw(latency, ROOT / "docs" / "latency.png")
+    if (RESULTS / "targets.json").is_file():
+        is_there = (RESULTS / "targets-busy.json").is_file()
+        busy = read("targets-busy.json") if is_there else None
+        parts.append(targets_page.section(read("targets.json"), busy))
     parts += profile_page.sections(ROOT / "docs")
     if (RESULTS / "stock-perplexity.json").is_file():
         parts.append(stock_perplexity(read("stock-perplexity.json")))

@@ -66,7 +66,8 @@ def main() -> None:
                         spec = from_mapping({"model": str(MODEL), "seed": seed, **given})
                         rows[target, seed] = measured(spec, target, Path(folder))
                         ordered = [rows[key] for key in sorted(rows)]
-                        write_whole(arguments.output, {"busy": arguments.busy, "rows": ordered})
+                        about = {"busy": arguments.busy, "budget": arguments.budget}
+                        write_whole(arguments.output, {**about, "rows": ordered})
 
 
 def measured(spec: SearchSpec, target: float, place: Path) -> Row:
