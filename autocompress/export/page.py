@@ -26,7 +26,8 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
 .pairs th { font-weight: 500; color: var(--soft); width: 34%; }
 .essentials td { font-weight: 600; } thead th { font-size: .85rem; color: var(--soft); }
 .ours td { font-weight: 600; } .scroll { overflow-x: auto; } .scroll table { min-width: 34rem; }
-.scroll td, .scroll th { white-space: nowrap; } .scroll table { font-size: .9rem; }
+.scroll td { white-space: nowrap; } .scroll table { font-size: .85rem; }
+th:last-child, td:last-child { padding-right: 0; }
 figure { margin: 0; } .scroll svg { display: block; width: 100%; min-width: 30rem; height: auto; }
 figcaption { margin-top: .4rem; }
 pre { background: var(--panel); padding: .8rem 1rem; border-radius: 6px; white-space: pre-wrap;
