@@ -23,6 +23,7 @@ from autocompress.spec_rules import (
     INTEGER,
     METRIC_VARIABLES,
     TORCH_KERNELS,
+    cache_problems,
     darwin_problems,
     decoding_problems,
     engine_problems,
@@ -129,8 +130,8 @@ class SearchSpec:
     decides what shares its computation, and how many workers can help. `weights_bytes` of the
     layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
     from measured losses of single changes, or from the weights alone. `start` names a file that
-    tells a candidate to begin with, or to do nothing but measure if the strategy is `given`. What
-    the study `parent` has measured is not measured again.
+    tells a candidate to begin with, or to do nothing but measure if the strategy is `given`, which
+    alone takes a `space` with `kv`. What the study `parent` has measured is not measured again.
 
     One target or two are given. `target_latency` is the most milliseconds that a mean request of
     the workload may take, measured on this machine; `target_memory` the most bytes that the
@@ -302,6 +303,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked) + darwin_problems(checked, DARWIN)
+    problems += cache_problems(checked)
     problems += decoding_problems(checked, targets, DECODING_FIELDS)
     if checked.get("strategy") == "given" and checked.get("start") is None:
         problems.append("strategy: `given` measures what a file tells: name it by `start`.")

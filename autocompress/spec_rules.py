@@ -174,6 +174,22 @@ def format_problems(checked: Mapping[str, object]) -> list[str]:
     return problems
 
 
+def cache_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return that KV caches of few bits cannot be searched for; one that is given can be measured.
+
+    No engine that a search measures keeps one, so no limit counts its bits, and a level that
+    saves nothing is never taken.
+    """
+    if "kv" not in names(checked, "space") or checked.get("strategy") == "given":
+        return []
+    refusal = (
+        "space: no target counts the bits of a KV cache, so no search takes fewer of them; leave "
+        "`kv` out, measure a candidate that a file tells by `--strategy given --start FILE`, or "
+        "race caches by `autocompress decode --tune cache`."
+    )
+    return [refusal]
+
+
 def whole_layer_problems(checked: Mapping[str, object]) -> list[str]:
     """Return what cannot be asked for together with drops of whole layers alone."""
     spaces = names(checked, "space")

@@ -561,7 +561,7 @@ def test_refine_of_a_size_keeps_what_was_measured(coded: Job, target: str) -> No
     [
         ("sparse", ("--target-params=85%", "--space=sparsity", "--sparsities=0.25,0.5,2:4")),
         ("blocks", ("--target-bytes=80%", "--bits=fp8,4", "--quantizer=round-to-nearest")),
-        ("joint", ("--target-bytes=70%", "--space=depth,width,bits,kv", "--bits=8,4")),
+        ("joint", ("--target-bytes=70%", "--space=depth,width,bits", "--bits=8,4")),
         ("two", ("--target-bytes=90%", "--target-params=95%", "--space=depth,width,bits")),
         ("single", ("--target-bits=4", "--bits=8,4,2", "--per-linear", "--symmetric")),
         ("counted", ("--target-bits=24", "--counted-bits=whole", "--bits=8,4")),

@@ -38,9 +38,7 @@ SPECS = st.builds(
     target_speedup=st.floats(1, 1000, exclude_min=True),
     target_bytes=st.none() | AMOUNTS,
     counted_bits=st.sampled_from(COUNTED_BITS),
-    space=st.sampled_from(
-        [("depth",), ("width",), ("depth", "width"), ("bits", "sparsity", "kv")]
-    ),
+    space=st.sampled_from([("depth",), ("width",), ("depth", "width"), ("bits", "sparsity")]),
     bits=st.sampled_from([("8",), ("4", "2", "3"), BITS]),
     group_size=st.none() | st.integers(0, 65_536),
     symmetric=st.booleans(),
@@ -406,6 +404,23 @@ def test_what_vllm_cannot_run_is_refused(values: dict[str, object], reason: str)
 )
 def test_whole_layers_keep_their_width_and_are_dropped(space: str, reason: str) -> None:
     assert reason in refusal(space=space, whole_layers=True)
+
+
+def test_a_search_in_what_no_target_counts_is_refused_with_the_way_out() -> None:
+    assert refusal(space="depth,kv", kv_bits="8") == (
+        "space: no target counts the bits of a KV cache, so no search takes fewer of them; leave "
+        "`kv` out, measure a candidate that a file tells by `--strategy given --start FILE`, or "
+        "race caches by `autocompress decode --tune cache`."
+    )
+
+
+def test_a_candidate_that_a_file_tells_may_have_a_cache_of_few_bits() -> None:
+    told = {"space": "depth,kv", "strategy": "given", "start": "recipe.yaml"}
+
+    spec = from_mapping(LEAST | told)
+
+    assert spec.space == ("depth", "kv")
+    assert from_mapping(spec.to_json()) == spec
 
 
 def test_compressed_tensors_hold_whole_layers_and_codes_around_0() -> None:

@@ -289,7 +289,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="weights between neighbouring levels, equal in all layers, around one --sparsities",
     )
-    parser.add_argument("--kv-bits", metavar="8,4", help="that KV caches may take")
+    parser.add_argument(
+        "--kv-bits",
+        metavar="8,4",
+        help="that KV caches may take; with --strategy given alone, for no target counts them",
+    )
     parser.add_argument(
         "--whole-layers",
         action="store_true",

@@ -59,7 +59,7 @@ SPACES: Mapping[str, Mapping[str, object]] = {
     "whole layers and bits": {"space": "depth,bits", "whole_layers": True},
     "sub-blocks, widths and bits": {"space": "depth,width,bits"},
     "sparsity": {"space": "sparsity"},
-    "bits of KV caches": {"space": "kv"},
+    "bits of KV caches": {"space": "kv", "strategy": "given", "start": "recipe.yaml"},
 }
 INSTEAD = "whole layers instead"
 PASSED = "passed"

@@ -22,6 +22,8 @@ def test_a_document_gives_the_space_back(family: str, space: str, bits: str) -> 
             "space": space,
             "bits": bits,
             "sparsities": "0.5,2:4",
+            "strategy": "given",
+            "start": "recipe.yaml",
         }
     )
     shape = shape_of(read_architecture(make_config(family)))
@@ -35,6 +37,7 @@ def test_a_space_has_the_genes_that_a_spec_names() -> None:
     shape = shape_of(read_architecture(make_config()))
     spec = from_mapping(
         {"model": "m", "target_bits": 4, "space": "bits,kv", "bits": "4,fp8", "kv_bits": 8}
+        | {"strategy": "given", "start": "recipe.yaml"}
     )
 
     genes = space_of(spec, shape).genes
