@@ -22,6 +22,7 @@ from autocompress.models import loading, text
 from autocompress.models.architecture import Architecture, shape_of
 from autocompress.operators.database import address
 from autocompress.operators.ggml_blocks import check_packages
+from autocompress.operators.levels import stored_as
 from autocompress.operators.shared_storage import SharedStorage
 from autocompress.operators.weight_operators import load_weight_operator, reads_gradients
 from autocompress.pipeline.shapes import setting_of, space_of
@@ -85,7 +86,7 @@ class Prepared:
             str(CALIBRATION_SEQUENCES),
             self.spec.dtype,
             str(loading.lacks_bfloat16(self.device)),
-            self.spec.upstream,
+            *self._upstream(),
         )
         return SessionPlan(
             model=self.folder,
@@ -108,6 +109,17 @@ class Prepared:
             shared_levels=shared_levels(),
             training=self._training(),
         )
+
+    def _upstream(self) -> tuple[str, ...]:
+        """Return what layers are behind which later ones are calibrated: site by site, how built.
+
+        The same word stands for other weights where menus, groups or methods are others.
+        """
+        spec, setting = self.spec, setting_of(self.spec.upstream)
+        if setting is None:
+            return (spec.upstream,)
+        methods = (load_weight_operator(name).version for name in (spec.quantizer, spec.pruner))
+        return (*methods, *(str(stored_as(site, setting)) for site in self.space.sites))
 
     def _training(self) -> ShortTraining | None:
         spec = self.spec
