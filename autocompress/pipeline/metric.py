@@ -21,7 +21,7 @@ from autocompress.operators.rankings import Rankings
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.metric_asked import MetricAsked, check_columns, journal_header
+from autocompress.pipeline.metric_asked import MetricAsked, journal_header
 from autocompress.pipeline.metric_journal import MetricJournal
 from autocompress.pipeline.metric_measuring import LEAST_LOSS, MetricMeasuring
 from autocompress.pipeline.observer import Observer
@@ -57,7 +57,6 @@ def search_metric(asked: MetricAsked, output: Path, observer: Observer) -> Metri
     check_output(output)
     prepared = prepare(asked.spec)
     settings = {name: WeightSetting.parse(f"s{name}") for name in asked.spec.sparsities}
-    check_columns(prepared, asked.spec.sparsities)
     journal = MetricJournal.open(output / JOURNAL, journal_header(prepared, asked))
     measuring = MetricMeasuring(prepared, journal, observer)
     searched = {name: settings[name] for name in asked.searched}

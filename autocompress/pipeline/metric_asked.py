@@ -1,6 +1,5 @@
-"""What a metric is searched for: read of flags, held against the model, told to the journal."""
+"""What a metric is searched for: read of flags, told to the journal."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
@@ -58,26 +57,6 @@ def metric_asked(
         )
     every = ",".join(filter(None, (searched, tested)))
     return MetricAsked(spec(every), spec(searched).sparsities, evaluations)
-
-
-def check_columns(prepared: Prepared, asked: Sequence[str]) -> None:
-    """Refuse patterns that no linear layer's columns are cut into.
-
-    Raises:
-        SpecError: With all of them.
-    """
-    columns = {group.columns for site in prepared.space.sites for group in site.groups}
-    wrong = [
-        name
-        for name in asked
-        if ":" in name and any(own % int(name.partition(":")[2]) for own in columns)
-    ]
-    if wrong:
-        told = ", ".join(map(str, sorted(columns)))
-        raise SpecError(
-            f"`columns % m == 0` must hold of layers of {told} columns, but got "
-            f"{', '.join(wrong)}. Take a pattern n:m that divides them, or a share: 0.5."
-        )
 
 
 def journal_header(prepared: Prepared, asked: MetricAsked) -> dict[str, object]:

@@ -16,7 +16,8 @@ def space_of(spec: SearchSpec, shape: ModelShape) -> SearchSpace:
     """Return the space that a spec asks for of a model's shape.
 
     Raises:
-        SpecError: If the group size does not divide the model's layers, or a menu gets too long.
+        SpecError: If a group size, a block or a pattern does not divide the model's layers, or a
+            menu gets too long.
     """
     is_coded, is_sparse = "bits" in spec.space, "sparsity" in spec.space
     bits = spec.bits if is_coded else ()

@@ -1,7 +1,7 @@
 """Makes the space of a model from its shape and from what a search may compress."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
@@ -20,6 +20,7 @@ from autocompress.spaces.settings import (
     GROUP_SIZES,
     CacheSetting,
     WeightSetting,
+    block_format,
     fitting_group_size,
 )
 
@@ -73,6 +74,23 @@ class Weights:
     cache_bits: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """What the columns of a layer are cut into.
+
+    Args:
+        unit: What a part is called.
+        columns: Of a part.
+        told: These in words.
+        way_out: Where they do not divide a layer.
+    """
+
+    unit: str
+    columns: int
+    told: str
+    way_out: str
+
+
 def make_space(
     n_layers: int,
     kv_groups: int,
@@ -101,7 +119,7 @@ def make_space(
         groups: What weights may be stored otherwise; needed for costs of what is stored.
 
     Raises:
-        SpecError: If the group size asked for does not divide what a group may keep.
+        SpecError: If a group size, a block or a pattern does not divide what a group may keep.
     """
     by_layer, by_site = depth and whole_layers, depth and not whole_layers
     weights, groups = weights or Weights(), groups or {}
@@ -112,7 +130,7 @@ def make_space(
         n_levels = min(ffn_levels, len(steps))
         columns += sorted({steps[len(steps) * i // n_levels] for i in range(n_levels)})[::-1]
     widths = {SiteKind.ATTENTION: attention, SiteKind.MLP: columns}
-    _check_group_size(n_layers, widths, weights, groups)
+    _check_divisions(n_layers, widths, weights, groups)
     _check_gguf_types(n_layers, widths, weights, groups)
     sites = {}
     for kind, kept in widths.items():
@@ -169,26 +187,48 @@ def _columns(group: LinearGroup, widths: Sequence[int]) -> list[int]:
     return [group.shape(kept, widths[0])[1] for kept in widths]
 
 
-def _check_group_size(
+def _check_divisions(
     n_layers: int, widths: Mapping[SiteKind, Sequence[int]], weights: Weights, groups: Groups
 ) -> None:
-    """Make sure that explicit group sizes divide every layer, at every width."""
-    sizes = {weights.group_size} if weights.bits else set()
-    for size in sorted(own for own in sizes | {s.group_size for s in weights.settings} if own):
+    """Make sure that group sizes, blocks and patterns divide every layer, at every width."""
+    problems = []
+    for own in _divisions(weights):
         offenders = [
             f"{linear} ({columns} columns)"
             for kind, kept in widths.items()
             for group in groups.get(kind, ())
             for columns in dict.fromkeys(_columns(group, kept))
             for linear in group.linears
-            if columns % size
+            if columns % own.columns
         ]
         if offenders:
-            raise SpecError(
-                f"`columns % group_size == 0` must hold for every linear layer, but {size} does "
-                f"not divide {', '.join(offenders)}, in each of {n_layers} layers. Leave the size "
-                f"out, or take one of {', '.join(map(str, GROUP_SIZES))} that does."
+            problems.append(
+                f"`columns % {own.unit} == 0` must hold for every linear layer, but {own.told} "
+                f"does not divide {', '.join(offenders)}, in each of {n_layers} layers. "
+                f"{own.way_out}"
             )
+    if problems:
+        raise SpecError(" ".join(problems))
+
+
+def _divisions(weights: Weights) -> Iterator[_Division]:
+    """Yield everything that the columns of every layer must be a multiple of."""
+    sizes = {weights.group_size} if weights.bits else set()
+    known = ", ".join(map(str, GROUP_SIZES))
+    for size in sorted(own for own in sizes | {s.group_size for s in weights.settings} if own):
+        way_out = f"Leave the size out, or take one of {known} that does."
+        yield _Division("group_size", size, str(size), way_out)
+    for name in weights.blocks:
+        # Of GGUF's types each group takes those that fit it.
+        block = None if name in GGUF_TYPES else block_format(name).block
+        if block is not None:
+            told = f"the {block} of {name}"
+            yield _Division("block", block, told, f"Leave {name} out of the bits.")
+    for pattern in dict.fromkeys(setting.pattern for setting in weights.sparsities):
+        if pattern is not None:
+            n, m = pattern
+            way_out = "Take a pattern n:m that does, or a share such as 0.5."
+            yield _Division("m", m, f"the {m} of {n}:{m}", way_out)
 
 
 def _check_gguf_types(
@@ -213,8 +253,8 @@ def _check_gguf_types(
 
 
 def _fits(name: str, columns: Sequence[int]) -> bool:
-    """Whether whole blocks make up the columns; rows of other formats may end within a block."""
-    size = GGUF_TYPES[name].block if name in GGUF_TYPES else None
+    """Whether whole blocks make up the columns."""
+    size = block_format(name).block
     return size is None or not any(n % size for n in columns)
 
 

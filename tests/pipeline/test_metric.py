@@ -202,7 +202,7 @@ def test_a_folder_goes_on_with_its_own_search_alone(
     ("changed", "told"),
     [
         (["--sparsities", "1.5"], "sparsities: a sparsity such as 0.5 or 2:4 must hold"),
-        (["--sparsities", "2:5"], "`columns % m == 0` must hold of layers of 32, 48 columns"),
+        (["--sparsities", "2:5"], "but the 5 of 2:5 does not divide q (32 columns)"),
         (["--tested-sparsities", "x"], "sparsities: a sparsity such as 0.5"),
         (["--evaluations", "6"], "`evaluations > 6` must hold"),
         (["--seed", "-1"], "seed:"),

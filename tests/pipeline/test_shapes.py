@@ -12,7 +12,7 @@ from tests.tiny_models import make_config
 
 @pytest.mark.parametrize(
     ("space", "bits"),
-    [("depth,width", "8"), ("bits", "8,3,mxfp4"), ("depth,width,bits,sparsity,kv", "8,3")],
+    [("depth,width", "8"), ("bits", "8,3,nvfp4"), ("depth,width,bits,sparsity,kv", "8,3")],
 )
 def test_a_document_gives_the_space_back(family: str, space: str, bits: str) -> None:
     spec = from_mapping(

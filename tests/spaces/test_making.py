@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from autocompress.errors import SpecError
+from autocompress.spaces.base import LinearGroup, SiteKind
 from autocompress.spaces.making import Weights, equal_count_sparsities, make_space
 from autocompress.spaces.settings import WeightSetting
 from tests.spaces.problems import GROUPS
@@ -90,6 +91,54 @@ def test_a_group_size_that_does_not_divide_is_refused_with_all_offenders() -> No
         "down (96 columns), in each of 1 layers. Leave the size out, or take one of 128, 64, 32 "
         "that does."
     )
+
+
+def test_a_block_that_does_not_divide_is_refused_with_all_offenders() -> None:
+    groups = {SiteKind.MLP: (LinearGroup("down", ("down",), (64,), 48, True),)}
+
+    with pytest.raises(SpecError) as refused:
+        make_space(
+            5,
+            2,
+            48,
+            depth=False,
+            width=False,
+            weights=Weights(blocks=("fp8", "mxfp4", "nvfp4")),
+            groups=groups,
+        )
+
+    assert str(refused.value) == (
+        "`columns % block == 0` must hold for every linear layer, but the 32 of mxfp4 does not "
+        "divide down (48 columns), in each of 5 layers. Leave mxfp4 out of the bits."
+    )
+
+
+def test_patterns_that_do_not_divide_are_refused_with_all_offenders() -> None:
+    patterns = tuple(map(WeightSetting.parse, ("s3:7", "s2:4", "s4:5")))
+
+    with pytest.raises(SpecError) as refused:
+        names(Weights(sparsities=patterns))
+
+    sixty_four = ", ".join(f"{linear} (64 columns)" for linear in ("q", "k", "v", "gate", "up"))
+    assert str(refused.value) == " ".join(
+        f"`columns % m == 0` must hold for every linear layer, but the {pattern[-1]} of {pattern} "
+        f"does not divide {sixty_four}, down (96 columns), in each of 1 layers. Take a pattern "
+        "n:m that does, or a share such as 0.5."
+        for pattern in ("3:7", "4:5")
+    )
+
+
+def test_a_block_that_does_not_divide_a_width_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"the 16 of nvfp4 does not divide o \(24 columns\)"):
+        make_space(
+            1,
+            2,
+            96,
+            depth=False,
+            width=True,
+            weights=Weights(blocks=("nvfp4",)),
+            groups={SiteKind.ATTENTION: (LinearGroup("o", ("o",), (48,), 48, True),)},
+        )
 
 
 def test_equal_counts_differ_by_as_many_weights_in_every_group() -> None:
