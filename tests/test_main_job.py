@@ -587,6 +587,9 @@ def test_what_is_promised_is_recomputed_from_the_written_file(
 
     report = report_of(own, study)
     assert report["met"] is True
+    assert [own["met"] for own in (report["target"], *report["also"])].count(True) == sum(
+        flag.startswith("--target") for flag in flags
+    )
     assert report["gate"]["passed"] is True
     assert all(flag.partition("=")[0] in report["command"] for flag in flags)
 

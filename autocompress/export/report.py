@@ -43,10 +43,12 @@ class Target:
     Args:
         kind: `speedup`, `latency` (ms), `memory` (bytes), `bytes`, `bits` or `params` (the share
             kept).
+        met: Whether the winner meets it; None where no winner was held against it alone.
     """
 
     kind: str
     value: float
+    met: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +286,8 @@ class Report:
         workload: `BxP+G`: batch, prompt tokens, generated tokens.
         command: The command that repeats this study.
         quality_floor: The highest acceptable ratio of held-out perplexity to dense.
-        also: Further targets; `met` speaks of all of them.
+        met: Whether all targets are met.
+        also: Further targets.
         gate: None if the checkpoint was not opened by an engine.
         memory: None where nothing ran, or the system does not tell.
         needs_remote_code: Whether the checkpoint brings a modeling file of its own.
@@ -329,6 +332,11 @@ class Report:
             self.loss.perplexity, self.loss.dense_perplexity, self.quality_floor, self.met
         )
         object.__setattr__(self, "verdict", judged)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All that was asked, in the order of the spec."""
+        return self.target, *self.also
 
     @property
     def searched(self) -> Loss:

@@ -7,7 +7,7 @@ import json
 from typing import TypeAlias
 
 from autocompress.export.figures import short
-from autocompress.export.report import Baseline, Correction, Report, Verdict
+from autocompress.export.report import Baseline, Correction, Report, Target, Verdict
 from autocompress.workload import Mix, Phase
 
 Rows: TypeAlias = list[tuple[str, str]]
@@ -25,14 +25,9 @@ def headline(report: Report) -> str:
     if report.verdict is Verdict.UNUSABLE:
         quality += f", above the floor of {report.quality_floor:.2f}x"
     if not report.met:
-        said.append(f"the target of {target(report)} was missed")
-    got = [speed(report), quality]
-    if report.target.kind == "latency":
-        got.insert(0, _taken(report))
-    if report.target.kind in ("bytes", "params", "bits"):
-        got.insert(0, _size(report))
-    if report.target.kind == "memory":
-        got.insert(0, f"{_memory(report)} held")
+        said.append(_missed(report))
+    got = [*(_reached(report, own) for own in report.targets), speed(report), quality]
+    got = [words for words in got if words]
     if report.verdict is Verdict.UNUSABLE:
         said.insert(0, got.pop())
     return f"{', '.join(leads)}: {'; '.join([*said, ', '.join(got)])}"
@@ -49,9 +44,18 @@ def speed(report: Report) -> str:
     return "speed neither predicted nor measured"
 
 
-def target(report: Report) -> str:
-    """Write the target with its unit."""
-    kind, value = report.target.kind, report.target.value
+def _missed(report: Report) -> str:
+    """Name the targets that the winner misses: all, where they were not judged one by one."""
+    missed = [own for own in report.targets if own.met is False] or report.targets
+    named = " and ".join(map(target, missed))
+    if len(missed) == 1:
+        return f"the target of {named} was missed"
+    return f"the targets of {named} were missed"
+
+
+def target(own: Target) -> str:
+    """Write a target with its unit."""
+    kind, value = own.kind, own.value
     forms = {
         "speedup": f"{value:g}x speed",
         "latency": f"{value:g} ms",
@@ -75,7 +79,7 @@ def essentials(report: Report) -> Rows:
         measured = f"{_times(got.measured)}{_interval(got.measured_interval)}"
     on_disk = "" if size.on_disk is None else f"; {short(size.on_disk)}B on disk"
     return [
-        ("Target", f"{target(report)}: {_met(report)}"),
+        *(("Target", f"{target(own)}: {_met(report, own)}") for own in report.targets),
         ("Speedup, measured", measured),
         ("Speedup, predicted", predicted),
         ("Time of a request", _taken(report)),
@@ -307,13 +311,20 @@ def _memory(report: Report) -> str:
     return f"{short(held.compressed)}B of {short(held.dense)}B ({share})"
 
 
-def _size(report: Report) -> str:
-    if report.target.kind == "bytes":
+def _reached(report: Report, own: Target) -> str:
+    """Say what was got where a target asks for it; nothing of a speedup, which is always told."""
+    if own.kind == "latency":
+        return _taken(report)
+    if own.kind == "memory":
+        return f"{_memory(report)} held"
+    if own.kind == "bytes":
         return f"{short(report.bytes.compressed)}B of {short(report.bytes.dense)}B"
-    if report.target.kind == "bits":
+    if own.kind == "bits":
         return f"{report.bits.nominal:.2f} bits nominal"
-    kept = report.parameters.compressed / report.parameters.dense
-    return f"{percent(kept)} of the parameters"
+    if own.kind == "params":
+        kept = report.parameters.compressed / report.parameters.dense
+        return f"{percent(kept)} of the parameters"
+    return ""
 
 
 def _kl(kl: float, stderr: float | None) -> str:
@@ -348,10 +359,10 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
 
 
-def _met(report: Report) -> str:
-    if not report.met:
+def _met(report: Report, own: Target) -> str:
+    if not (report.met if own.met is None else own.met):
         return "NOT met"
-    is_timed = report.target.kind in ("speedup", "latency")
+    is_timed = own.kind in ("speedup", "latency")
     return "met, by prediction only" if is_timed and report.speedup.measured is None else "met"
 
 

@@ -1,5 +1,6 @@
 """Measures the winner and its baselines on the report text, and writes down what was found."""
 
+import dataclasses
 import math
 import platform
 import shlex
@@ -119,13 +120,16 @@ def make_report(
         artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes, held
     )
     nominal = sizes.nominal_bits(space, dense.number_bits).of(space.entries(found.winner))
-    targets = targets_of(spec, dense)
 
     def predicted(genotype: Genotype) -> float | None:
         return None if cost is None else cost.dense / cost.of(space.entries(genotype))
 
     speedup = _speedup(predicted(found.winner), cost, check, found)
-    judged = found.speedup or _as_if_measured(speedup)
+    timed = found.speedup or _as_if_measured(speedup)
+    target, *also = (
+        dataclasses.replace(asked, met=is_met(asked, spec, written, nominal, dense, timed))
+        for asked in targets_of(spec, dense)
+    )
 
     def baseline(name: str) -> words.Baseline | None:
         if name not in standings.baselines:
@@ -149,9 +153,9 @@ def make_report(
         hardware=machine,
         workload=str(spec.workload),
         command=command(prepared),
-        target=targets[0],
-        also=targets[1:],
-        met=all(is_met(target, spec, written, nominal, dense, judged) for target in targets),
+        target=target,
+        also=tuple(also),
+        met=all(own.met for own in (target, *also)),
         quality_floor=spec.quality_floor,
         speedup=speedup,
         latency_model=None if check is None else _latency_model(check),

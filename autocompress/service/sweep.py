@@ -311,7 +311,7 @@ def winners_of(rows: Sequence[Row]) -> list[Row]:
     best: dict[tuple[object, ...], Row] = {}
     for row in rows:
         if row.report is not None and row.report.met:
-            targets = (row.report.target, *row.report.also)
+            targets = tuple((own.kind, own.value) for own in row.report.targets)
             known = best.get(targets)
             if known is None or _kl(row) < _kl(known):
                 best[targets] = row
@@ -382,7 +382,8 @@ def to_markdown(swept: Swept) -> str:
         report = own.row.report
         if report is None:
             continue
-        said = f"{own.row.study} ({report.target.kind} {report.target.value:g}), measured again"
+        asked = ", ".join(f"{target.kind} {target.value:g}" for target in report.targets)
+        said = f"{own.row.study} ({asked}), measured again"
         found = f"KL {own.kl:.4f} (its report says {report.loss.kl:.4f})"
         if own.speedup is not None:
             low, high = own.speedup[1]

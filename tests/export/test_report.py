@@ -200,13 +200,15 @@ def test_headline_says_what_was_got() -> None:
 @settings(max_examples=50)
 @given(perplexity=st.floats(18, 200), met=st.booleans())
 def test_headline_begins_with_the_verdict(perplexity: float, met: bool) -> None:
-    report = dataclasses.replace(with_loss(REPORT, perplexity), met=met)
+    target = dataclasses.replace(REPORT.target, met=met)
+    report = dataclasses.replace(with_loss(REPORT, perplexity), target=target, met=met)
 
     assert report_words.headline(report).startswith(f"{report.verdict.value}: ")
 
 
 def test_headline_of_a_winner_beyond_the_floor_says_both_failures_first() -> None:
-    report = dataclasses.replace(with_loss(REPORT, 54.3), met=False)
+    target = dataclasses.replace(REPORT.target, met=False)
+    report = dataclasses.replace(with_loss(REPORT, 54.3), target=target, met=False)
 
     assert report_words.headline(report).split("; ") == [
         "UNUSABLE WITHOUT RECOVERY: perplexity 3.00x dense, above the floor of 1.30x",
@@ -238,6 +240,48 @@ def test_a_speedup_that_was_only_predicted_is_called_predicted() -> None:
 )
 def test_headline_of_a_size_target_states_the_size(target: Target, said: str) -> None:
     assert said in report_words.headline(dataclasses.replace(REPORT, target=target))
+
+
+def test_of_two_targets_the_missed_one_alone_is_called_missed() -> None:
+    report = dataclasses.replace(
+        REPORT,
+        target=Target("speedup", 2.0, met=True),
+        also=(Target("bytes", 7.5e7, met=False),),
+        met=False,
+    )
+
+    said = report_words.headline(report)
+
+    assert "the target of 75 MB was missed; 81.2 MB of 154 MB, 2.05x faster" in said
+    assert [told for name, told in report_words.essentials(report) if name == "Target"] == [
+        "2x speed: met",
+        "75 MB: NOT met",
+    ]
+    assert "75 MB: NOT met" in to_html(report)
+    assert "75 MB: NOT met" in to_markdown(report)
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_two_missed_targets_are_both_named() -> None:
+    missed = Target("speedup", 2.5, met=False), Target("params", 0.5, met=False)
+    report = dataclasses.replace(REPORT, target=missed[0], also=missed[1:], met=False)
+
+    said = report_words.headline(report)
+
+    assert "the targets of 2.5x speed and 50 % of the parameters were missed" in said
+
+
+def test_a_size_may_be_met_where_a_speedup_is_met_by_prediction_only() -> None:
+    report = dataclasses.replace(
+        REPORT,
+        target=Target("speedup", 2.0, met=True),
+        also=(Target("bytes", 9e7, met=True),),
+        speedup=UNMEASURED,
+    )
+
+    told = [told for name, told in report_words.essentials(report) if name == "Target"]
+
+    assert told == ["2x speed: met, by prediction only", "90 MB: met"]
 
 
 def test_first_line_of_the_markdown_is_the_headline() -> None:

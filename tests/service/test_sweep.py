@@ -40,7 +40,8 @@ def finish(storage: str, sweep: Sweep, values: Values, report: Report) -> str:
 def reported(kl: float, target: Target | None = None, *, met: bool = True) -> Report:
     report = example_report()
     loss = dataclasses.replace(report.loss, kl=kl)
-    return dataclasses.replace(report, loss=loss, met=met, target=target or report.target)
+    judged = dataclasses.replace(target or report.target, met=met)
+    return dataclasses.replace(report, loss=loss, met=met, target=judged)
 
 
 @pytest.mark.parametrize(
