@@ -591,6 +591,7 @@ def test_what_is_promised_is_recomputed_from_the_written_file(
         flag.startswith("--target") for flag in flags
     )
     assert report["gate"]["passed"] is True
+    assert 0 < report["bits"]["whole"] < 32
     assert all(flag.partition("=")[0] in report["command"] for flag in flags)
 
 

@@ -44,11 +44,13 @@ class Target:
         kind: `speedup`, `latency` (ms), `memory` (bytes), `bytes`, `bits` or `params` (the share
             kept).
         met: Whether the winner meets it; None where no winner was held against it alone.
+        counted: Which `bits`, as a spec says it: `nominal`, `stored` or `whole`; None for others.
     """
 
     kind: str
     value: float
     met: bool | None = None
+    counted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +165,16 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Bits:
-    """Average bits of the searched linears; `true` counts scales and zero points."""
+    """Average bits of the searched linears; `true` counts scales, zero points and masks.
+
+    Args:
+        whole: Of all that the model stores, embeddings and head too, for each of the dense
+            model's parameters; None where it was not counted.
+    """
 
     nominal: float
     true: float
+    whole: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,21 @@ Knows no markup; `report_html` and `report_markdown` set these words.
 """
 
 import json
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Final, TypeAlias
 
 from autocompress.export.figures import short
 from autocompress.export.report import Baseline, Correction, Report, Target, Verdict
 from autocompress.workload import Mix, Phase
 
 Rows: TypeAlias = list[tuple[str, str]]
+_COUNTED: Final[Mapping[str | None, str]] = {
+    None: "bits a weight",
+    "nominal": "bits a searched weight (codes alone)",
+    "stored": "bits a searched weight (scales, zero points and masks counted)",
+    "whole": "bits a weight of the whole model (embeddings and head counted)",
+}
+"""Bits, by which of them a target counts."""
 
 
 def headline(report: Report) -> str:
@@ -61,7 +69,7 @@ def target(own: Target) -> str:
         "latency": f"{value:g} ms",
         "memory": f"{short(value)}B of memory",
         "bytes": f"{short(value)}B",
-        "bits": f"{value:g} bits",
+        "bits": f"{value:g} {_COUNTED[own.counted]}",
         "params": f"{percent(value)} of the parameters",
     }
     return forms.get(kind, f"{kind} {value:g}")
@@ -108,7 +116,7 @@ def essentials(report: Report) -> Rows:
                 f"({percent(parameters.compressed / parameters.dense)} kept)"
             ),
         ),
-        ("Bits", f"{report.bits.nominal:.2f} nominal, {report.bits.true:.2f} true"),
+        ("Bits", _bits(report)),
         (
             "Cost of the search",
             f"{search.trials:,} trials, {short(search.tokens)} tokens, {duration(search.seconds)}",
@@ -320,11 +328,25 @@ def _reached(report: Report, own: Target) -> str:
     if own.kind == "bytes":
         return f"{short(report.bytes.compressed)}B of {short(report.bytes.dense)}B"
     if own.kind == "bits":
-        return f"{report.bits.nominal:.2f} bits nominal"
+        found = _counted_bits(report).get(own.counted)
+        return "" if found is None else f"{found:.2f} {_COUNTED[own.counted]}"
     if own.kind == "params":
         kept = report.parameters.compressed / report.parameters.dense
         return f"{percent(kept)} of the parameters"
     return ""
+
+
+def _counted_bits(report: Report) -> Mapping[str | None, float | None]:
+    """Return the bits that a weight takes, by what a target counts."""
+    own = report.bits
+    return {"nominal": own.nominal, "stored": own.true, "whole": own.whole}
+
+
+def _bits(report: Report) -> str:
+    """Say how many bits a weight takes, counted in every way."""
+    own = report.bits
+    told = f"{own.nominal:.2f} nominal, {own.true:.2f} true"
+    return told if own.whole is None else f"{told}, {own.whole:.2f} of the whole model"
 
 
 def _kl(kl: float, stderr: float | None) -> str:

@@ -170,7 +170,11 @@ def make_report(
             on_disk=files_bytes(artifact.folder),
         ),
         memory=_memory(dense.peak_memory, held),
-        bits=words.Bits(nominal=nominal, true=written.linear_bits / dense.linear_weights),
+        bits=words.Bits(
+            nominal=nominal,
+            true=written.linear_bits / dense.linear_weights,
+            whole=8 * written.bytes / dense.parameters,
+        ),
         parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,

@@ -277,7 +277,7 @@ def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
     if spec.target_bytes is not None:
         found.append(Target("bytes", spec.target_bytes.of(dense.bytes)))
     if spec.target_bits is not None:
-        found.append(Target("bits", spec.target_bits))
+        found.append(Target("bits", spec.target_bits, counted=spec.counted_bits))
     if spec.target_params is not None:
         share = spec.target_params.of(dense.parameters) / dense.parameters
         found.append(Target("params", share))

@@ -16,6 +16,7 @@ from autocompress.export.render import read_report, write_report
 from autocompress.export.report import (
     Baseline,
     Baselines,
+    Bits,
     Correction,
     LayerChoice,
     Loss,
@@ -236,10 +237,49 @@ def test_a_speedup_that_was_only_predicted_is_called_predicted() -> None:
     [
         (Target("bytes", 8e7), "81.2 MB of 154 MB"),
         (Target("params", 0.5), "53 % of the parameters"),
+        (
+            Target("bits", 3.5, counted="nominal"),
+            "3.40 bits a searched weight (codes alone)",
+        ),
+        (
+            Target("bits", 3.5, counted="stored"),
+            "3.45 bits a searched weight (scales, zero points and masks counted)",
+        ),
+        (
+            Target("bits", 3.5, counted="whole"),
+            "7.25 bits a weight of the whole model (embeddings and head counted)",
+        ),
     ],
 )
 def test_headline_of_a_size_target_states_the_size(target: Target, said: str) -> None:
-    assert said in report_words.headline(dataclasses.replace(REPORT, target=target))
+    report = dataclasses.replace(REPORT, target=target, bits=Bits(3.4, 3.45, 7.25))
+
+    assert said in report_words.headline(report)
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        ("nominal", "3.5 bits a searched weight (codes alone): met"),
+        ("stored", "3.5 bits a searched weight (scales, zero points and masks counted): met"),
+        ("whole", "3.5 bits a weight of the whole model (embeddings and head counted): met"),
+    ],
+)
+def test_a_target_in_bits_says_which_are_counted(counted: str, said: str) -> None:
+    target = Target("bits", 3.5, met=True, counted=counted)
+
+    rows = dict(report_words.essentials(dataclasses.replace(REPORT, target=target)))
+
+    assert rows["Target"] == said
+
+
+def test_bits_are_told_as_counted_in_every_way() -> None:
+    report = dataclasses.replace(REPORT, bits=Bits(3.4, 3.45, 7.25))
+
+    rows = dict(report_words.essentials(report))
+
+    assert rows["Bits"] == "3.40 nominal, 3.45 true, 7.25 of the whole model"
+    assert dict(report_words.essentials(REPORT))["Bits"] == "32.00 nominal, 32.00 true"
 
 
 def test_of_two_targets_the_missed_one_alone_is_called_missed() -> None:

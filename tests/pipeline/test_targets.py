@@ -129,6 +129,15 @@ def test_targets_are_told_in_the_reports_units(tiny_models: TinyModels) -> None:
     assert found == (Target("speedup", 2.0), Target("params", 0.5))
 
 
+def test_a_target_in_bits_tells_which_are_counted(tiny_models: TinyModels) -> None:
+    spec = spec_of(target_bits=6, counted_bits="whole")
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+
+    found = targets_of(spec, measure_dense(shaped))
+
+    assert found == (Target("bits", 6.0, counted="whole"),)
+
+
 @pytest.mark.parametrize(
     ("target", "met"),
     [
