@@ -108,6 +108,7 @@ def _told(kind: str, values: Values) -> str:
     """Return an event in words."""
     templates = {
         "study": "study {study} of {model}",
+        "warning": "Warning: {warning}",
         "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
         "roofline": "dense {dense_milliseconds:.3g} ms, fastest {fastest:.2f}x, both predicted "

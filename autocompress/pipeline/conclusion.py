@@ -464,12 +464,24 @@ def _warnings(
             "Losses were measured with quantized KV caches; the checkpoint names their settings, "
             "and no engine was seen to use them."
         )
-    if prepared.spec.per_linear and is_packed:
-        warnings.append(
-            "Linear layers that engines fuse (q, k and v; gate and up) have settings of their "
-            "own: vLLM, SGLang and TensorRT-LLM do not load that."
-        )
+    if is_packed:
+        warnings += foreseen(prepared.spec)
     return tuple(warnings)
+
+
+def foreseen(spec: SearchSpec) -> tuple[str, ...]:
+    """Return the warnings that hold of every winner whose weights are stored otherwise.
+
+    They are told before the search too: nobody should wait hours for what no engine loads.
+    """
+    stores_otherwise = bool({"bits", "sparsity"} & {*spec.space})
+    if not (spec.per_linear and spec.format == "hf" and stores_otherwise):
+        return ()
+    fused = (
+        "Linear layers that engines fuse (q, k and v; gate and up) have settings of their own: "
+        "vLLM, SGLang and TensorRT-LLM do not load that."
+    )
+    return (fused,)
 
 
 def _rarely_served(spec: SearchSpec, choices: Sequence[Choice]) -> list[str]:

@@ -39,6 +39,7 @@ from autocompress.pipeline.conclusion import (
     MODEL,
     Relearned,
     Standings,
+    foreseen,
     make_report,
     measure_standings,
 )
@@ -221,6 +222,8 @@ def _run(
     rows = check_recovery(prepared)
     profiles = Profiles(storage, spec.fresh_profile)
     observer.tell("study", {"study": study, "model": spec.model})
+    for warning in foreseen(spec):
+        observer.tell("warning", {"warning": warning})
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
         store.save_document("shape", to_document(prepared.shape))

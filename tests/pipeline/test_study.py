@@ -1,0 +1,66 @@
+"""What a study tells before any work is done."""
+
+from pathlib import Path
+
+import pytest
+
+from autocompress.cli.observers import Lines
+from autocompress.pipeline import study
+from autocompress.pipeline.observer import Values
+from autocompress.spec import from_mapping
+
+ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
+
+
+class Stopped(Exception):
+    """The first stage began."""
+
+
+class UntilTheFirstStage:
+    """Prints what is told before a study's first stage, and ends the study there."""
+
+    def __init__(self) -> None:
+        self._lines = Lines(as_json=False)
+
+    def stage(self, name: str) -> None:
+        raise Stopped(name)
+
+    def advance(self, done: int, total: int) -> None: ...
+
+    def tell(self, kind: str, values: Values) -> None:
+        self._lines.tell(kind, values)
+
+
+def told_at_first(
+    model: Path, calibration: Path, folder: Path, capsys: pytest.CaptureFixture[str], **own: object
+) -> str:
+    """Return what a study prints before its first stage."""
+    usual = {"model": str(model), "calibration": str(calibration), "context": 16, "workers": 1}
+    spec = from_mapping({**usual, "target_bits": 4, **own})
+    storage = f"sqlite:///{folder}/s.db"
+    with pytest.raises(Stopped, match="levels"):
+        study.start(spec, storage, "s", folder / "out", UntilTheFirstStage())
+    return capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path / "cache"))
+
+
+def test_engines_that_load_no_settings_by_linear_layer_are_named_before_the_search(
+    tiny_llama: Path, calibration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told_at_first(tiny_llama, calibration, tmp_path, capsys, per_linear=True)
+
+    warnings = [line for line in said.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == 1
+    assert all(engine in warnings[0] for engine in ENGINES)
+
+
+def test_nothing_is_warned_of_where_engines_load_what_is_searched(
+    tiny_llama: Path, calibration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fused = told_at_first(tiny_llama, calibration, tmp_path, capsys)
+
+    assert "Warning" not in fused
