@@ -41,7 +41,7 @@ def usual_space(
     engine: str, form: str, *, is_timed: bool, device: str, whole_layers: bool = False
 ) -> tuple[str, ...]:
     """Return what `auto` stands for: what the engine runs of a format and needs no recovery."""
-    if not is_timed:
+    if not is_timed and engine != COMPILED_TORCH:
         return ("depth", "bits") if whole_layers else ("bits",)
     if form in CODED:
         return ("depth", "bits") if engine == "vllm" else ("depth",)

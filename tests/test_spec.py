@@ -15,11 +15,12 @@ from autocompress.spec import (
     SPACES,
     SPARSITIES,
     STRATEGIES,
+    TARGETS,
     SearchSpec,
     from_mapping,
     read_yaml,
 )
-from autocompress.spec_rules import BITS, BLOCK_FORMATS, ENGINES, GGUF_TYPES
+from autocompress.spec_rules import BITS, BLOCK_FORMATS, BY_TORCH, ENGINES, GGUF_TYPES
 from autocompress.spec_values import Amount
 from autocompress.workload import Mix, Workload
 
@@ -70,6 +71,26 @@ def refusal(**values: object) -> str:
 
 @given(SPECS)
 def test_json_gives_the_spec_back(spec: SearchSpec) -> None:
+    assert from_mapping(spec.to_json()) == spec
+
+
+SUITING = {
+    "target_speedup": ENGINES,
+    "target_latency": ENGINES,
+    "target_memory": (*BY_TORCH, "llama.cpp"),
+    "target_bytes": ENGINES,
+    "target_bits": ENGINES,
+    "target_params": [engine for engine in ENGINES if engine != "llama.cpp"],
+}
+"""The engines of each target that may be asked of them without a word on the space."""
+
+
+@pytest.mark.parametrize(
+    ("target", "engine"), [(target, engine) for target in TARGETS for engine in SUITING[target]]
+)
+def test_what_auto_stood_for_is_read_back_from_the_store(target: str, engine: str) -> None:
+    spec = from_mapping({"model": "m", target: 2, "engine": engine})
+
     assert from_mapping(spec.to_json()) == spec
 
 
@@ -295,6 +316,9 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"device": "cuda:1"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "roofline:h100"}).space == ("depth", "width")
     assert from_mapping(LEAST | {"engine": "torch-compiled"}).space == ("depth", "width")
+    small = {"model": "m", "target_bytes": "50%", "engine": "torch-compiled"}
+    assert from_mapping(small).space == ("depth", "width")
+    assert from_mapping(small | {"whole_layers": True}).space == ("depth",)
     assert from_mapping(LEAST | {"engine": "llama.cpp"}).space == ("depth", "bits")
     assert from_mapping({"model": "m", "target_bits": 3, "engine": "llama.cpp"}).space == ("bits",)
     assert from_mapping(LEAST | {"engine": "vllm"}).space == ("depth", "bits")
