@@ -11,7 +11,10 @@ import pytest
 
 from autocompress.cli import commands, flags
 from autocompress.cli.observers import Lines
+from autocompress.errors import SpecError
+from autocompress.pipeline import study
 from autocompress.pipeline.observer import Figure
+from autocompress.spec import SearchSpec
 from tests.refusals import refusal
 
 
@@ -72,6 +75,33 @@ def test_bad_yaml_is_refused(
 
     assert part in line
     assert [path.name for path in home.iterdir()] == ["autocompress.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("told", "targets"),
+    [
+        ("target-latency: 20ms", {"target_latency": 20.0}),
+        ("target_bytes: 50%\ntarget_bits: 4", {"target_bits": 4.0}),
+        ("target_speedup: 1.5x", {"target_speedup": 1.5}),
+        ("target_speedup: null", {"target_speedup": 2.0}),
+    ],
+)
+def test_a_profile_is_for_the_targets_of_a_file_or_for_twice_the_speed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, told: str, targets: dict[str, object]
+) -> None:
+    (home / "autocompress.yaml").write_text(f"model: m\n{told}\n", encoding="utf-8")
+    given: list[SearchSpec] = []
+
+    def stop(spec: SearchSpec, *_: object) -> None:
+        given.append(spec)
+        raise SpecError("enough")
+
+    monkeypatch.setattr(study, "profile", stop)
+    assert commands.main(["profile"]) == 2
+
+    (spec,) = given
+    assert targets.items() <= spec.targets.items()
+    assert (spec.target_speedup is None) == ("target_speedup" not in targets)
 
 
 def test_missing_spec_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -496,14 +496,18 @@ def text_of(parsed: argparse.Namespace) -> dict[str, object]:
     return given | {"trust_remote_code": parsed.trust_remote_code}
 
 
-def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSpec:
-    """Read the spec: what is usual, overridden by the file, overridden by the flags."""
-    values = dict(usual)
+def spec_of(parsed: argparse.Namespace, without_target: Mapping[str, object]) -> SearchSpec:
+    """Read the spec: the file, overridden by the flags.
+
+    Args:
+        without_target: What is meant where neither gives a target.
+    """
+    values: dict[str, object] = {}
     path: Path | None = parsed.spec
     if path is None and parsed.model is None and DEFAULT_SPEC.is_file():
         path = DEFAULT_SPEC
     if path is not None:
-        values |= read_yaml(path)
+        values |= {key.replace("-", "_"): value for key, value in read_yaml(path).items()}
     flags = {name: getattr(parsed, name) for name in SPEC_FLAGS}
     flags |= {"model": parsed.model, "budget_seconds": parsed.budget}
     for switch in (
@@ -521,4 +525,6 @@ def spec_of(parsed: argparse.Namespace, usual: Mapping[str, object]) -> SearchSp
         from autocompress.export.readers import read_metric
 
         values["pruner"] = read_metric(Path(str(values["pruner"])).expanduser())
+    if all(values.get(name) is None for name in TARGETS):
+        values |= without_target
     return from_mapping(values)
