@@ -1,7 +1,7 @@
 """What an engine runs and a checkpoint's format holds: rules of a spec that need no model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
@@ -26,6 +26,20 @@ SERVED_BITS: Final = ("8", "4")
 """Of `bits`, those that vLLM, on a GPU, and SGLang have had kernels for longest."""
 VLLM_CPU_BITS: Final = ("4",)
 """Of all settings, what it has kernels for on a CPU."""
+
+
+OF_SPACES: Final[Mapping[str, tuple[str, ...]]] = {
+    "bits": ("bits",),
+    "group_size": ("bits",),
+    "symmetric": ("bits",),
+    "quantizer": ("bits",),
+    "per_linear": ("bits", "sparsity"),
+    "sparsities": ("sparsity",),
+    "sparsity_step": ("sparsity",),
+    "pruner": ("sparsity",),
+    "kv_bits": ("kv",),
+}
+"""What says something of some spaces alone: one of these must be searched."""
 
 
 METRIC_VARIABLES: Final = ("W", "X", "G")
@@ -251,6 +265,11 @@ def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) 
     if checked.get("weights_bytes") is not None:
         problems.append("strategy: a model that is streamed cannot be trained by `darwin`.")
     return problems
+
+
+def of_no_space(given: Iterable[str], space: Sequence[str]) -> list[str]:
+    """Return those of a spec's fields that say nothing in a space."""
+    return [key for key in given if key in OF_SPACES and not {*OF_SPACES[key]} & {*space}]
 
 
 def is_of_bits(name: str, bits: Sequence[str]) -> bool:

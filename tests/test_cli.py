@@ -1,19 +1,23 @@
 """The command line: what it refuses, and that a refusal is one line and leaves nothing behind."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from autocompress.cli import commands, flags
 from autocompress.cli.observers import Lines
 from autocompress.errors import SpecError
-from autocompress.pipeline import study
+from autocompress.pipeline import conclusion, study
 from autocompress.pipeline.observer import Figure
+from autocompress.pipeline.prepared import Prepared
 from autocompress.spec import SearchSpec
 from tests.refusals import refusal
 
@@ -102,6 +106,45 @@ def test_a_profile_is_for_the_targets_of_a_file_or_for_twice_the_speed(
     (spec,) = given
     assert targets.items() <= spec.targets.items()
     assert (spec.target_speedup is None) == ("target_speedup" not in targets)
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (["--device=cuda", "--bits=4"], "--bits needs bits, but depth, width is searched"),
+        (["--space=depth", "--group-size=32"], "--group-size needs bits, but depth is searched"),
+        (["--space=depth", "--symmetric"], "--symmetric needs bits"),
+        (["--space=sparsity,depth", "--quantizer=gptq"], "--quantizer needs bits"),
+        (["--space=depth,kv", "--per-linear"], "--per-linear needs bits or sparsity, but depth, "),
+        (
+            ["--sparsities=0.5", "--sparsity-step=8"],
+            "--sparsities needs sparsity, --sparsity-step needs sparsity, but depth, width, bits ",
+        ),
+        (["--pruner=wanda"], "--pruner needs sparsity"),
+        (["--kv-bits=4"], "--kv-bits needs kv, but depth, width, bits is searched: name all in"),
+    ],
+)
+def test_flags_that_say_nothing_in_the_space_are_refused(
+    home: Path, capsys: pytest.CaptureFixture[str], given: list[str], part: str
+) -> None:
+    line = refusal(["search", "m", "--target-speedup=1.5x", *given], capsys)
+
+    assert part in line
+
+
+def test_a_file_may_hold_values_for_other_spaces_which_the_report_does_not_repeat(
+    home: Path,
+) -> None:
+    told = "model: m\ntarget_speedup: 1.5\nbits: 8,4\nper_linear: true\npruner: wanda\n"
+    (home / "autocompress.yaml").write_text(told, encoding="utf-8")
+    parse = flags.make_parser(commands.COMMANDS).parse_args
+
+    spec = flags.spec_of(parse(["search", "--space=depth"]), {})
+    said = conclusion.command(cast("Prepared", SimpleNamespace(spec=spec)))
+
+    assert spec.pruner == "wanda"
+    again = flags.spec_of(parse(shlex.split(said)[1:]), {})
+    assert (again.model, again.targets, again.space) == (spec.model, spec.targets, ("depth",))
 
 
 def test_missing_spec_file_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

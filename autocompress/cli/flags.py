@@ -1,7 +1,7 @@
 """The flags of every command, and the spec that they and a YAML file make."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,7 +21,7 @@ from autocompress.spec import (
     read_values,
     read_yaml,
 )
-from autocompress.spec_rules import ENGINES, FORMATS, GGUF_TYPES
+from autocompress.spec_rules import ENGINES, FORMATS, GGUF_TYPES, OF_SPACES, of_no_space
 
 DEFAULT_SPEC = Path("autocompress.yaml")
 DEFAULT_STORAGE = "sqlite:///.autocompress/studies.db"
@@ -501,6 +501,10 @@ def spec_of(parsed: argparse.Namespace, without_target: Mapping[str, object]) ->
 
     Args:
         without_target: What is meant where neither gives a target.
+
+    Raises:
+        SpecError: If it cannot be meant, or a flag says nothing in the space that is searched; a
+            file may hold values for several spaces.
     """
     values: dict[str, object] = {}
     path: Path | None = parsed.spec
@@ -519,7 +523,8 @@ def spec_of(parsed: argparse.Namespace, without_target: Mapping[str, object]) ->
     ):
         if getattr(parsed, switch):
             flags[switch] = True
-    values |= {name: value for name, value in flags.items() if value is not None}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    values |= flags
     if str(values.get("pruner")).endswith(".json"):
         # What reads files of other tools imports torch.
         from autocompress.export.readers import read_metric
@@ -527,4 +532,19 @@ def spec_of(parsed: argparse.Namespace, without_target: Mapping[str, object]) ->
         values["pruner"] = read_metric(Path(str(values["pruner"])).expanduser())
     if all(values.get(name) is None for name in TARGETS):
         values |= without_target
-    return from_mapping(values)
+    spec = from_mapping(values)
+    _check_spaces(flags, spec)
+    return spec
+
+
+def _check_spaces(flags: Iterable[str], spec: SearchSpec) -> None:
+    """Make sure that every flag says something in the space that is searched."""
+    unheard = [
+        f"--{name.replace('_', '-')} needs {' or '.join(OF_SPACES[name])}"
+        for name in of_no_space(flags, spec.space)
+    ]
+    if unheard:
+        raise SpecError(
+            f"space: {', '.join(unheard)}, but {', '.join(spec.space)} is searched: name all in "
+            "--space, or leave the flag out."
+        )

@@ -29,7 +29,15 @@ from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spec import CACHE_BITS, DARWIN, RECOVERY, SPARSITIES, SearchSpec
-from autocompress.spec_rules import COMPRESSED, SERVED_BITS, usual_bits, usual_format, usual_space
+from autocompress.spec_rules import (
+    COMPRESSED,
+    OF_SPACES,
+    SERVED_BITS,
+    of_no_space,
+    usual_bits,
+    usual_format,
+    usual_space,
+)
 from autocompress.training.distillation import Trained
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
@@ -309,6 +317,8 @@ def command(prepared: Prepared) -> str:
         device=spec.device,
         whole_layers=spec.whole_layers,
     )
+    # A file may hold values for spaces that are not searched; the command line refuses them.
+    silent = of_no_space(OF_SPACES, spec.space)
     speedup = None if spec.target_speedup is None else f"{spec.target_speedup:g}x"
     latency = None if spec.target_latency is None else f"{spec.target_latency:g}ms"
     for flag, value, usual in (
@@ -352,7 +362,8 @@ def command(prepared: Prepared) -> str:
         ("weights-bytes", spec.weights_bytes, None),
         ("seed", spec.seed, None),
     ):
-        if value is not None and value != usual:
+        is_said = flag.replace("-", "_") not in silent
+        if is_said and value is not None and value != usual:
             plain = ",".join(value) if isinstance(value, tuple) else value
             told = f"{plain:g}" if isinstance(plain, float) else shlex.quote(str(plain))
             parts.append(f"--{flag} {told}")
@@ -361,7 +372,7 @@ def command(prepared: Prepared) -> str:
         ("symmetric", spec.symmetric and spec.format == "hf"),
         ("per-linear", spec.per_linear),
     ):
-        parts += [f"--{flag}"] if is_set else []
+        parts += [f"--{flag}"] if is_set and flag.replace("-", "_") not in silent else []
     return " ".join(parts)
 
 
