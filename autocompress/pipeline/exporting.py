@@ -22,7 +22,7 @@ from autocompress.pipeline.aiming import MARGIN
 from autocompress.pipeline.pareto import axis_of
 from autocompress.pipeline.stored_study import StoredStudy, latency_of, read_stored, too_early
 from autocompress.pipeline.targets import stored_cost
-from autocompress.spec import TARGETS, SearchSpec, from_mapping
+from autocompress.spec import DARWIN, TARGETS, SearchSpec, from_mapping
 from autocompress.spec_rules import FORMATS
 from autocompress.store.base import StudyStore
 from autocompress.store.study_store import open_study
@@ -96,6 +96,8 @@ def export_spec(
     engine = _ENGINES.get(form, "torch" if known.spec.format in _ENGINES else known.spec.engine)
     # What the format and its engine decide is decided anew.
     usual = [name for name in ("whole_layers", "symmetric") if known.spec.format != "hf"]
+    # No candidate is trained before it is measured: there is one.
+    usual += DARWIN
     if engine != known.spec.engine:
         given["engine"] = engine
         own = ("bits", "group_size", "symmetric", "quantizer")

@@ -1,6 +1,7 @@
 """A point of a front becomes a study of its own, whose target is what the point promises."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,23 @@ LITTLE, MUCH = 1, 2
 def storage(tmp_path: Path) -> str:
     """Return where a running study `mine` has measured two candidates."""
     url = f"sqlite:///{tmp_path}/studies.db"
-    spec = from_mapping(
-        {"model": "folder", "target_bits": 5, "bits": "8,4", "group_size": 0, "seed": 7}
-    )
+    keep_study(url, {"target_bits": 5, "bits": "8,4", "group_size": 0, "seed": 7})
+    return url
+
+
+def keep_study(url: str, asked: Mapping[str, object]) -> None:
+    """Leave a running study `mine` that has measured two candidates."""
+    spec = from_mapping({"model": "folder", **asked})
     shape = shape_of(read_architecture(make_config("llama")))
-    n = len(space_of(spec, shape).genes)
+    genes = space_of(spec, shape).genes
     with contextlib.closing(create_study(url, "mine", spec.to_json())) as store:
         store.save_document("shape", to_document(shape))
         store.save_document("dense", DENSE.to_document())
         for level, kl in ((LITTLE, 0.1), (MUCH, 0.3)):
             fidelity = Fidelity(Split.SEARCH, 0, 0, 1)
             measured = Measurement((kl,), (kl,), 15)
-            store.record([Record(Genotype((level,) * n), fidelity, measured, None, 0.1)])
-    return url
+            levels = tuple(min(level, len(gene.settings) - 1) for gene in genes)
+            store.record([Record(Genotype(levels), fidelity, measured, None, 0.1)])
 
 
 def test_a_point_is_exported_with_what_it_promises(storage: str, tmp_path: Path) -> None:
@@ -58,6 +63,28 @@ def test_a_point_is_exported_with_what_it_promises(storage: str, tmp_path: Path)
     assert spec.start is not None
     told = yaml.safe_load(Path(spec.start).read_text("utf-8"))
     assert {kind for layer in told["layers"].values() for kind in layer} == {"attention", "mlp"}
+
+
+def test_what_trained_candidates_goes_with_their_search_and_recovery_stays(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    trained = {
+        "target_params": "90%",
+        "space": "width",
+        "strategy": "darwin",
+        "darwin_rungs": "1k:8:1",
+        "darwin_generations": 2,
+        "darwin_rate": 1e-4,
+        "darwin_optimizer": "sgd",
+        "recover": "10k",
+    }
+    keep_study(url, trained)
+    point = read_front(url, "mine").members[0].genotype
+
+    spec = export_spec(url, "mine", None, tmp_path / "out", point)
+
+    assert (spec.strategy, spec.darwin_optimizer, spec.recover) == ("given", "adamw", 10_000)
 
 
 def test_the_winner_needs_an_end_and_a_point_does_not(storage: str, tmp_path: Path) -> None:
