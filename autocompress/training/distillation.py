@@ -29,6 +29,7 @@ RETREAT_SHARE: Final = 1 / 3
 LARGEST_NORM: Final = 1.0
 BETAS: Final = (0.9, 0.95)
 SAVE_SECONDS: Final = 60.0
+"""After which a state is saved between two validations; each validation saves one."""
 
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Token ids, (B, T), to logits, (B, T, V), and last hidden states, (B, T, hidden)."""
@@ -135,7 +136,8 @@ def distil(
         tokens = course.step * settings.sequences * text.shape[1]
         tell(tokens, n_steps * settings.sequences * text.shape[1])
         course.seconds = time.monotonic() - started
-        if course.step % every == 0 or course.step == n_steps:
+        is_validated = course.step % every == 0 or course.step == n_steps
+        if is_validated:
             now = distance.validate(validation, tokens, settings.sequences)
             if now.kl < min(own.kl for own in course.history):
                 saved.keep_best(trained)
@@ -145,10 +147,10 @@ def distil(
                 saved.take_best(trained)
                 # Its moments are of the steps that led nowhere.
                 optimizer.state.clear()
-        if time.monotonic() - saved_at > SAVE_SECONDS:
+        # A state from before a validation would go back to the best tensors from after it.
+        if is_validated or time.monotonic() - saved_at > SAVE_SECONDS:
             saved.save(trained, optimizer, _progress(course))
             saved_at = time.monotonic()
-    saved.save(trained, optimizer, _progress(course))
     saved.take_best(trained)
     best = min(course.history, key=lambda own: own.kl)
     tokens = course.step * settings.sequences * text.shape[1]

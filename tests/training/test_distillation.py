@@ -131,6 +131,27 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     assert are_equal(weights_of(third), weights_of(student))
 
 
+def test_a_training_killed_at_each_step_goes_back_to_what_was_best_by_then(
+    tmp_path: Path, dense: nn.Module, student: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = dataclasses.replace(SETTINGS, rate=0.03)
+    starts = [copy.deepcopy(student) for _ in range(STEPS + 1)]
+    undisturbed = train(tmp_path / "undisturbed", student, dense, fast)
+    before_best = undisturbed.history[: undisturbed.history.index(undisturbed.best)]
+    assert distillation._retreats(before_best, fast.patience).in_all > 0
+
+    # The clock saves a state early, and none after it.
+    monkeypatch.setattr(distillation, "SAVE_SECONDS", 0.0)
+    for step in range(2, STEPS + 1):
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", starts[step], dense, fast, step * SEQUENCES * CONTEXT)
+        monkeypatch.setattr(distillation, "SAVE_SECONDS", math.inf)
+    resumed = train(tmp_path / "killed", starts[0], dense, fast)
+
+    assert resumed.history == undisturbed.history
+    assert are_equal(weights_of(starts[0]), weights_of(student))
+
+
 def test_a_training_that_has_ended_is_not_done_again(
     tmp_path: Path, dense: nn.Module, student: nn.Module
 ) -> None:
