@@ -90,19 +90,31 @@ def feed_back(
 ) -> None:
     """Fit a study's tables to its measured winners too, for what is asked of it afterwards.
 
-    The study itself keeps those that it searched with. Imported tables are left as they are.
+    The study itself keeps those that it searched with. Imported tables are left as they are. What
+    the database keeps for all studies is fitted too where it is the same measurement, with what
+    other studies have fed back; what was measured since is left as it is.
     """
     if not isinstance(latency, LatencyTables) or prepared.imported is not None:
         return
     if store.document(REFITTED) is not None:
         return
     finalists = [(genotype, measured.shares) for genotype, measured in found.finalists]
-    refitted = latency.refitted(finalists, prepared.space).to_json()
-    store.save_document(REFITTED, refitted)
+    store.save_document(REFITTED, latency.refitted(finalists, prepared.space).to_json())
     key = about(prepared, deployment)
     known = find_profile(storage, key)
-    if known is not None:
-        save_profile(storage, key, refitted, known.measured_at)
+    if known is not None and _as_measured(known.payload) == _as_measured(latency.to_json()):
+        refitted = read_tables(known.payload, prepared.space).refitted(finalists, prepared.space)
+        save_profile(storage, key, refitted.to_json(), known.measured_at)
+
+
+def _as_measured(tables: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """Return stored tables without what winners change of them."""
+    rows = tables.get("tables")
+    return [
+        {name: value for name, value in table.items() if name not in ("scales", "finalists")}
+        for table in (rows if isinstance(rows, list) else [])
+        if isinstance(table, Mapping)
+    ]
 
 
 def roofline_of(prepared: Prepared, deployment: Deployment) -> Roofline | None:

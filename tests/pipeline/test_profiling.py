@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 
 from autocompress.evaluators.latency_model import LatencyTables
+from autocompress.evaluators.latency_rows import Spent
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.deployment import Deployment
@@ -166,6 +167,39 @@ def test_winners_change_what_is_kept_and_not_what_was_searched_with(rig: Rig) ->
     assert first.document(REFITTED) == refitted.to_json()
     rig.tables(third)
     assert rig.deployment.measured == 1
+
+
+def test_winners_of_an_older_profile_leave_a_fresh_one_as_it_is(rig: Rig) -> None:
+    old, deployment = rig.study(), cast("Deployment", rig.deployment)
+    tables = rig.tables(old)
+    rig.deployment = Counting(slower(tables))
+    fresh = rig.tables(rig.study(), is_fresh=True)
+
+    feed_back(rig.storage, rig.prepared, deployment, old, tables, found(rig, [(DENSE, 0.5)]))
+
+    assert rig.tables(rig.study()) == fresh != tables
+    assert old.document(REFITTED) is not None
+
+
+def test_what_is_kept_holds_the_winners_of_all_studies(rig: Rig) -> None:
+    first, second = rig.study(), rig.study()
+    deployment = cast("Deployment", rig.deployment)
+    # Both search with the same tables, and end one after the other.
+    both = [(study, rig.tables(study)) for study in (first, second)]
+
+    for share, (study, tables) in zip((0.5, 0.4), both, strict=True):
+        feed_back(rig.storage, rig.prepared, deployment, study, tables, found(rig, [(0, share)]))
+
+    kept = rig.tables(rig.study()).first
+    dense = kept.profile.dense.prefill
+    assert [sample.spent.prefill for sample in kept.finalists] == [0.5 * dense, 0.4 * dense]
+
+
+def slower(tables: LatencyTables) -> LatencyTables:
+    """Return tables as a machine measures them that has become slower."""
+    table = tables.first
+    profile = dataclasses.replace(table.profile, dense=Spent(1e3, 1e3))
+    return dataclasses.replace(tables, tables=(dataclasses.replace(table, profile=profile),))
 
 
 DENSE = 0
