@@ -111,6 +111,8 @@ def _told(kind: str, values: Values) -> str:
         "warning": "Warning: {warning}",
         "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
+        "other profile": "the parent's latency table is not taken over: {changed}",
+        "strayed profile": "going on with a latency table measured with {changed}",
         "roofline": "dense {dense_milliseconds:.3g} ms, fastest {fastest:.2f}x, both predicted "
         "for {hardware}: nothing is timed",
         "generation": "generation {generation}: KL {loss:.4f}, {predicted}{tokens:,} tokens, "

@@ -107,6 +107,7 @@ def make_report(
     held: int | None,
     driver: SearchDriver,
     profiled_at: str | None,
+    strayed: Sequence[str],
     recovered: Relearned | None,
     seconds: float,
 ) -> words.Report:
@@ -116,6 +117,7 @@ def make_report(
         machine: What the engine runs on, in words.
         held: Bytes that serving the winner takes; None if that was not measured.
         profiled_at: When the latency tables were measured, if another study did.
+        strayed: What they were about and the study went on with instead, each time.
         recovered: What training the winner gave back, if it was trained; `verified` is then of
             the trained one, `standings` are of the searched one.
     """
@@ -213,7 +215,7 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at)
+        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at, strayed)
         + _not_recovered(prepared, found, recovered),
     )
 
@@ -408,8 +410,13 @@ def _warnings(
     found: Found,
     decoded: Sequence[str],
     profiled_at: str | None,
+    strayed: Sequence[str],
 ) -> tuple[str, ...]:
-    warnings = []
+    warnings = [
+        f"The latency table was measured with {changed}: what the study predicted since is off by "
+        "as much as that changes. A new study measures it again."
+        for changed in strayed
+    ]
     if profiled_at is not None:
         warnings.append(
             f"The latency table is one that this machine was measured at {profiled_at} for: "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autocompress.errors import SpecError
 from autocompress.pipeline.retargeting import predict
-from autocompress.pipeline.stored_study import read_stored
+from autocompress.pipeline.stored_study import ABOUT, read_stored
 from autocompress.spec import SearchSpec
 from autocompress.store.base import Json, Record, StudyState
 from autocompress.store.study_store import open_study
@@ -17,6 +17,7 @@ from autocompress.trial import Genotype
 INHERITED_FIELDS = (
     "model",
     "space",
+    "whole_layers",
     "bits",
     "group_size",
     "symmetric",
@@ -28,6 +29,7 @@ INHERITED_FIELDS = (
     "pruner",
     "upstream",
     "engine",
+    "format",
     "workload",
     "device",
     "dtype",
@@ -45,11 +47,14 @@ class Inherited:
     """What a study takes over; nothing without a parent.
 
     Args:
+        latency: The parent's latency model, fitted to its winners.
+        about: All that its tables depend on; None if no engine was timed for them.
         start: What the parent's measurements predict to be best under the new targets.
     """
 
     records: tuple[Record, ...] = ()
     latency: Mapping[str, Json] | None = None
+    about: Mapping[str, Json] | None = None
     start: tuple[Genotype, ...] = ()
 
 
@@ -62,7 +67,7 @@ def inherit(storage: str, spec: SearchSpec) -> Inherited:
     if spec.parent is None:
         return Inherited()
     with contextlib.closing(open_study(storage, spec.parent)) as parent:
-        row = parent.row()
+        row, about = parent.row(), parent.document(ABOUT)
     if row.state is not StudyState.FINISHED:
         raise SpecError(
             f"Study {row.name!r} is {row.state}, and only a finished one can be built upon; "
@@ -82,6 +87,6 @@ def inherit(storage: str, spec: SearchSpec) -> Inherited:
     lacks_memory = spec.target_memory is not None and known.dense.peak_memory is None
     if lacks_memory or (spec.is_timed and known.latency is None):
         # Nothing can be predicted of what was not measured.
-        return Inherited(known.records, known.latency)
+        return Inherited(known.records, known.latency, about)
     found = predict(known, spec.targets)
-    return Inherited(known.records, known.latency, (found.genotype,))
+    return Inherited(known.records, known.latency, about, (found.genotype,))

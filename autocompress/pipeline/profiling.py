@@ -3,22 +3,26 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables, choice_text
 from autocompress.evaluators.roofline import KNOWN, Roofline
 from autocompress.evaluators.stored_latency import read_latency, read_tables
 from autocompress.operators.database import address
 from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.inheritance import Inherited
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.searching import Found
-from autocompress.pipeline.stored_study import REFITTED
+from autocompress.pipeline.stored_study import ABOUT, REFITTED
 from autocompress.store.base import Event, Json, StudyStore
 from autocompress.store.profiles import find_profile, save_profile
 
 REUSED = "profile reused"
 """The kind of event that tells when reused tables were measured."""
+STRAYED: Final = "profile strayed"
+"""The kind of event that tells what recorded tables are not about, and a study went on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +50,67 @@ class Profiles:
         prepared: Prepared,
         deployment: Deployment,
         store: StudyStore,
-        inherited: Mapping[str, Json] | None,
+        inherited: Inherited,
         observer: Observer,
     ) -> LatencyModel:
         """Return a study's latency model, and record it with the study.
 
-        The first of: recorded, its parent's, a roofline if that is asked for, imported tables,
-        those measured before of the same engine, version, hardware, workload, model and choices,
-        or measured now.
-
-        Args:
-            inherited: The parent's, as stored.
+        The first of: recorded, a roofline if that is asked for, imported tables, and of the same
+        engine, version, hardware, workload, model and choices its parent's, those measured
+        before, or measured now. Recorded ones stay even where these are others by now, for all
+        that was measured since was picked by them: that is told, and recorded.
         """
-        recorded = store.document("latency") or inherited
+        recorded = store.document("latency")
         if recorded is not None:
-            store.save_document("latency", recorded)
+            _tell_strayed(store, about(prepared, deployment), observer)
             return read_latency(recorded, prepared.space)
-        roofline = roofline_of(prepared, deployment)
-        if roofline is not None:
-            store.save_document("latency", roofline.to_json())
-            return roofline
-        known = None
-        if prepared.imported is None and not self.is_fresh:
-            known = find_profile(self.storage, about(prepared, deployment))
-        if prepared.imported is not None:
-            tables = prepared.imported
-        elif known is not None:
-            tables = read_tables(known.payload, prepared.space)
-            store.add_event(Event(REUSED, {"measured_at": known.measured_at}))
-        else:
-            tables = self.measure(prepared, deployment, observer)
-        store.save_document("latency", tables.to_json())
-        return tables
+        model: LatencyModel | None = roofline_of(prepared, deployment) or prepared.imported
+        if model is None:
+            own = about(prepared, deployment)
+            model = self._tables(own, prepared, deployment, store, inherited, observer)
+            store.save_document(ABOUT, dict(own))
+        store.save_document("latency", model.to_json())
+        return model
+
+    def _tables(
+        self,
+        own: Mapping[str, str],
+        prepared: Prepared,
+        deployment: Deployment,
+        store: StudyStore,
+        inherited: Inherited,
+        observer: Observer,
+    ) -> LatencyTables:
+        """Return tables that were measured under the conditions of now."""
+        if inherited.latency is not None:
+            if inherited.about == own:
+                return read_tables(inherited.latency, prepared.space)
+            observer.tell("other profile", {"changed": _changed(inherited.about or {}, own)})
+        known = None if self.is_fresh else find_profile(self.storage, own)
+        if known is None:
+            return self.measure(prepared, deployment, observer)
+        store.add_event(Event(REUSED, {"measured_at": known.measured_at}))
+        return read_tables(known.payload, prepared.space)
+
+
+def _tell_strayed(store: StudyStore, own: Mapping[str, str], observer: Observer) -> None:
+    """Tell a study that goes on under other conditions than its latency tables are about."""
+    recorded = store.document(ABOUT)
+    if recorded is None or recorded == own:
+        return
+    changed = _changed(recorded, own)
+    observer.tell("strayed profile", {"changed": changed})
+    if changed not in strayed(store):
+        store.add_event(Event(STRAYED, {"changed": changed}))
+
+
+def _changed(before: Mapping[str, Json], own: Mapping[str, str]) -> str:
+    """Say what latency tables are about and what there is now, where these differ."""
+    return "; ".join(
+        f"{name.replace('_', ' ')} {before.get(name, 'unknown')}, now {value}"
+        for name, value in own.items()
+        if before.get(name) != value
+    )
 
 
 def feed_back(
@@ -136,6 +169,12 @@ def measured_before(store: StudyStore) -> str | None:
     """Return when reused tables were measured; None if the study measured its own."""
     found = (event.payload["measured_at"] for event in store.events() if event.kind == REUSED)
     return next((str(when) for when in found), None)
+
+
+def strayed(store: StudyStore) -> tuple[str, ...]:
+    """Return what a study's own tables were about and it went on with instead, each time."""
+    found = (event.payload["changed"] for event in store.events() if event.kind == STRAYED)
+    return tuple(map(str, found))
 
 
 def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:

@@ -18,6 +18,9 @@ from autocompress.store.study_store import open_study
 REFITTED: Final = "latency refitted"
 """The document with a study's latency model after its winners were measured."""
 
+ABOUT: Final = "latency about"
+"""The document with all that a study's latency tables depend on, if an engine was timed for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:

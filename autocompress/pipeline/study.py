@@ -53,7 +53,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.profiling import Profiles, feed_back, measured_before
+from autocompress.pipeline.profiling import Profiles, feed_back, measured_before, strayed
 from autocompress.pipeline.recovering import check_recovery, measure_recovered, recover
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
@@ -161,7 +161,8 @@ def refine(
 ) -> Report:
     """Search on for other targets from where a finished study stands, as a study of its own.
 
-    What the parent measured is not measured again, and its latency table is taken over.
+    What the parent measured is not measured again, and its latency table is taken over if this
+    machine and engine are those that it is about.
 
     Args:
         targets: By their names in a spec; `counted_bits` may be among them.
@@ -238,7 +239,7 @@ def _run(
             room = Room(most, functools.partial(winner_memory, deployment, store))
         latency, timed = None, None
         if spec.is_timed or spec.roofline is not None:
-            latency = profiles.latency(prepared, deployment, store, inherited.latency, observer)
+            latency = profiles.latency(prepared, deployment, store, inherited, observer)
         if spec.is_timed and latency is not None:
             timed = _timed(latency, prepared, observer)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
@@ -295,6 +296,7 @@ def _run(
             held,
             driver,
             measured_before(store),
+            strayed(store),
             recovered,
             time.monotonic() - started,
         )

@@ -14,12 +14,19 @@ from autocompress.evaluators.latency_rows import Spent
 from autocompress.evaluators.stored_latency import read_tables
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.deployment import Deployment
+from autocompress.pipeline.inheritance import Inherited
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
-from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.observer import Observer, Values
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.profiling import Profiles, about, feed_back, measured_before
+from autocompress.pipeline.profiling import (
+    Profiles,
+    about,
+    feed_back,
+    measured_before,
+    strayed,
+)
 from autocompress.pipeline.searching import Found
-from autocompress.pipeline.stored_study import REFITTED
+from autocompress.pipeline.stored_study import ABOUT, REFITTED
 from autocompress.spec import from_mapping
 from autocompress.store.profiles import StoredProfile, find_profile
 from autocompress.store.study_store import SqlStudyStore, create_study
@@ -42,6 +49,18 @@ class Counting:
         return self._tables
 
 
+class Watching:
+    """An observer that remembers what happened."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def stage(self, name: str) -> None: ...
+    def advance(self, done: int, total: int) -> None: ...
+    def tell(self, kind: str, values: Values) -> None:
+        self.told.append((kind, values["changed"]))
+
+
 class Rig:
     """Studies of one database."""
 
@@ -49,19 +68,26 @@ class Rig:
         self.prepared = prepared
         self.deployment = Counting(tables)
         self.storage = f"sqlite:///{folder}/studies.db"
+        self.watching = Watching()
         self._studies: list[SqlStudyStore] = []
 
     def study(self) -> SqlStudyStore:
         self._studies.append(create_study(self.storage, str(len(self._studies)), {}))
         return self._studies[-1]
 
-    def tables(self, study: SqlStudyStore, *, is_fresh: bool = False) -> LatencyTables:
+    def tables(
+        self,
+        study: SqlStudyStore,
+        *,
+        is_fresh: bool = False,
+        inherited: Inherited = Inherited(),  # noqa: B008  # a frozen value
+    ) -> LatencyTables:
         found = Profiles(self.storage, is_fresh).latency(
             self.prepared,
             cast("Deployment", self.deployment),
             study,
-            None,
-            cast("Observer", None),
+            inherited,
+            self.watching,
         )
         assert isinstance(found, LatencyTables)
         return found
@@ -105,6 +131,37 @@ def test_a_study_keeps_the_tables_that_it_began_with(rig: Rig) -> None:
 
     assert rig.tables(study, is_fresh=True) == before
     assert rig.deployment.measured == 0
+
+
+def test_a_study_takes_its_parents_tables_over_where_they_are_about_what_it_runs_on(
+    rig: Rig,
+) -> None:
+    parent = rig.study()
+    handed = slower(rig.tables(parent))
+    inherited = Inherited(latency=handed.to_json(), about=parent.document(ABOUT))
+
+    alike = rig.tables(rig.study(), inherited=inherited)
+    rig.deployment.engine_version = "2"
+    upgraded = rig.tables(rig.study(), inherited=inherited)
+
+    assert alike == handed
+    assert upgraded != handed
+    assert rig.deployment.measured == 2
+    assert rig.watching.told == [("other profile", "engine version 1, now 2")]
+
+
+def test_a_study_that_goes_on_elsewhere_keeps_its_tables_and_says_so(rig: Rig) -> None:
+    study = rig.study()
+    before = rig.tables(study)
+    assert rig.tables(study) == before
+    assert strayed(study) == ()
+
+    rig.deployment.engine_version = "2"
+    for _ in range(2):
+        assert rig.tables(study) == before
+
+    assert strayed(study) == ("engine version 1, now 2",)
+    assert rig.watching.told == [("strayed profile", "engine version 1, now 2")] * 2
 
 
 def test_fresh_ones_are_measured_and_kept(rig: Rig) -> None:
