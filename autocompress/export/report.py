@@ -61,6 +61,9 @@ class Speedup:
         milliseconds: Of a mean request of the workload, measured: dense, compressed.
         milliseconds_interval: Of the compressed model's.
         milliseconds_predicted: As `milliseconds`, as the latency model has them.
+        first_token: Milliseconds until the first token, of each workload: dense, compressed; empty
+            where nothing was timed.
+        further_token: Of each workload those of a further token, if it generates one.
     """
 
     predicted: float | None
@@ -70,6 +73,8 @@ class Speedup:
     milliseconds: tuple[float, float] | None = None
     milliseconds_interval: tuple[float, float] | None = None
     milliseconds_predicted: tuple[float, float] | None = None
+    first_token: tuple[tuple[float, float], ...] = ()
+    further_token: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Knows no markup; `report_html` and `report_markdown` set these words.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from autocompress.export.figures import short
@@ -91,6 +91,8 @@ def essentials(report: Report) -> Rows:
         ("Speedup, measured", measured),
         ("Speedup, predicted", predicted),
         ("Time of a request", _taken(report)),
+        ("First token", _phase(report, report.speedup.first_token, 1)),
+        ("Each further token", _phase(report, report.speedup.further_token, 2)),
         ("Throughput", _throughput(report)),
         ("Peak memory", _memory(report)),
         (
@@ -293,6 +295,18 @@ def _taken(report: Report) -> str:
         low, high = got.milliseconds_interval
         interval = f" [{low:.4g}, {high:.4g}]"
     return f"{compressed:.4g} ms{interval}, dense {dense:.4g} ms"
+
+
+def _phase(report: Report, times: Sequence[tuple[float, float]], token: int) -> str:
+    """Say how long a token takes, of each workload that generates so many."""
+    mix = Mix.parse(report.workload)
+    told = [
+        (f"{workload}: " if len(mix.parts) > 1 else "")
+        + f"{compressed:.4g} ms, dense {dense:.4g} ms"
+        for workload, (dense, compressed) in zip(mix.workloads, times, strict=False)
+        if workload.generated >= token
+    ]
+    return "; ".join(told) or "not measured"
 
 
 def _throughput(report: Report) -> str:

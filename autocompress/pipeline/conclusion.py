@@ -276,6 +276,8 @@ def _speedup(
         measured.milliseconds,
         measured.compressed_interval,
         expected,
+        measured.first_token,
+        measured.further_token,
     )
 
 

@@ -14,7 +14,7 @@ from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Sample
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
 from autocompress.pipeline.intervals import median_interval
-from autocompress.pipeline.measured_speedup import MeasuredSpeedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
@@ -124,16 +124,20 @@ def measure_speedup(
     Args:
         is_open: Whether more repeats are wanted; they are added up to `MOST_REPEATS`.
     """
-    # (workloads, repeats) milliseconds.
-    theirs = ours = np.zeros((len(mix.parts), 0))
+    # Milliseconds of what counts, of first and of further tokens: (3, 2, workloads, repeats).
+    told = np.zeros((3, 2, len(mix.parts), 0))
     while True:
-        pairs = [
-            (first.times(workload), second.times(workload))
-            for workload in mix.workloads
-            for first, second in [engine.latency([dense, compressed], workload, REPEATS)]
+        runs = [
+            engine.latency([dense, compressed], workload, REPEATS) for workload in mix.workloads
         ]
-        theirs = np.concatenate([theirs, np.asarray([first for first, _ in pairs])], 1)
-        ours = np.concatenate([ours, np.asarray([second for _, second in pairs])], 1)
+        pairs = list(zip(mix.workloads, runs, strict=True))
+        now = [
+            [[own[side].times(workload) for workload, own in pairs] for side in (0, 1)],
+            [[own[side].prefill for own in runs] for side in (0, 1)],
+            [[own[side].decode for own in runs] for side in (0, 1)],
+        ]
+        told = np.concatenate([told, np.asarray(now)], 3)
+        (theirs, ours), *phases = told
         before, after = (np.asarray(mix.shares) @ times for times in (theirs, ours))
         median, interval = median_interval(before / after, seed)
         taken, taken_interval = median_interval(after, seed)
@@ -143,9 +147,15 @@ def measure_speedup(
             (float(np.median(before)), taken),
             taken_interval,
             tuple(np.median(ours / theirs, 1).tolist()),
+            *(_medians(phase) for phase in phases),
         )
         if len(before) >= MOST_REPEATS or not is_open(found):
             return found
+
+
+def _medians(phase: np.ndarray) -> tuple[Pair, ...]:
+    """Return what a phase takes of each workload, of (2, workloads, repeats) milliseconds."""
+    return tuple((dense, compressed) for dense, compressed in np.median(phase, 2).T.tolist())
 
 
 def hardware(device: torch.device, threads: int) -> str:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+Pair = tuple[float, float]
+"""Milliseconds: dense, compressed."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSpeedup:
@@ -12,10 +15,14 @@ class MeasuredSpeedup:
         milliseconds: Medians of what counts of a mean request: dense, compressed.
         compressed_interval: 95 % interval of the latter.
         shares: Of each workload the compressed time over the dense one, medians.
+        first_token: Of each workload the medians until the first token; empty if not told.
+        further_token: Of each workload those of a further token, if it generates one.
     """
 
     median: float
     interval: tuple[float, float]
-    milliseconds: tuple[float, float]
+    milliseconds: Pair
     compressed_interval: tuple[float, float]
     shares: tuple[float, ...]
+    first_token: tuple[Pair, ...] = ()
+    further_token: tuple[Pair, ...] = ()

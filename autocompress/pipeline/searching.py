@@ -18,7 +18,7 @@ from autocompress.pipeline.aiming import (
     next_share,
 )
 from autocompress.pipeline.easing import Losses, ease
-from autocompress.pipeline.measured_speedup import MeasuredSpeedup
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import time_limit
@@ -436,6 +436,7 @@ def _measured(
                 (_number(known["dense"]), _number(known["compressed"])),
                 (_number(known["compressed_low"]), _number(known["compressed_high"])),
                 tuple(map(_number, _list(known["shares"]))),
+                *(_pairs(known.get(name)) for name in ("first_token", "further_token")),
             )
     speedup = measure(winner)
     store.add_event(
@@ -452,6 +453,8 @@ def _measured(
                 "compressed_low": speedup.compressed_interval[0],
                 "compressed_high": speedup.compressed_interval[1],
                 "shares": list(speedup.shares),
+                "first_token": [list(pair) for pair in speedup.first_token],
+                "further_token": [list(pair) for pair in speedup.further_token],
             },
         )
     )
@@ -470,6 +473,11 @@ def _held(store: StudyStore, phase: int, winner: Genotype, room: Room, observer:
     held = room.held(winner) or 0
     store.add_event(Event("memory", {"phase": phase, "genotype": winner.key, "bytes": held}))
     return held
+
+
+def _pairs(value: object) -> tuple[Pair, ...]:
+    found = (tuple(map(_number, _list(pair))) for pair in _list(value))
+    return tuple((dense, compressed) for dense, compressed in found)
 
 
 def _list(value: object) -> list[object]:

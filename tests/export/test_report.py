@@ -324,6 +324,35 @@ def test_a_size_may_be_met_where_a_speedup_is_met_by_prediction_only() -> None:
     assert told == ["2x speed: met, by prediction only", "90 MB: met"]
 
 
+@pytest.mark.parametrize(
+    ("workload", "first", "further"),
+    [
+        ("1x128+64", "10 ms, dense 20 ms", "2.5 ms, dense 5 ms"),
+        ("1x128+1", "10 ms, dense 20 ms", "not measured"),
+        (
+            "3*1x128+64,1*decode:8x512+32",
+            "1x128+64: 10 ms, dense 20 ms; decode:8x512+32: 100 ms, dense 200 ms",
+            "1x128+64: 2.5 ms, dense 5 ms; decode:8x512+32: 3 ms, dense 6 ms",
+        ),
+    ],
+)
+def test_both_phases_of_every_workload_are_told_and_read_back(
+    workload: str, first: str, further: str
+) -> None:
+    n = workload.count("x")
+    speedup = dataclasses.replace(
+        REPORT.speedup,
+        first_token=((20.0, 10.0), (200.0, 100.0))[:n],
+        further_token=((5.0, 2.5), (6.0, 3.0))[:n],
+    )
+    report = dataclasses.replace(REPORT, workload=workload, speedup=speedup)
+
+    rows = dict(report_words.essentials(report))
+
+    assert (rows["First token"], rows["Each further token"]) == (first, further)
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
 def test_first_line_of_the_markdown_is_the_headline() -> None:
     assert to_markdown(REPORT).splitlines()[0] == f"# {report_words.headline(REPORT)}"
 

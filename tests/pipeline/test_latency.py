@@ -96,6 +96,8 @@ def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> N
     )
     assert found.milliseconds[1] == pytest.approx(30.0 / speedup)
     assert found.compressed_interval == pytest.approx((30.0 / speedup, 30.0 / speedup))
+    assert found.first_token == ((30.0, 30.0),) * len(parsed.parts)
+    assert found.further_token == ((30.0, 10.0),) * len(parsed.parts)
 
 
 @pytest.mark.parametrize("whole_layers", [False, True])

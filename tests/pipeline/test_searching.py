@@ -1,15 +1,18 @@
 """Searches keep to their time over interruptions, and are refused before work where none helps."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from autocompress.errors import SpecError
 from autocompress.pipeline import searching
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.prepared import prepare
-from autocompress.pipeline.searching import check_darwin, stopper
+from autocompress.pipeline.searching import _measured, check_darwin, stopper
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import create_study
+from autocompress.trial import Genotype
 
 BUDGET = 10.0
 
@@ -84,3 +87,28 @@ def test_darwin_is_refused_where_its_readings_leave_nothing_to_train_on(
     check("128:4:2,512:8:1")
     with pytest.raises(SpecError, match="darwin_rungs: `8 sequences to train on beside 5000 to"):
         check("128:4:2,512:5000:1")
+
+
+ONCE = MeasuredSpeedup(
+    2.0,
+    (1.9, 2.1),
+    (40.0, 20.0),
+    (19.0, 21.0),
+    (0.5, 0.4),
+    ((8.0, 4.0), (9.0, 3.0)),
+    ((2.0, 1.5), (3.0, 1.0)),
+)
+BARE = MeasuredSpeedup(1.5, (1.4, 1.6), (3.0, 2.0), (1.9, 2.1), (0.7,))
+
+
+@pytest.mark.parametrize("once", [ONCE, BARE])
+def test_a_winner_is_timed_once_and_read_back_afterwards(
+    tmp_path: Path, once: MeasuredSpeedup
+) -> None:
+    times = [once]
+    winner = Genotype((1, 0))
+
+    with contextlib.closing(create_study(f"sqlite:///{tmp_path}/s.db", "own", {})) as store:
+        found = [_measured(store, 1, winner, lambda _: times.pop()) for _ in range(2)]
+
+    assert found == [once, once]
