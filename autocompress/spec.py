@@ -107,9 +107,10 @@ DECODING_FIELDS: Final[Mapping[str, object]] = {
 """What says how decodings are searched beside a compressed model, where nobody says it."""
 OPTIMIZERS: Final = ("adamw", "sgd")
 DRAWS: Final = ("evenly", "worst")
+TIMED: Final = ("target_speedup", "target_latency", "target_throughput")
+"""The targets that are told by the clock: at most one is given."""
 TARGETS: Final = (
-    "target_speedup",
-    "target_latency",
+    *TIMED,
     "target_memory",
     "target_bytes",
     "target_bits",
@@ -134,7 +135,9 @@ class SearchSpec:
     alone takes a `space` with `kv`. What the study `parent` has measured is not measured again.
 
     One target or two are given. `target_latency` is the most milliseconds that a mean request of
-    the workload may take, measured on this machine; `target_memory` the most bytes that the
+    the workload may take, measured on this machine; `target_throughput` the least tokens a second
+    of its only workload, generated ones with prompts included in the time, or those of its phase;
+    `target_memory` the most bytes that the
     engine's process may hold while it runs one, above what it holds before it opens the model.
     `target_bytes` and `target_params` count the whole model; `target_bits` is a mean over the
     dense model's searched linear layers, of codes alone (`counted_bits` is `nominal`) or of all
@@ -161,6 +164,7 @@ class SearchSpec:
     model: str
     target_speedup: float | None = None
     target_latency: float | None = None
+    target_throughput: float | None = None
     target_memory: Amount | None = None
     target_bytes: Amount | None = None
     target_bits: float | None = None
@@ -228,7 +232,14 @@ class SearchSpec:
     @property
     def is_timed(self) -> bool:
         """Whether a target is told by the clock."""
-        return self.target_speedup is not None or self.target_latency is not None
+        return any(getattr(self, name) is not None for name in TIMED)
+
+    @property
+    def most_milliseconds(self) -> float | None:
+        """What a mean request may take, however that is asked; None if no time is."""
+        if self.target_throughput is None:
+            return self.target_latency
+        return 1e3 * self.workload.first.tokens / self.target_throughput
 
     @property
     def roofline(self) -> str | None:
@@ -269,8 +280,12 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append(
             f"target: `targets <= 2` must hold, but got {len(targets)}: {', '.join(targets)}."
         )
-    if {"target_speedup", "target_latency"} <= {*targets}:
-        problems.append("target_latency: give a speedup or a latency, not both.")
+    by_clock = [name for name in targets if name in TIMED]
+    if len(by_clock) > 1:
+        problems.append(f"{by_clock[-1]}: give one of {', '.join(TIMED)} alone.")
+    mix = checked.get("workload", USUAL_MIX)
+    if "target_throughput" in checked and isinstance(mix, Mix) and len(mix.parts) > 1:
+        problems.append(f"target_throughput: one workload must hold, but got {mix}.")
     form = str(checked.setdefault("format", usual_format(str(checked.get("engine")))))
     problems += engine_problems(checked) + format_problems(checked)
     engine = str(checked.get("engine", ""))
@@ -293,7 +308,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if "recover" not in checked:
         told = [key for key, usual in RECOVERY.items() if checked.get(key, usual) != usual]
         problems += [f"{key}: `recover` must say how many tokens to train on." for key in told]
-    is_timed = bool({"target_speedup", "target_latency"} & checked.keys())
+    is_timed = bool({*TIMED} & checked.keys())
     if checked.get("space", ("auto",)) == ("auto",):
         checked["space"] = usual_space(
             str(checked.get("engine", "torch")),
@@ -476,6 +491,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "model": values_of.text,
     "target_speedup": values_of.number(1, 1000, suffix="x"),
     "target_latency": values_of.milliseconds,
+    "target_throughput": values_of.number(0, 1e12),
     "target_memory": values_of.amount,
     "target_bytes": values_of.amount,
     "target_bits": values_of.number(0, 32),

@@ -43,6 +43,17 @@ class Workload:
             case Phase.WHOLE:
                 return prefill + (self.generated - 1) * decode
 
+    @property
+    def tokens(self) -> int:
+        """What a throughput counts in the time that counts: generated ones, or of the phase."""
+        match self.phase:
+            case Phase.PREFILL:
+                return self.batch * self.prompt
+            case Phase.DECODE:
+                return self.batch
+            case Phase.WHOLE:
+                return self.batch * self.generated
+
     def __str__(self) -> str:
         size = f"{self.batch}x{self.prompt}+{self.generated}"
         return size if self.phase is Phase.WHOLE else f"{self.phase}:{size}"

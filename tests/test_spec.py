@@ -16,6 +16,7 @@ from autocompress.spec import (
     SPARSITIES,
     STRATEGIES,
     TARGETS,
+    TIMED,
     SearchSpec,
     from_mapping,
     read_yaml,
@@ -77,6 +78,7 @@ def test_json_gives_the_spec_back(spec: SearchSpec) -> None:
 SUITING = {
     "target_speedup": ENGINES,
     "target_latency": ENGINES,
+    "target_throughput": ENGINES,
     "target_memory": (*BY_TORCH, "llama.cpp"),
     "target_bytes": ENGINES,
     "target_bits": ENGINES,
@@ -135,8 +137,8 @@ def test_what_is_missing_is_named_with_the_way_to_give_it() -> None:
 
     assert str(caught.value) == (
         "model: missing; give MODEL or write it into autocompress.yaml. "
-        "target: missing; give --target-speedup, --target-latency, --target-memory, "
-        "--target-bytes, "
+        "target: missing; give --target-speedup, --target-latency, --target-throughput, "
+        "--target-memory, --target-bytes, "
         "--target-bits or --target-params, or write one into autocompress.yaml."
     )
 
@@ -214,7 +216,8 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ("dtype", "float16", "Known: auto, bfloat16, float32."),
         ("engine", "sglang", f"unknown 'sglang'. Known: {', '.join(ENGINES)}."),
         ("strategy", "evolv", f"did you mean 'evolve'? Known: {', '.join(STRATEGIES)}."),
-        ("target_latency", "5ms", "give a speedup or a latency, not both."),
+        ("target_latency", "5ms", f"give one of {', '.join(TIMED)} alone."),
+        ("target_throughput", 300, f"give one of {', '.join(TIMED)} alone."),
         ("target_memory", "much", "a size such as 8GB, or 50%, must hold, but got 'much'."),
         ("workload", "1x2", "such as `3*1x128+64,1*decode`, must hold, but got '1x2'."),
         ("workload", "0x2+3", "such as `3*1x128+64,1*decode`, must hold, but got '0x2+3'."),
@@ -588,6 +591,34 @@ def test_a_latency_is_in_milliseconds(text: object, milliseconds: float) -> None
     assert spec.space == ("depth", "width", "bits")
     assert spec.is_timed
     assert from_mapping(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("workload", "milliseconds"),
+    [
+        ("1x128+64", 1000 * 64 / 320),
+        ("4x128+64", 1000 * 4 * 64 / 320),
+        ("decode:4x128+64", 1000 * 4 / 320),
+        ("prefill:4x128+64", 1000 * 4 * 128 / 320),
+    ],
+)
+def test_a_throughput_is_a_time_of_its_workload(workload: str, milliseconds: float) -> None:
+    spec = from_mapping({"model": "m", "target_throughput": "320", "workload": workload})
+
+    assert spec.most_milliseconds == pytest.approx(milliseconds)
+    assert spec.is_timed
+    assert from_mapping(spec.to_json()) == spec
+    assert from_mapping({"model": "m", "target_latency": 7}).most_milliseconds == 7
+    assert from_mapping(LEAST).most_milliseconds is None
+
+
+def test_a_throughput_of_several_workloads_means_nothing() -> None:
+    mixed = {"model": "m", "target_throughput": 300, "workload": "3*1x128+64,1*decode"}
+
+    with pytest.raises(SpecError, match=r"^target_throughput: one workload must hold, but got 3"):
+        from_mapping(mixed)
+    with pytest.raises(SpecError, match=r"^target_throughput: a number must hold, but got 'many'"):
+        from_mapping({"model": "m", "target_throughput": "many"})
 
 
 def test_a_latency_is_a_time() -> None:

@@ -449,6 +449,7 @@ def _targets(spec: Mapping[str, object]) -> str:
     units = {
         "speedup": "x",
         "latency": "ms",
+        "throughput": "tokens-a-second",
         "memory": "memory",
         "bytes": "B",
         "bits": "bits",

@@ -39,6 +39,7 @@ READING_FLAGS = ("workload", *TEXT_FLAGS)
 SPEC_FLAGS = (
     "target_speedup",
     "target_latency",
+    "target_throughput",
     "target_memory",
     "target_bytes",
     "target_bits",
@@ -424,6 +425,11 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
         "--target-latency",
         metavar="20ms",
         help="of a mean request of the workload, on this machine",
+    )
+    parser.add_argument(
+        "--target-throughput",
+        metavar="300",
+        help="generated tokens a second of the workload, on this machine; prompts take their time",
     )
     parser.add_argument(
         "--target-memory",

@@ -41,8 +41,8 @@ class Target:
     """What was asked.
 
     Args:
-        kind: `speedup`, `latency` (ms), `memory` (bytes), `bytes`, `bits` or `params` (the share
-            kept).
+        kind: `speedup`, `latency` (ms), `throughput` (tokens a second), `memory` (bytes), `bytes`,
+            `bits` or `params` (the share kept).
         met: Whether the winner meets it; None where no winner was held against it alone.
         counted: Which `bits`, as a spec says it: `nominal`, `stored` or `whole`; None for others.
     """

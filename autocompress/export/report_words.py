@@ -67,6 +67,7 @@ def target(own: Target) -> str:
     forms = {
         "speedup": f"{value:g}x speed",
         "latency": f"{value:g} ms",
+        "throughput": f"{value:g} tokens a second",
         "memory": f"{short(value)}B of memory",
         "bytes": f"{short(value)}B",
         "bits": f"{value:g} {_COUNTED[own.counted]}",
@@ -311,17 +312,18 @@ def _phase(report: Report, times: Sequence[tuple[float, float]], token: int) -> 
 
 def _throughput(report: Report) -> str:
     """Say how many tokens a second that is, of one kind of request."""
-    mix, times = Mix.parse(report.workload), report.speedup.milliseconds
+    mix, got = Mix.parse(report.workload), report.speedup
+    times = got.milliseconds or got.milliseconds_predicted
     if times is None or len(mix.parts) > 1:
         return "not measured" if times is None else "of several kinds of requests: not told"
-    kind = mix.first
-    tokens, named = {
-        Phase.WHOLE: (kind.generated, "generated tokens a second, prompts included in the time"),
-        Phase.DECODE: (1, "tokens a second"),
-        Phase.PREFILL: (kind.prompt, "prompt tokens a second"),
-    }[kind.phase]
-    before, after = (1e3 * kind.batch * tokens / time for time in times)
-    return f"{after:,.4g} {named}, dense {before:,.4g}"
+    named = {
+        Phase.WHOLE: "generated tokens a second, prompts included in the time",
+        Phase.DECODE: "tokens a second",
+        Phase.PREFILL: "prompt tokens a second",
+    }[mix.first.phase]
+    before, after = (1e3 * mix.first.tokens / time for time in times)
+    predicted = "" if got.milliseconds else "predicted "
+    return f"{predicted}{after:,.4g} {named}, dense {before:,.4g}"
 
 
 def _memory(report: Report) -> str:
@@ -337,6 +339,8 @@ def _reached(report: Report, own: Target) -> str:
     """Say what was got where a target asks for it; nothing of a speedup, which is always told."""
     if own.kind == "latency":
         return _taken(report)
+    if own.kind == "throughput":
+        return _throughput(report)
     if own.kind == "memory":
         return f"{_memory(report)} held"
     if own.kind == "bytes":
@@ -398,7 +402,7 @@ def _interval(interval: tuple[float, float] | None) -> str:
 def _met(report: Report, own: Target) -> str:
     if not (report.met if own.met is None else own.met):
         return "NOT met"
-    is_timed = own.kind in ("speedup", "latency")
+    is_timed = own.kind in ("speedup", "latency", "throughput")
     return "met, by prediction only" if is_timed and report.speedup.measured is None else "met"
 
 

@@ -22,7 +22,7 @@ from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
-from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, targets_of
+from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, rate_of, targets_of
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
@@ -328,6 +328,7 @@ def command(prepared: Prepared) -> str:
     for flag, value, usual in (
         ("target-speedup", speedup, None),
         ("target-latency", latency, None),
+        ("target-throughput", spec.target_throughput, None),
         ("target-memory", spec.target_memory, None),
         ("target-bytes", spec.target_bytes, None),
         ("target-bits", spec.target_bits, None),
@@ -516,11 +517,14 @@ def _undecided(spec: SearchSpec, speedup: MeasuredSpeedup | None) -> str:
     """Say which end of the measured interval misses what the median meets; empty if none does."""
     if speedup is None:
         return ""
-    asked, most, taken = spec.target_speedup, spec.target_latency, speedup.milliseconds[1]
+    asked, most, taken = spec.target_speedup, spec.most_milliseconds, speedup.milliseconds[1]
     if asked is not None and speedup.interval[0] < asked <= speedup.median:
         return f"begins at {speedup.interval[0]:.2f}x"
-    if most is not None and taken <= most < speedup.compressed_interval[1]:
-        return f"ends at {speedup.compressed_interval[1]:.3g} ms"
+    longest = speedup.compressed_interval[1]
+    if most is not None and taken <= most < longest:
+        if spec.target_throughput is not None:
+            return f"begins at {rate_of(spec, longest)}"
+        return f"ends at {longest:.3g} ms"
     return ""
 
 

@@ -385,7 +385,7 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     # What is not measured needs no room for the interval of a measurement.
     margin = MARGIN if check is not None else 1.0
     looser = MOST_ATTEMPTS if spec.budget_seconds is None else LOOSER_WITHIN_A_BUDGET
-    return Timed(cost, target, fastest, spec.target_latency is not None, margin, looser)
+    return Timed(cost, target, fastest, spec.most_milliseconds is not None, margin, looser)
 
 
 def _clock(

@@ -132,14 +132,25 @@ def needed_speedup(spec: SearchSpec, cost: AdditiveCost) -> float | None:
     Raises:
         SpecError: If the dense model meets it already.
     """
-    if spec.target_latency is None:
+    most = spec.most_milliseconds
+    if most is None:
         return spec.target_speedup
-    if spec.target_latency >= cost.dense:
+    if most < cost.dense:
+        return cost.dense / most
+    if spec.target_throughput is not None:
         raise SpecError(
-            f"`target_latency < dense` must hold, but got {spec.target_latency:g} ms, and a "
-            f"request takes the dense model {cost.dense:.3g} ms here."
+            f"`target_throughput > dense` must hold, but got {rate_of(spec, most)}, and the dense "
+            f"model makes {rate_of(spec, cost.dense)} here."
         )
-    return cost.dense / spec.target_latency
+    raise SpecError(
+        f"`target_latency < dense` must hold, but got {most:g} ms, and a request takes the dense "
+        f"model {cost.dense:.3g} ms here."
+    )
+
+
+def rate_of(spec: SearchSpec, milliseconds: float) -> str:
+    """Say how many tokens a second a request of the only workload means by its time."""
+    return f"{1e3 * spec.workload.first.tokens / milliseconds:,.4g} tokens a second"
 
 
 def time_limit(
@@ -160,11 +171,14 @@ def time_limit(
         )
         spaces = [name for name in known if name not in spec.space]
         advice = f"Add {' or '.join(spaces)} to --space or lower" if spaces else "Lower"
-        if spec.target_latency is None:
+        if spec.most_milliseconds is None:
             reached = f"reaches {target_speedup:g}x"
             best = f"{fastest:.2f}x"
+        elif spec.target_throughput is not None:
+            reached = f"reaches {rate_of(spec, spec.most_milliseconds)}"
+            best = rate_of(spec, cost.dense / fastest)
         else:
-            reached = f"takes {spec.target_latency:g} ms or less"
+            reached = f"takes {spec.most_milliseconds:g} ms or less"
             best = f"{cost.dense / fastest:.3g} ms"
             advice = advice.replace("lower", "raise").replace("Lower", "Raise")
         raise UnreachableTarget(
@@ -272,6 +286,8 @@ def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
         found.append(Target("speedup", spec.target_speedup))
     if spec.target_latency is not None:
         found.append(Target("latency", spec.target_latency))
+    if spec.target_throughput is not None:
+        found.append(Target("throughput", spec.target_throughput))
     if spec.target_memory is not None and dense.peak_memory is not None:
         found.append(Target("memory", spec.target_memory.of(dense.peak_memory)))
     if spec.target_bytes is not None:
@@ -302,6 +318,7 @@ def is_met(
     found = {
         "speedup": -measured.interval[0],
         "latency": measured.compressed_interval[1],
+        "throughput": -1e3 * spec.workload.first.tokens / measured.compressed_interval[1],
         "memory": math.inf if written.peak_memory is None else float(written.peak_memory),
         "bytes": float(written.bytes),
         "bits": {
@@ -311,7 +328,7 @@ def is_met(
         }[spec.counted_bits],
         "params": written.parameters / dense.parameters,
     }[target.kind]
-    value = -target.value if target.kind == "speedup" else target.value
+    value = -target.value if target.kind in ("speedup", "throughput") else target.value
     most = value + 1e-9 * abs(value)
     return found <= most
 

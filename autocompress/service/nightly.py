@@ -207,7 +207,7 @@ def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deplo
         None if speed is None else speed.interval,
         spec.target_speedup,
         None if speed is None else speed.compressed_interval,
-        spec.target_latency,
+        spec.most_milliseconds,
     )
 
 

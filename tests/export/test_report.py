@@ -353,6 +353,23 @@ def test_both_phases_of_every_workload_are_told_and_read_back(
     assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
+def test_a_throughput_is_told_in_tokens_a_second_and_as_predicted_where_it_is() -> None:
+    asked = Target("throughput", 300.0)
+    predicted = dataclasses.replace(UNMEASURED, milliseconds_predicted=(400.0, 200.0))
+    measured = dataclasses.replace(REPORT.speedup, milliseconds=(320.0, 160.0))
+
+    said = [
+        report_words.headline(
+            dataclasses.replace(REPORT, target=asked, speedup=speedup, met=speedup is measured)
+        )
+        for speedup in (predicted, measured)
+    ]
+
+    rate = "generated tokens a second, prompts included in the time"
+    assert f"300 tokens a second was missed; predicted 320 {rate}, dense 160" in said[0]
+    assert said[1].startswith(f"USABLE: 400 {rate}, dense 200, 2.05x faster")
+
+
 def test_first_line_of_the_markdown_is_the_headline() -> None:
     assert to_markdown(REPORT).splitlines()[0] == f"# {report_words.headline(REPORT)}"
 

@@ -13,6 +13,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.shapes import space_of
 from autocompress.pipeline.targets import (
     MEMORY_MARGIN,
+    DenseSize,
     WrittenSize,
     check_kernels,
     is_met,
@@ -145,6 +146,8 @@ def test_a_target_in_bits_tells_which_are_counted(tiny_models: TinyModels) -> No
         (Target("speedup", 1.6), False),
         (Target("latency", 21.0), True),
         (Target("latency", 20.5), False),
+        (Target("throughput", 3000.0), True),
+        (Target("throughput", 3100.0), False),
         (Target("bytes", 1000.0), True),
         (Target("bytes", 999.0), False),
         (Target("bits", 3.0), True),
@@ -184,6 +187,22 @@ def test_a_time_out_of_reach_is_told_with_what_can_be_reached() -> None:
     assert str(caught.value) == (
         "No candidate takes 20 ms or less: the fastest of this space is predicted at 25 ms. Add "
         "width or bits to --space or raise the target."
+    )
+
+
+def test_a_throughput_is_told_as_it_was_asked() -> None:
+    spec = spec_of(target_throughput=320, space="depth", workload="1x8+64")
+    cost = AdditiveCost(400.0, ())
+
+    assert needed_speedup(spec, cost) == 2.0
+    assert targets_of(spec, DenseSize(1, 1, 32, 1)) == (Target("throughput", 320.0),)
+    with pytest.raises(SpecError, match="got 320 tokens a second, and the dense model makes 640"):
+        needed_speedup(spec, AdditiveCost(100.0, ()))
+    with pytest.raises(UnreachableTarget) as caught:
+        time_limit(cost, 2.0, 1.5, spec)
+    assert str(caught.value) == (
+        "No candidate reaches 320 tokens a second: the fastest of this space is predicted at 240 "
+        "tokens a second. Add width or bits to --space or lower the target."
     )
 
 
