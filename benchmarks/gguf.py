@@ -29,8 +29,8 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.models.text import draw_order
 from autocompress.pipeline.conclusion import paired_interval
 from autocompress.pipeline.gguf_deployment import GgufDeployment
-from autocompress.pipeline.intervals import mean_interval, median_interval
-from autocompress.pipeline.latency import REPEATS, hardware
+from autocompress.pipeline.intervals import mean_interval, process_interval
+from autocompress.pipeline.latency import PROCESSES, REPEATS, hardware
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.study import start
 from autocompress.spaces import sizes
@@ -118,11 +118,11 @@ def measured(prepared: Prepared, file: Path, dense: Path) -> Measurement:
 
 
 def tokens_a_second(files: Sequence[Path]) -> tuple[list[float], int]:
-    """Return how many times as many further tokens the second makes: median, 95 % interval."""
-    first, second = LlamaCppEngine().latency(files, Workload(), REPEATS)
-    ratios = np.asarray(first.decode) / np.asarray(second.decode)
-    median, interval = median_interval(ratios, 0)
-    return [median, *interval], first.threads
+    """Return how many times as many further tokens the second makes, with its 95 % interval."""
+    runs = [LlamaCppEngine().latency(files, Workload(), REPEATS) for _ in range(PROCESSES)]
+    ratios = [np.asarray(first.decode) / np.asarray(second.decode) for first, second in runs]
+    value, interval = process_interval(np.median(ratios, 1))
+    return [value, *interval], runs[0][0].threads
 
 
 if __name__ == "__main__":

@@ -129,9 +129,7 @@ def neighbours_met(
         folder = place / f"neighbour-{number}"
         write_checkpoint(shaped, prepared.folder, folder, plan.open_levels())
         aim = Timed(cost, target, cost.dense / cost.least)
-        speedup = measure_speedup(
-            engine, prepared.folder, folder, spec.workload, spec.seed, aim.is_open
-        )
+        speedup = measure_speedup(engine, prepared.folder, folder, spec.workload, aim.is_open)
         found.append({"median": speedup.median, "interval": speedup.interval})
         if speedup.interval[0] >= target:
             break

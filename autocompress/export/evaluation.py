@@ -18,7 +18,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Three figures of one workload: medians over repeats.
+    """Three figures of one workload: medians over the repeats of a process, means over processes.
 
     Args:
         first_token: Until the first token.
@@ -77,7 +77,7 @@ class Evaluation:
     Args:
         text: Where the text is from.
         sequences: Read, of `context` tokens each.
-        repeats: Timed, after those that only warm up.
+        repeats: Timed in each of the processes, after those that only warm up.
     """
 
     model: Judged
@@ -85,6 +85,7 @@ class Evaluation:
     comparison: Comparison | None
     hardware: str
     workload: str
+    processes: int
     repeats: int
     text: str
     sequences: int
@@ -115,7 +116,10 @@ def to_text(evaluation: Evaluation) -> str:
 def _heads(evaluation: Evaluation) -> list[str]:
     model, against = evaluation.model, evaluation.against
     beside = "" if against is None else f" against {against.path}"
-    timed = f"workload {evaluation.workload}, {evaluation.repeats} repeats"
+    timed = (
+        f"workload {evaluation.workload}, {evaluation.repeats} repeats in each of "
+        f"{evaluation.processes} processes"
+    )
     if against is not None and against.engine != model.engine:
         timed += f"; against: {against.engine}, timed apart"
     read = f"{evaluation.sequences:,} sequences of {evaluation.context:,} tokens"

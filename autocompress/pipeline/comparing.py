@@ -64,7 +64,7 @@ def speedup_between(
     if first.engine.name != second.engine.name:
         return None
     observer.stage(f"latency of {after}")
-    return measure_speedup(second.engine, first.path, second.path, spec.workload, spec.seed)
+    return measure_speedup(second.engine, first.path, second.path, spec.workload)
 
 
 def machine_of(spec: SearchSpec) -> str:

@@ -16,6 +16,7 @@ from autocompress.trial import Genotype, Trial
 
 MOST_EASED: Final = 4
 """Candidates that are measured end to end, beside a winner."""
+MOST_EASED_WITHIN_A_BUDGET: Final = 2
 
 Losses = Callable[[Sequence[Genotype]], list[Trial]]
 """Measures candidates on selection text."""
@@ -24,7 +25,12 @@ Measured = Callable[[float, Constraint, Trial], Attempt]
 
 
 def ease(
-    best: Attempt, timed: Timed, few: Losses, whole: Losses, measure: Measured
+    best: Attempt,
+    timed: Timed,
+    few: Losses,
+    whole: Losses,
+    measure: Measured,
+    most: int = MOST_EASED,
 ) -> Iterator[Attempt]:
     """Yield each candidate that was measured, until the winner is near the target.
 
@@ -32,13 +38,14 @@ def ease(
         best: The winner; it must meet the target.
         few: Reads enough of the text to tell which levels lose most.
         whole: Reads all that winners are picked on.
+        most: Candidates that are measured.
     """
     n_measured = 0
     while best.reached.median > CLOSE * timed.target:
         room = within(best, timed)
         steps = eased(room, timed, best.winner, few)
         found = None
-        while steps and found is None and n_measured < MOST_EASED:
+        while steps and found is None and n_measured < most:
             (trial,) = whole([steps[-1]])
             steps = steps[: len(steps) // 2]
             # What was the best on little text may lose more on all of it.

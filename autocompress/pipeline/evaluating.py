@@ -1,22 +1,27 @@
 """Judges any checkpoint: what it loses, how large it is, and how fast it runs, with intervals."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from autocompress.errors import ModelError, SpecError
+from autocompress.errors import EngineError, ModelError, SpecError
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.export.evaluation import Comparison, Estimate, Evaluation, Judged, Speed
 from autocompress.models import loading, text
 from autocompress.pipeline.conclusion import versions
-from autocompress.pipeline.intervals import mean_interval, median_interval
-from autocompress.pipeline.latency import REPEATS, hardware
+from autocompress.pipeline.intervals import mean_interval, process_interval
+from autocompress.pipeline.latency import PROCESSES, REPEATS, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.trial import Measurement, Split
 from autocompress.workload import Mix, Phase, Workload
+
+Runs = Sequence[Latency]
+"""Of one checkpoint, in each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,11 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         observer.advance,
     )
     observer.stage("latency")
-    latency, latency_against = _timed(model, against, workload, observer)
+    runs, runs_against = _timed(model, against, workload, observer)
     observer.stage("memory")
 
-    def judged(path: str, found: OnDisk, measured: Measurement, latency: Latency) -> Judged:
-        times = _milliseconds(latency, asked.seed)
+    def judged(path: str, found: OnDisk, measured: Measurement, runs: Runs) -> Judged:
+        times = _milliseconds(runs)
         return Judged(
             path=path,
             engine=f"{found.engine.name} {found.engine.version}",
@@ -89,21 +94,22 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         )
 
     other, comparison = None, None
-    if asked.against and against is not None and dense is not None and latency_against is not None:
-        other = judged(asked.against, against, dense, latency_against)
+    if asked.against and against is not None and dense is not None and runs_against is not None:
+        other = judged(asked.against, against, dense, runs_against)
         is_timed_beside = model.engine.name == against.engine.name
         comparison = Comparison(
             kl=_divergence(own),
             perplexity_ratio=_exp(_mean(np.asarray(own.nll) - np.asarray(dense.nll))),
             bits=8 * model.bytes / against.numbers,
-            speedup=_speedup(latency_against, latency, asked.seed) if is_timed_beside else None,
+            speedup=_speedup(runs_against, runs) if is_timed_beside else None,
         )
     return Evaluation(
-        model=judged(asked.path, model, own, latency),
+        model=judged(asked.path, model, own, runs),
         against=other,
         comparison=comparison,
-        hardware=hardware(device, latency.threads),
+        hardware=hardware(device, runs[0].threads),
         workload=str(workload),
+        processes=PROCESSES,
         repeats=REPEATS,
         text=asked.calibration or "the built-in sample",
         sequences=len(sequences),
@@ -126,16 +132,23 @@ def _whole(mix: Mix) -> Workload:
 
 def _timed(
     model: OnDisk, against: OnDisk | None, workload: Workload, observer: Observer
-) -> tuple[Latency, Latency | None]:
+) -> tuple[Runs, Runs | None]:
     """Time both in turn, or one after the other where they need two engines."""
+
+    def runs(found: OnDisk, *paths: Path) -> list[Runs]:
+        told: list[list[Latency]] = []
+        for done in range(PROCESSES):
+            told.append(found.engine.latency(paths, workload, REPEATS))
+            observer.advance(done + 1, PROCESSES)
+        return list(zip(*told, strict=True))
+
     if against is not None and against.engine.name == model.engine.name:
-        paths = [model.path, against.path]
-        first, second = model.engine.latency(paths, workload, REPEATS, observer.advance)
-        return first, second
-    (own,) = model.engine.latency([model.path], workload, REPEATS, observer.advance)
+        own, other = runs(model, model.path, against.path)
+        return own, other
+    (own,) = runs(model, model.path)
     if against is None:
         return own, None
-    (other,) = against.engine.latency([against.path], workload, REPEATS, observer.advance)
+    (other,) = runs(against, against.path)
     return own, other
 
 
@@ -189,12 +202,24 @@ def _exp(estimate: Estimate) -> Estimate:
     return Estimate(math.exp(estimate.value), (math.exp(low), math.exp(high)))
 
 
-def _milliseconds(latency: Latency, seed: int) -> Speed:
-    def median(times: tuple[float, ...]) -> Estimate:
-        return Estimate(*median_interval(np.asarray(times), seed))
+def _milliseconds(runs: Runs) -> Speed:
+    return _speed(_phases(runs))
 
-    token = median(latency.decode) if any(latency.decode) else None
-    return Speed(median(latency.prefill), token, median(latency.total))
+
+def _phases(runs: Runs) -> np.ndarray:
+    """Return milliseconds of first token, further one, and all: (3, processes, repeats)."""
+    told = [[own.prefill, own.decode, own.total] for own in runs]
+    return np.asarray(told).swapaxes(0, 1)
+
+
+def _speed(phases: np.ndarray) -> Speed:
+    """Return the estimates of (3, processes, repeats); further tokens may be none, and all 0."""
+    first, token, whole = (
+        Estimate(*process_interval(np.median(own, 1))) if own.any() else None for own in phases
+    )
+    if first is None or whole is None:
+        raise EngineError("The engine told no time of the workload.")
+    return Speed(first, token, whole)
 
 
 def _throughput(workload: Workload, milliseconds: Estimate) -> Estimate:
@@ -204,11 +229,7 @@ def _throughput(workload: Workload, milliseconds: Estimate) -> Estimate:
     return Estimate(tokens / milliseconds.value, (tokens / high, tokens / low))
 
 
-def _speedup(before: Latency, after: Latency, seed: int) -> Speed:
+def _speedup(before: Runs, after: Runs) -> Speed:
     """Return how many times faster the second is, in pairs of runs in turn."""
-
-    def ratio(first: tuple[float, ...], second: tuple[float, ...]) -> Estimate:
-        return Estimate(*median_interval(np.asarray(first) / np.asarray(second), seed))
-
-    token = ratio(before.decode, after.decode) if any(after.decode) else None
-    return Speed(ratio(before.prefill, after.prefill), token, ratio(before.total, after.total))
+    slow, fast = _phases(before), _phases(after)
+    return _speed(np.divide(slow, fast, out=np.zeros_like(slow), where=fast > 0))

@@ -34,6 +34,18 @@ def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, 
     return float(np.median(values)), (float(interval.low), float(interval.high))
 
 
+def process_interval(medians: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """Return the geometric mean of what several processes found, and its t-interval.
+
+    Args:
+        medians: Over the repeats of each process, all above 0. Between processes they differ by
+            what no repeat within one averages out.
+    """
+    logs = np.log(medians)
+    low, high = mean_interval(logs)
+    return float(np.exp(logs.mean())), (float(np.exp(low)), float(np.exp(high)))
+
+
 def ratio_interval(
     above: Sequence[np.ndarray], below: Sequence[np.ndarray], seed: int
 ) -> tuple[float, tuple[float, float]]:

@@ -13,7 +13,7 @@ from autocompress.evaluators.base import Engine, Timer
 from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Sample
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
-from autocompress.pipeline.intervals import median_interval
+from autocompress.pipeline.intervals import process_interval
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
@@ -25,8 +25,12 @@ from autocompress.workload import Mix, Workload
 SAMPLES = 30
 # Of the way from dense to the fastest: nearer to it, nothing is left to draw from.
 NEAREST = 0.95
-REPEATS = 25
-MOST_REPEATS = 100
+PROCESSES = 4
+"""In which checkpoints are timed: as many again where it is open whether a target is met."""
+MOST_PROCESSES = 12
+REPEATS = 5
+"""In each process. What its runs have in common, such as where its memory lies, made speedups of
+one pair of checkpoints differ by 2 % from process to process, however often each ran."""
 
 
 def measure_tables(
@@ -116,46 +120,48 @@ def measure_speedup(
     dense: Path,
     compressed: Path,
     mix: Mix,
-    seed: int,
     is_open: Callable[[MeasuredSpeedup], bool] = lambda _: False,
 ) -> MeasuredSpeedup:
     """Time two checkpoints end to end, in turn, in processes of their own.
 
     Args:
-        is_open: Whether more repeats are wanted; they are added up to `MOST_REPEATS`.
+        is_open: Whether more processes are wanted; they are added up to `MOST_PROCESSES`.
     """
-    # Milliseconds of what counts, of first and of further tokens: (3, 2, workloads, repeats).
-    told = np.zeros((3, 2, len(mix.parts), 0))
+    # For each process, milliseconds of what counts, of first and of further tokens:
+    # (3, 2, workloads, repeats).
+    told: list[list[object]] = []
     while True:
-        runs = [
-            engine.latency([dense, compressed], workload, REPEATS) for workload in mix.workloads
-        ]
-        pairs = list(zip(mix.workloads, runs, strict=True))
-        now = [
-            [[own[side].times(workload) for workload, own in pairs] for side in (0, 1)],
-            [[own[side].prefill for own in runs] for side in (0, 1)],
-            [[own[side].decode for own in runs] for side in (0, 1)],
-        ]
-        told = np.concatenate([told, np.asarray(now)], 3)
-        (theirs, ours), *phases = told
-        before, after = (np.asarray(mix.shares) @ times for times in (theirs, ours))
-        median, interval = median_interval(before / after, seed)
-        taken, taken_interval = median_interval(after, seed)
+        for _ in range(PROCESSES):
+            runs = [engine.latency([dense, compressed], own, REPEATS) for own in mix.workloads]
+            pairs = list(zip(mix.workloads, runs, strict=True))
+            told.append(
+                [
+                    [[own[side].times(workload) for workload, own in pairs] for side in (0, 1)],
+                    [[own[side].prefill for own in runs] for side in (0, 1)],
+                    [[own[side].decode for own in runs] for side in (0, 1)],
+                ]
+            )
+        # (3, 2, workloads, processes, repeats).
+        (theirs, ours), *phases = np.moveaxis(np.asarray(told, dtype=float), 0, 3)
+        before, after = (np.tensordot(mix.shares, times, 1) for times in (theirs, ours))
+        speedup, interval = process_interval(np.median(before / after, 1))
+        taken, taken_interval = process_interval(np.median(after, 1))
         found = MeasuredSpeedup(
-            median,
+            speedup,
             interval,
             (float(np.median(before)), taken),
             taken_interval,
-            tuple(np.median(ours / theirs, 1).tolist()),
+            tuple(np.median(ours / theirs, (1, 2)).tolist()),
             *(_medians(phase) for phase in phases),
         )
-        if len(before) >= MOST_REPEATS or not is_open(found):
+        if len(told) >= MOST_PROCESSES or not is_open(found):
             return found
 
 
 def _medians(phase: np.ndarray) -> tuple[Pair, ...]:
-    """Return what a phase takes of each workload, of (2, workloads, repeats) milliseconds."""
-    return tuple((dense, compressed) for dense, compressed in np.median(phase, 2).T.tolist())
+    """Return what a phase takes of each workload, of (2, workloads, ...) milliseconds."""
+    medians = np.median(phase.reshape(*phase.shape[:2], -1), 2)
+    return tuple((dense, compressed) for dense, compressed in medians.T.tolist())
 
 
 def hardware(device: torch.device, threads: int) -> str:

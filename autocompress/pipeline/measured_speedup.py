@@ -11,7 +11,8 @@ class MeasuredSpeedup:
     """Dense milliseconds over compressed, of one pair of checkpoints run in turn.
 
     Args:
-        interval: 95 % bootstrap interval of the median over pairs.
+        median: Of the runs of a process; of those of several processes the geometric mean.
+        interval: 95 % interval of that, over processes.
         milliseconds: Medians of what counts of a mean request: dense, compressed.
         compressed_interval: 95 % interval of the latter.
         shares: Of each workload the compressed time over the dense one, medians.

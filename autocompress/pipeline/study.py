@@ -403,7 +403,7 @@ def _clock(
     def measure(genotype: Genotype) -> MeasuredSpeedup:
         path = deployment.export(genotype).path
         is_open = timed.is_open if timed else lambda _: False
-        return measure_speedup(engine, deployment.dense, path, spec.workload, spec.seed, is_open)
+        return measure_speedup(engine, deployment.dense, path, spec.workload, is_open)
 
     return hardware(prepared.device, engine.threads), measure
 

@@ -8,7 +8,7 @@ import pytest
 
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
-from autocompress.pipeline.latency import MOST_REPEATS, REPEATS, measure_speedup, spread
+from autocompress.pipeline.latency import MOST_PROCESSES, PROCESSES, measure_speedup, spread
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.making import make_space
@@ -16,12 +16,19 @@ from autocompress.workload import Mix, Phase, Workload
 
 
 class Stopwatch:
-    """An engine whose second checkpoint is so many times as fast, give or take."""
+    """An engine whose second checkpoint is so many times as fast, give or take.
 
-    def __init__(self, speedup: float, spread: float) -> None:
+    Args:
+        spread: Of the repeats of a process.
+        apart: Of processes: what all repeats of one have in common.
+    """
+
+    def __init__(self, speedup: float, spread: float, apart: float = 0.0) -> None:
         self.calls = 0
         self._speedup = speedup
         self._spread = spread
+        self._apart = apart
+        self._rng = np.random.default_rng(0)
 
     def latency(
         self,
@@ -30,7 +37,8 @@ class Stopwatch:
         repeats: int,
         progress: Progress = nobody,
     ) -> list[Latency]:
-        noise = 1 + self._spread * np.random.default_rng(self.calls).standard_normal(repeats)
+        common = 1 + self._apart * self._rng.standard_normal()
+        noise = common * (1 + self._spread * self._rng.standard_normal(repeats))
         self.calls += 1
         first = (100.0,) * repeats
         second = tuple((100.0 / self._speedup * noise).tolist())
@@ -41,7 +49,7 @@ def measured(engine: Stopwatch, target: float | None) -> tuple[float, tuple[floa
     def is_open(found: MeasuredSpeedup) -> bool:
         return target is not None and found.interval[0] < target <= found.median
 
-    found = measure_speedup(engine, Path("a"), Path("b"), Mix(), 0, is_open)
+    found = measure_speedup(engine, Path("a"), Path("b"), Mix(), is_open)
     return found.median, found.interval
 
 
@@ -51,19 +59,27 @@ def test_a_clear_answer_takes_one_round(target: float | None) -> None:
 
     median, (low, high) = measured(engine, target)
 
-    assert engine.calls == 1
+    assert engine.calls == PROCESSES
     assert low < median < high
     assert median == pytest.approx(2.0, rel=0.02)
 
 
-def test_a_target_inside_the_interval_takes_more_repeats() -> None:
-    engine = Stopwatch(2.0, 0.1)
-    _, (once, _) = measured(Stopwatch(2.0, 0.1), None)
-    median, _ = measured(Stopwatch(2.0, 0.1), None)
+def test_a_target_inside_the_interval_takes_more_processes() -> None:
+    engine = Stopwatch(2.0, 0.0, 0.02)
+    median, (once, _) = measured(Stopwatch(2.0, 0.0, 0.02), None)
 
     measured(engine, (once + median) / 2)
 
-    assert 1 < engine.calls <= MOST_REPEATS // REPEATS
+    assert PROCESSES < engine.calls <= MOST_PROCESSES
+
+
+def test_intervals_hold_the_speedup_where_processes_differ_more_than_repeats() -> None:
+    engine = Stopwatch(2.0, 0.002, 0.02)
+
+    intervals = [measured(engine, None)[1] for _ in range(400)]
+
+    held = sum(low <= 2.0 <= high for low, high in intervals)
+    assert 0.91 <= held / len(intervals) <= 0.98
 
 
 class Phases:
@@ -87,7 +103,7 @@ class Phases:
 def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> None:
     parsed = Mix.parse(mix)
 
-    found = measure_speedup(Phases(), Path("a"), Path("b"), parsed, 0)
+    found = measure_speedup(Phases(), Path("a"), Path("b"), parsed)
 
     assert found.median == pytest.approx(speedup)
     assert found.milliseconds[0] == pytest.approx(30.0)
