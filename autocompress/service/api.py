@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import autocompress
 from autocompress.errors import AutocompressError, SpecError, StoreError
+from autocompress.evaluators.lm_eval_tasks import PREFIX as LM_EVAL
 from autocompress.service.firings import check_cron
 from autocompress.service.jobs import Jobs, read_events
 from autocompress.service.nightly import Settings
@@ -45,8 +46,10 @@ NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LOOK_SECONDS: Final = 0.5
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-FILES: Final = ("model", "calibration", "latency_table", "recovery_text", "start")
+FILES: Final = ("model", "calibration", "latency_table", "recovery_text", "start", "tasks")
 """What a spec names that is read from this machine."""
+FOLDERS: Final = ("model", "tasks")
+"""Which of them may be folders."""
 
 Name = Annotated[str, InPath(pattern=NAME)]
 Call = Callable[[Request], Awaitable[Response]]
@@ -336,12 +339,15 @@ def _checked(spec: dict[str, Any], service: Service) -> dict[str, Json]:
         raise SpecError("`trust_remote_code` is not taken from requests: start the search here.")
     if checked.address not in (None, "auto"):
         raise SpecError("address: a request joins the cluster of this machine alone: `auto`.")
+    if str(checked.tasks).startswith(LM_EVAL):
+        # They are fetched from the network, and may bring code.
+        raise SpecError(f"tasks: a request names files of {service.root}, and no `{LM_EVAL}`.")
     for name in FILES:
         value = getattr(checked, name)
         if value is None:
             continue
         file = _within(service.root, str(value))
-        if file is not None and (name == "model" or file.is_file()):
+        if file is not None and (name in FOLDERS or file.is_file()):
             plain[name] = str(file)
         elif name != "model" or HUB_NAME.fullmatch(value) is None or Path(value).exists():
             raise SpecError(f"{name}: no file of {service.root} is meant by {value!r}.")

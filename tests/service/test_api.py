@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from schemathesis.core.result import Ok
 
 from autocompress.service.api import BURST, MOST_BODY, Service, _Allowance, make_app
-from autocompress.service.jobs import Jobs, read_events
+from autocompress.service.jobs import QUEUE, WAITING, Jobs, read_events
 from autocompress.service.web_page import PAGE, POLICY
 from autocompress.store.base import Record, StudyState, TrialLoss
 from autocompress.store.study_store import create_study
@@ -29,6 +29,7 @@ from tests.tiny_models import make_config, write_model
 
 TOKEN = "a-token-of-enough-letters"
 SPEC = {"model": "model", "target_params": "90%", "space": "depth"}
+JOINT = {"model": "model", "target_speedup": "2x", "space": "depth,decoding"}
 
 
 @pytest.fixture
@@ -142,6 +143,10 @@ def test_no_path_leads_out_of_the_folder(client: TestClient, service: Service, p
         (SPEC | {"calibration": "model"}, "calibration: no file of"),
         (SPEC | {"start": "/etc/passwd"}, "start: no file of"),
         (SPEC | {"latency_table": "nowhere.json"}, "latency_table: no file of"),
+        (JOINT | {"tasks": "/etc/passwd"}, "tasks: no file of"),
+        (JOINT | {"tasks": "../secret"}, "tasks: no file of"),
+        (JOINT | {"tasks": "nowhere"}, "tasks: no file of"),
+        (JOINT | {"tasks": "lm-eval:hellaswag"}, "tasks: a request names files of"),
         (SPEC | {"trust_remote_code": True}, "is not taken from requests"),
         (SPEC | {"trust-remote-code": True}, "is not taken from requests"),
         (SPEC | {"model": "~/model"}, "model: no file of"),
@@ -164,6 +169,27 @@ def test_a_hostile_spec_is_refused_before_any_work(
     assert answer.status_code == 400
     assert reason in answer.json()["error"]
     assert jobs.waiting == []
+
+
+@pytest.mark.parametrize("tasks", ["tasks", "tasks/own.jsonl"])
+def test_tasks_are_a_file_or_a_folder_of_the_root(
+    client: TestClient, service: Service, jobs: Jobs, tasks: str
+) -> None:
+    (service.root / "tasks").mkdir()
+    (service.root / "tasks" / "own.jsonl").touch()
+
+    answer = client.post("/v1/studies", json={"name": "own", "spec": JOINT | {"tasks": tasks}})
+
+    assert answer.status_code == 201
+    assert waiting(service, "own")["tasks"] == str(service.root / tasks)
+    assert jobs.waiting == ["own"]
+
+
+def waiting(service: Service, name: str) -> dict[str, Any]:
+    """Return the settings that a search waits with."""
+    file = service.folder / QUEUE / f"{name}{WAITING}"
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
 
 
 @pytest.mark.parametrize(
