@@ -342,6 +342,22 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     return SearchSpec(**checked)  # type: ignore[arg-type]  # each reader returns its field's type
 
 
+def check_compresses_alone(spec: SearchSpec, what: str) -> None:
+    """Make sure that a search is for a compressed model, and not for its decoding too.
+
+    Args:
+        what: Takes no other searches, in words.
+
+    Raises:
+        SpecError: If it is for both.
+    """
+    if DECODING in spec.space:
+        raise SpecError(
+            f"space: {what} searches for compressed models alone: leave `{DECODING}` out of the "
+            "space, or run `autocompress search`."
+        )
+
+
 def read_values(values: Mapping[str, object]) -> dict[str, object]:
     """Check some fields of a spec by themselves; those that are None get its defaults.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from autocompress.errors import EvaluationError, SpecError
-from autocompress.spec import from_mapping, read_yaml
+from autocompress.spec import check_compresses_alone, from_mapping, read_yaml
 from autocompress.spec_values import check_plain_name
 from autocompress.store.base import Json
 
@@ -21,6 +21,7 @@ def add(parsed: argparse.Namespace) -> None:
     from autocompress.store.schedules import open_schedules
 
     spec = from_mapping(read_yaml(parsed.spec))
+    check_compresses_alone(spec, "a schedule")
     check_cron(parsed.cron, parsed.zone)
     name = parsed.name or parsed.spec.stem
     check_plain_name(name)

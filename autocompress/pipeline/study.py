@@ -70,7 +70,7 @@ from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.pipeline.vllm_deployment import VllmDeployment
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces.cost import least_left
-from autocompress.spec import SearchSpec, from_mapping
+from autocompress.spec import SearchSpec, check_compresses_alone, from_mapping
 from autocompress.store.base import StudyState, StudyStore
 from autocompress.store.holding import held
 from autocompress.store.study_store import create_study, open_study
@@ -107,6 +107,7 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     Raises:
         AutocompressError: Whatever stops the search.
     """
+    check_compresses_alone(spec, "this study")
     check_kernels(spec)
     prepared = prepare(spec)
     check_output(output)

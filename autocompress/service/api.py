@@ -31,7 +31,7 @@ from autocompress.service.firings import check_cron
 from autocompress.service.jobs import Jobs, read_events
 from autocompress.service.nightly import Settings
 from autocompress.service.web_page import PAGE, POLICY
-from autocompress.spec import from_mapping
+from autocompress.spec import check_compresses_alone, from_mapping
 from autocompress.store.base import Json, StudyRow, StudyState
 from autocompress.store.schedules import Schedule, ScheduleStore, open_schedules
 from autocompress.store.study_store import find_study, list_studies, open_study
@@ -387,13 +387,12 @@ def _add_schedules(app: FastAPI, service: Service) -> None:
     @app.post("/v1/schedules", status_code=201)
     def add(asked: NewSchedule, store: Store) -> dict[str, Any]:
         """Add a schedule; a running `autocompress schedule start` runs it."""
-        spec = _checked(asked.spec, service)
+        spec = from_mapping(_checked(asked.spec, service))
+        check_compresses_alone(spec, "a schedule")
         check_cron(asked.cron, asked.zone)
         output = (service.folder / "schedules" / asked.name).resolve()
         settings = Settings(str(output), asked.keep).to_json()
-        added = store.add(
-            asked.name, asked.cron, asked.zone, from_mapping(spec).to_json(), settings
-        )
+        added = store.add(asked.name, asked.cron, asked.zone, spec.to_json(), settings)
         return _told_schedule(added, store)
 
     @app.delete("/v1/schedules/{name}")

@@ -104,7 +104,11 @@ class Jobs:
         """Let a study that was stopped wait for its turn; one that waits or runs is left so."""
         with self._changed:
             if name not in self.waiting:
-                self._enqueue(name, {})
+                row = find_study(self._storage, name)
+                known = {} if row is None else dict(row.spec)
+                # What kind of study it is, is none of a search's settings.
+                known.pop("kind", None)
+                self._enqueue(name, known)
 
     def cancel(self, name: str) -> bool:
         """Take a search back, or interrupt it; False if it neither waits nor runs.

@@ -18,7 +18,7 @@ from autocompress.export.report import Report
 from autocompress.pipeline.comparing import losses_of, speedup_between
 from autocompress.pipeline.observer import Observer
 from autocompress.service.search_process import search_command
-from autocompress.spec import TARGETS, SearchSpec, from_mapping
+from autocompress.spec import TARGETS, SearchSpec, check_compresses_alone, from_mapping
 from autocompress.spec_values import check_plain_name
 from autocompress.store.base import Json, StudyState
 from autocompress.store.database import sqlite_file
@@ -120,7 +120,7 @@ def read_sweep(name: str, values: Mapping[str, object]) -> Sweep:
     # Each value is looked at before any search begins, beside the first of the others.
     for key, menu in varied.items():
         for value in _some(menu):
-            sweep.spec_at(key, value)
+            check_compresses_alone(sweep.spec_at(key, value), "a sweep")
     return sweep
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.cli import commands
+from autocompress.cli.observers import make_observer
 from autocompress.errors import SpecError
 from autocompress.export.decoding_report import DecodingReport, TriedDecoding
 from autocompress.export.evaluation import Estimate
@@ -23,6 +24,7 @@ from autocompress.pipeline.joint import (
     next_speedup,
     pick,
 )
+from autocompress.pipeline.study import start
 from autocompress.search.racing import Answered
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
@@ -135,6 +137,27 @@ def test_the_part_that_compresses_knows_nothing_of_decoding() -> None:
 
     assert compression_of(joint) == from_mapping(plain)
     assert from_mapping(joint.to_json()) == joint
+
+
+def test_a_study_of_a_compressed_model_takes_no_decoding(tmp_path: Path) -> None:
+    spec = from_mapping({"model": "m", "target_speedup": 2, "space": "depth,decoding"})
+    storage = f"sqlite:///{tmp_path}/studies.db"
+
+    with pytest.raises(SpecError, match="this study searches for compressed models alone"):
+        start(spec, storage, "own", tmp_path / "out", make_observer(as_json=True))
+
+    assert list_studies(storage) == []
+
+
+def test_a_schedule_takes_no_joint_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text("{model: m, target_speedup: 2, space: 'bits,decoding'}", "utf-8")
+
+    line = refusal(["schedule", "add", "own.yaml", "--cron=0 2 * * *"], capsys)
+
+    assert "a schedule searches for compressed models alone" in line
 
 
 def test_decoding_beside_nothing_that_compresses_is_refused() -> None:

@@ -21,7 +21,9 @@ from schemathesis.core.result import Ok
 
 from autocompress.service.api import BURST, MOST_BODY, Service, _Allowance, make_app
 from autocompress.service.jobs import QUEUE, WAITING, Jobs, read_events
+from autocompress.service.search_process import search_command
 from autocompress.service.web_page import PAGE, POLICY
+from autocompress.spec import from_mapping
 from autocompress.store.base import Record, StudyState, TrialLoss
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -294,6 +296,8 @@ def test_schedules_are_added_listed_and_removed(client: TestClient) -> None:
     assert client.post("/v1/schedules", json=asked).status_code == 201
     assert client.post("/v1/schedules", json=asked).status_code == 409
     assert client.post("/v1/schedules", json=asked | {"cron": "x"}).status_code == 400
+    joint = client.post("/v1/schedules", json=asked | {"name": "joint", "spec": JOINT})
+    assert "a schedule searches for compressed models alone" in joint.json()["error"]
     (listed,) = client.get("/v1/schedules").json()
     assert (listed["name"], listed["cron"], listed["runs"]) == ("nightly", "0 2 * * *", [])
     assert client.delete("/v1/schedules/nightly").status_code == 200
@@ -307,6 +311,19 @@ def test_what_is_resumed_tells_anew(jobs: Jobs, service: Service) -> None:
 
     assert jobs.waiting == ["first"]
     assert read_events(jobs.events("first"), 0) == ([], 0)
+
+
+def test_a_joint_study_goes_on_by_the_search_that_began_it(jobs: Jobs, service: Service) -> None:
+    spec = from_mapping(JOINT)
+    create_study(service.storage, "own", {"kind": "joint", **spec.to_json()}).close()
+    create_study(service.storage, "plain", from_mapping(SPEC).to_json()).close()
+    file, output = service.root / "spec.json", service.folder
+
+    jobs.resume("own")
+
+    assert from_mapping(waiting(service, "own")) == spec
+    assert "search" in search_command(service.storage, "own", file, output)
+    assert "resume" in search_command(service.storage, "plain", file, output)
 
 
 def test_events_come_whole_and_once(tmp_path: Path) -> None:

@@ -89,6 +89,14 @@ def test_a_cell_of_a_grid_that_contradicts_itself_is_told_before_any_search() ->
         check(sweep, Plan("grid", 1, 1, 0))
 
 
+@pytest.mark.parametrize("vary", [{"space": ["bits", "bits,decoding"]}, {"seed": [0, 1]}])
+def test_a_sweep_compares_compressed_models_alone(vary: dict[str, object]) -> None:
+    settings = {"model": "m", "target_speedup": 2, "space": ["bits", "decoding"], "vary": vary}
+
+    with pytest.raises(SpecError, match="a sweep searches for compressed models alone"):
+        read_sweep("own", {key: own for key, own in settings.items() if key not in vary})
+
+
 def test_lists_of_names_are_one_choice() -> None:
     sweep = sweep_over({"space": [["depth", "bits"], "bits"]})
 
