@@ -59,8 +59,14 @@ class Judging:
         self.failures: dict[Genotype, str] = {}
         self.read: dict[Genotype, Answered] = {}
         self._scores: dict[Genotype, tuple[float, ...]] = {}
-        self.unfinished: list[Genotype] = []
+        # Of what was begun and has not ended, where its recorded parts begin, and their items.
+        self._begun: dict[Genotype, set[tuple[int, int]]] = {}
         self._replay(store.answers())
+
+    @property
+    def unfinished(self) -> list[Genotype]:
+        """What an earlier run has begun and not ended: it goes on."""
+        return list(self._begun)
 
     @property
     def is_over(self) -> bool:
@@ -83,13 +89,13 @@ class Judging:
         return [
             Known(self._space.values(genotype), scores)
             for genotype, scores in self._scores.items()
-            if genotype not in self.unfinished
+            if genotype not in self._begun
         ]
 
     def scores_of(self, values: Values) -> tuple[float, ...] | None:
         """Return the scores of what was measured before."""
         genotype = self._genotype(values)
-        return None if genotype in self.unfinished else self._scores.get(genotype)
+        return None if genotype in self._begun else self._scores.get(genotype)
 
     def proposal(self) -> Values | None:
         """Return a decoding near what is known to be good; None for every other trial later on."""
@@ -107,14 +113,17 @@ class Judging:
         return self._space.values(found)
 
     def tell(self, values: Values, first: int, part: Part) -> Verdict:
-        """Record what a decoding made of further items, and say whether it goes on."""
+        """Record what a decoding made of further items, and say whether it goes on.
+
+        A trial begins at its first item, also one that goes on: what the store holds of it then
+        counts as it was recorded and judged, and not as it was measured again.
+        """
         genotype = self._genotype(values)
         n = len(part["scores"])
+        if (first, n) in self._begun.get(genotype, ()):
+            return Verdict(True, self._scores[genotype])
+        self._begun.pop(genotype, None)
         self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, first, n, part))
-        if not first:
-            self.read.pop(genotype, None)
-            if genotype in self.unfinished:
-                self.unfinished.remove(genotype)
         verdict = self._take(genotype, part)
         if not verdict.goes_on:
             self._observer.tell(
@@ -135,6 +144,7 @@ class Judging:
         """Record why a decoding could not be measured."""
         genotype = self._genotype(values)
         self.failures[genotype] = error
+        self._begun.pop(genotype, None)
         self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, 0, 0, None, error))
         self._observer.tell(
             "failed", {"decoding": to_text(self._space.values(genotype)), "error": error}
@@ -185,6 +195,7 @@ class Judging:
         before = self.read.get(genotype)
         read = answered if before is None else joined([before, answered])
         self.read[genotype] = read
+        self.failures.pop(genotype, None)
         self.tokens += int(answered.tokens.sum())
         goes_on = self.race.goes_on(read)
         missed = MISSED if self.race.violation(read) > 0 else 0.0
@@ -197,6 +208,7 @@ class Judging:
 
     def _replay(self, records: Sequence[AnswerRecord]) -> None:
         goes_on: dict[Genotype, bool] = {}
+        parts: dict[Genotype, set[tuple[int, int]]] = {}
         for record in records:
             if record.split is not Split.SEARCH:
                 continue
@@ -204,5 +216,5 @@ class Judging:
                 self.failures[record.genotype] = record.error or ""
             elif record.first == len(self.read.get(record.genotype, ())):
                 goes_on[record.genotype] = self._take(record.genotype, record.payload).goes_on
-        # Their rest was not measured: they are begun anew.
-        self.unfinished = [own for own, is_open in goes_on.items() if is_open]
+                parts.setdefault(record.genotype, set()).add((record.first, record.items))
+        self._begun = {own: parts[own] for own, is_open in goes_on.items() if is_open}

@@ -64,8 +64,7 @@ def ended(records: Sequence[AnswerRecord], race: Race) -> dict[Genotype, Answere
     """Return what each decoding made of the search's items that reads no further, as they began.
 
     Args:
-        records: In their order, by which they are judged as they were when they came in. What was
-            begun anew counts from there.
+        records: In their order, by which they are judged as they were when they came in.
         race: At its start.
     """
     read: dict[Genotype, Answered] = {}
@@ -74,13 +73,10 @@ def ended(records: Sequence[AnswerRecord], race: Race) -> dict[Genotype, Answere
         if record.split is not Split.SEARCH or record.payload is None:
             continue
         part = Answered.from_json(record.payload)  # type: ignore[arg-type]  # Columns by name.
-        before = read.get(record.genotype)
-        if record.first == 0 or before is None:
-            read[record.genotype] = part
-        elif record.first == len(before):
-            read[record.genotype] = joined([before, part])
-        else:
+        before = read.get(record.genotype, part.first(0))
+        if record.first != len(before):
             continue
+        read[record.genotype] = joined([before, part])
         goes_on[record.genotype] = race.goes_on(read[record.genotype])
     return {genotype: own for genotype, own in read.items() if not goes_on[genotype]}
 
