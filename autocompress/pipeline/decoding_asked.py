@@ -56,6 +56,43 @@ LIMITS: Final[Mapping[str, Callable[[object], float]]] = {
 }
 """What may be limited, as people say it, and what reads it."""
 
+
+def _from_zero(most: float) -> Callable[[object], float]:
+    """Return what reads a number within [0, most]."""
+    read_any = number(-1e15, 1e15)
+
+    def read(value: object) -> float:
+        found = read_any(value)
+        if not 0 <= found <= most:
+            raise ValueError(f"`0 <= value <= {most:g}` must hold, but got {value}")
+        return found
+
+    return read
+
+
+_COUNT: Final = whole(1, 1_000_000)
+_SHARE: Final = number(0, 1)
+NUMBERS: Final[Mapping[str, Callable[[object], float]]] = {
+    "max_new_tokens": _COUNT,
+    "draft_tokens": _COUNT,
+    "draft_ngram": _COUNT,
+    "draft_copied": _COUNT,
+    "draft_layers": _COUNT,
+    "draft_threshold": _SHARE,
+    "temperature": number(0, 1000),
+    "entropy_temperature": _from_zero(1000),
+    "top_k": whole(0, 1_000_000),
+    "top_p": _SHARE,
+    "min_p": _from_zero(1),
+    "typical_p": _SHARE,
+    "repetition_penalty": number(0, 1000),
+    "best_of": _COUNT,
+    "num_beams": _COUNT,
+    "length_penalty": number(-1000, 1000),
+    "batch": _COUNT,
+}
+"""What may be fixed beyond its menu, and what reads it."""
+
 USUAL: Final = ("speculation", "sampling", "best-of", "beams", "cache", "batch")
 WAYS: Final = ("tpe", "random", "grid")
 MOST_CELLS: Final = 10_000
@@ -177,7 +214,7 @@ def space_of(asked: DecodeAsked, layers: int) -> DecodingSpace:
     """Return what is searched, for a model of so many layers.
 
     Raises:
-        SpecError: If nothing is left to tune, or a fixed value acts nowhere.
+        SpecError: If nothing is left to tune, or what is fixed or tuned acts nowhere.
     """
     tuned = {name for own in asked.tuned for name in GROUPS.get(own, (own,))}
     menus: dict[str, Sequence[Value]] = {
@@ -191,20 +228,66 @@ def space_of(asked: DecodeAsked, layers: int) -> DecodingSpace:
         drafts |= {"exit", "skip"}
         menus["draft_layers"] = fewer
     menus["draft"] = tuple(own for own in menus["draft"] if own in drafts)
+    _check_fixed_draft(asked, drafts, layers)
     menus |= {name: (value,) for name, value in asked.fixed.items()}
     space = DecodingSpace(PARAMETERS).only(menus)
     if len(space) < 2:
         raise SpecError("`two decodings at least` must hold of what is tuned, but got one.")
+    _check_acting(asked, space)
     if asked.strategy == "grid" and len(space) > MOST_CELLS:
         raise SpecError(
             f"`decodings <= {MOST_CELLS}` must hold of a grid, but got {len(space)}. Name fewer "
             "parameters to --tune."
         )
-    acting = {name for own in space.all() for name in space.values(own)} if len(space) < 99 else {}
-    idle = sorted(asked.fixed.keys() - acting) if acting else []
-    if idle:
-        raise SpecError(f"fix: {', '.join(idle)} acts beside nothing that is tuned.")
     return space
+
+
+def _check_fixed_draft(asked: DecodeAsked, drafts: set[str], layers: int) -> None:
+    """Make sure that what is fixed of a draft can be had.
+
+    Raises:
+        SpecError: If it cannot.
+    """
+    draft, n_layers = asked.fixed.get("draft"), int(asked.fixed.get("draft_layers", 0))
+    if draft is not None and draft not in drafts:
+        without = "" if asked.draft else ", without a model to draft for it (--draft)"
+        raise SpecError(
+            f"fix: draft must be one of {', '.join(sorted(drafts))} for this model{without}, but "
+            f"got {draft}."
+        )
+    if n_layers and n_layers >= layers:
+        raise SpecError(
+            f"fix: `draft_layers < {layers}` must hold, the model's, but got {n_layers}."
+        )
+
+
+def _check_acting(asked: DecodeAsked, space: DecodingSpace) -> None:
+    """Make sure that whatever is fixed or tuned by its name acts somewhere in the space.
+
+    Raises:
+        SpecError: If something does not; all offenders are named, with what they need.
+    """
+    needed = {name for own in space.parameters for name in own.needs}
+    # What nothing needs lets no other act: one value of each stands for all. That leaves hundreds
+    # of decodings at most.
+    few = space.only(
+        {own.name: own.menu[:1] for own in space.parameters if own.name not in needed}
+    )
+    acting = {name for own in few.all() for name in few.values(own)}
+    # Of what is tuned where nobody says what, a part may well be idle.
+    tuned = () if asked.tuned == USUAL else asked.tuned
+    groups = [GROUPS.get(own, (own,)) for own in tuned]
+    idle = [("fix", name) for name in asked.fixed if name not in acting]
+    idle += [("tune", group[0]) for group in groups if not acting & {*group}]
+    needs = {own.name: own.needs for own in space.parameters}
+    problems = []
+    for flag, name in idle:
+        wanted = " and ".join(
+            f"{other} is {' or '.join(map(str, held))}" for other, held in needs[name].items()
+        )
+        problems.append(f"{flag}: {name} acts only where {wanted}, which never holds here.")
+    if problems:
+        raise SpecError(" ".join(problems))
 
 
 def _objectives(value: object) -> tuple[Objective, ...]:
@@ -259,15 +342,15 @@ def _value(name: str, text: str) -> Value:
         if text not in ("True", "False", "true", "false"):
             raise ValueError(f"{name} must be true or false, but got {text!r}")
         return text in ("True", "true")
-    if isinstance(usual, str):
-        menu = next(own.menu for own in PARAMETERS if own.name == name)
-        if text not in menu:
-            raise ValueError(f"{name} must be one of {', '.join(map(str, menu))}, but got {text}")
-        return text
-    try:
-        return type(usual)(text)
-    except ValueError:
-        raise ValueError(f"{name} must be a number, but got {text!r}") from None
+    if name in NUMBERS:
+        try:
+            return NUMBERS[name](text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    menu = {str(own): own for own in next(own.menu for own in PARAMETERS if own.name == name)}
+    if text not in menu:
+        raise ValueError(f"{name} must be one of {', '.join(menu)}, but got {text}")
+    return menu[text]
 
 
 def _strategy(value: object) -> str:

@@ -226,7 +226,23 @@ def test_a_study_of_another_search_is_not_gone_on_with(
         (["--tune", "warmth"], "tune: speculation, sampling"),
         (["--fix", "stop=never"], "fix: stop must be one of none, line, repeat, but got never"),
         (["--fix", "stop"], "fix: name=value of a parameter of decoding must hold"),
-        (["--fix", "top_k=many"], "fix: top_k must be a number, but got 'many'"),
+        (["--fix", "top_k=many"], "fix: top_k: a whole number must hold, but got 'many'"),
+        (["--fix", "batch=0"], "fix: batch: `1 <= value"),
+        (["--fix", "min_p=-0.1"], "fix: min_p: `0 <= value <= 1` must hold, but got -0.1"),
+        (["--fix", "temperature=nan"], "fix: temperature: `0 < value"),
+        (["--fix", "cache_bits=2"], "fix: cache_bits must be one of 16, 8, 4, but got 2"),
+        (["--fix", "draft=model"], "fix: draft must be one of exit, lookup, none, skip for this"),
+        (["--fix", "draft=exit,draft_layers=4"], "fix: `draft_layers < 3` must hold"),
+        (
+            ["--tune", "speculation,beams,cache", "--fix", "temperature=0.5"],
+            "fix: temperature acts only where do_sample is True, which never holds here",
+        ),
+        (
+            ["--fix", "do_sample=true,num_beams=4"],
+            "fix: num_beams acts only where do_sample is False and draft is none, which never",
+        ),
+        (["--tune", "draft,temperature"], "tune: temperature acts only where do_sample is True"),
+        (["--tune", "batch,best-of"], "tune: best_of acts only where do_sample is True and draft"),
         (["--quality-drop", "2"], "quality-drop: `-1 < value <= 1` must hold"),
         (["--limits", "speed=1"], "limits: name=value of quality, seconds"),
         (["--limits", "seconds"], "limits: name=value of quality, seconds"),
@@ -313,6 +329,24 @@ def test_fixed_values_hold_for_all() -> None:
         space.values(own).get("stop") == "line" for own in [space.canonical(space.genotype({}))]
     )
     assert next(own.menu for own in space.parameters if own.name == "top_k") == (7,)
+
+
+@pytest.mark.parametrize(
+    ("tune", "fix"),
+    [
+        ("sampling", "temperature=0.5"),
+        ("speculation", "do_sample=true,min_p=0,top_k=0"),
+        ("sampling,best_of", "draft=none,selector=majority"),
+        (None, "draft=lookup"),
+    ],
+)
+def test_what_acts_beside_some_values_may_be_fixed(tune: str | None, fix: str) -> None:
+    found = decode_asked(asked(tune=tune, fix=fix))
+    menus = {own.name: own.menu for own in space_of(found, layers=12).parameters}
+
+    assert {name: menus[name] for name in found.fixed} == {
+        name: (value,) for name, value in found.fixed.items()
+    }
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:

@@ -117,6 +117,8 @@ def written() -> dict[str, str]:
         (("--space", "depth"), "tasks: `decoding` must be in the space."),
         (("--decoding-trials", "1"), "decoding_trials: `2 <= value"),
         (("--decoding-fix", "stop=never"), "fix: stop must be one of"),
+        (("--decoding-fix", "draft=both"), "fix: draft must be one of"),
+        (("--decoding-tune", "draft,top_k"), "tune: top_k acts only where do_sample is True"),
     ],
 )
 def test_what_cannot_be_searched_jointly_is_told_in_one_line(
