@@ -103,6 +103,7 @@ DECODING_FIELDS: Final[Mapping[str, object]] = {
     "decoding_fix": None,
     "decoding_trials": DECODING_TRIALS,
     "decoding_items": DECODING_ITEMS,
+    "allow_python": False,
 }
 """What says how decodings are searched beside a compressed model, where nobody says it."""
 OPTIMIZERS: Final = ("adamw", "sgd")
@@ -158,7 +159,8 @@ class SearchSpec:
     loses most. The strategy `darwin` trains candidates before it measures them, by the
     `darwin_optimizer` at its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and
     lets 2 go on. Latency tables that the store holds of the same machine and workload are measured
-    again if `fresh_profile`.
+    again if `fresh_profile`. Tasks may run Python that they or the model's answers hold if
+    `allow_python`.
     """
 
     model: str
@@ -218,6 +220,7 @@ class SearchSpec:
     decoding_fix: str | None = None
     decoding_trials: int = DECODING_TRIALS
     decoding_items: int = DECODING_ITEMS
+    allow_python: bool = False
     seed: int = 0
     parent: str | None = None
     trust_remote_code: bool = False
@@ -556,6 +559,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "decoding_fix": values_of.text,
     "decoding_trials": values_of.whole(2, 100_000),
     "decoding_items": values_of.whole(8, 100_000),
+    "allow_python": values_of.flag,
     "context": values_of.count(16, 1_000_000),
     "teacher_tokens": values_of.count(1, 10**9),
     "shards": values_of.whole(1, 65_536),

@@ -178,7 +178,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(key: str, near: str) -> Non
 
 
 def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
-    assert "Unknown key 'qqqq'. Known: address, bits, budget_seconds, " in refusal(qqqq=1)
+    assert "Unknown key 'qqqq'. Known: address, allow_python, bits, " in refusal(qqqq=1)
 
 
 @pytest.mark.parametrize(

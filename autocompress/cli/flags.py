@@ -388,6 +388,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoding-trials", metavar="30", help="as --trials of `decode`")
     parser.add_argument("--decoding-items", metavar="64", help="as --items of `decode`")
     parser.add_argument(
+        "--allow-python", action="store_true", help="as --allow-python of `decode`"
+    )
+    parser.add_argument(
         "--warm-start", help="from measured losses of single changes, or from weights, data-free"
     )
     _add_reading(parser)
@@ -526,6 +529,7 @@ def spec_of(parsed: argparse.Namespace, without_target: Mapping[str, object]) ->
         "per_linear",
         "whole_layers",
         "fresh_profile",
+        "allow_python",
     ):
         if getattr(parsed, switch):
             flags[switch] = True

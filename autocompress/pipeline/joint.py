@@ -130,7 +130,7 @@ def search_jointly(
         AutocompressError: Whatever stops one of the searches.
     """
     studies.check_output(output)
-    asked = _decode_asked(spec, spec.model, None, Rules((Objective.QUALITY,)))
+    asked = decoding_of(spec, spec.model, None, Rules((Objective.QUALITY,)))
     opened = opened_for(asked)
     own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
     with going_on(storage, study, own) as store:
@@ -219,7 +219,7 @@ class _Parts:
             limits={Objective.SECONDS: self._seconds / _target(self._spec) / MARGIN},
         )
         model = self._spec.model if speedup == 1 else str(folder)
-        asked = _decode_asked(self._spec, model, None if draft is None else str(draft), rules)
+        asked = decoding_of(self._spec, model, None if draft is None else str(draft), rules)
         name = f"{self._study}-decoded-{speedup:.3g}x"
         found = decode(asked, self._storage, name, self._output / name, self._observer)
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
@@ -378,8 +378,8 @@ def _target(spec: SearchSpec) -> float:
     return spec.target_speedup
 
 
-def _decode_asked(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -> DecodeAsked:
-    """Return what a model's decoding is searched for."""
+def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -> DecodeAsked:
+    """Return a joint search's part that searches a model's decoding."""
     given = {
         "model": model,
         "draft": draft,
@@ -393,6 +393,7 @@ def _decode_asked(spec: SearchSpec, model: str, draft: str | None, rules: Rules)
         "dtype": spec.dtype,
         "seed": spec.seed,
         "trust_remote_code": spec.trust_remote_code,
+        "allow_python": spec.allow_python,
         "address": spec.address,
     }
     return dataclasses.replace(decode_asked(given), rules=rules)

@@ -335,8 +335,9 @@ def _checked(spec: dict[str, Any], service: Service) -> dict[str, Json]:
     if str(plain.get("pruner", "")).endswith(".json"):
         raise SpecError("pruner: a request gives a formula, and no file of one.")
     checked = from_mapping(plain)
-    if checked.trust_remote_code:
-        raise SpecError("`trust_remote_code` is not taken from requests: start the search here.")
+    for name in ("trust_remote_code", "allow_python"):
+        if getattr(checked, name):
+            raise SpecError(f"`{name}` is not taken from requests: start the search here.")
     if checked.address not in (None, "auto"):
         raise SpecError("address: a request joins the cluster of this machine alone: `auto`.")
     if str(checked.tasks).startswith(LM_EVAL):

@@ -134,11 +134,27 @@ def test_what_cannot_be_searched_jointly_is_told_in_one_line(
 def test_the_part_that_compresses_knows_nothing_of_decoding() -> None:
     plain = {"model": "m", "target_speedup": 2, "space": "depth,width"}
     joint = from_mapping(
-        plain | {"space": "depth,width,decoding", "tasks": "t.jsonl", "decoding_trials": 9}
+        plain
+        | {"space": "depth,width,decoding", "tasks": "t.jsonl", "decoding_trials": 9}
+        | {"allow_python": True}
     )
 
     assert compression_of(joint) == from_mapping(plain)
     assert from_mapping(joint.to_json()) == joint
+
+
+@pytest.mark.parametrize("metric", ["pass@2", "python:own.py:score"])
+def test_tasks_that_run_python_are_read_where_it_is_allowed(
+    flags: list[str], metric: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row: dict[str, object] = {"prompt": "def f():\n    return", "metric": metric}
+    row |= {"tests": "assert f() == 1"} if metric == "pass@2" else {"references": ["1"]}
+    Path("own.py").write_text("def score(answer, references):\n    return 1.0\n", "utf-8")
+    Path("tasks.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+
+    assert "see `--allow-python`" in refusal(flags, capsys)
+    # Read, and then told to be too few.
+    assert "`items >= 8` must hold" in refusal([*flags, "--allow-python"], capsys)
 
 
 def test_a_study_of_a_compressed_model_takes_no_decoding(tmp_path: Path) -> None:

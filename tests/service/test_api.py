@@ -149,6 +149,7 @@ def test_no_path_leads_out_of_the_folder(client: TestClient, service: Service, p
         (JOINT | {"tasks": "../secret"}, "tasks: no file of"),
         (JOINT | {"tasks": "nowhere"}, "tasks: no file of"),
         (JOINT | {"tasks": "lm-eval:hellaswag"}, "tasks: a request names files of"),
+        (JOINT | {"allow_python": True}, "`allow_python` is not taken from requests"),
         (SPEC | {"trust_remote_code": True}, "is not taken from requests"),
         (SPEC | {"trust-remote-code": True}, "is not taken from requests"),
         (SPEC | {"model": "~/model"}, "model: no file of"),
