@@ -127,6 +127,7 @@ class SearchSpec:
     A study is a function of this, its latency rows and its recorded events. Units:
     `budget_seconds` of wall time for the search loop, beyond which a missed target is aimed at
     anew, and speed that nobody asked for given back once; `max_tokens` summed over candidates;
+    both of each search for a compressed model where decoding is searched too;
     `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
     decides what shares its computation, and how many workers can help. `weights_bytes` of the

@@ -337,9 +337,17 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         help="a recipe, or what EvoPress, llama-quantize or compressed-tensors say of the model: "
         "a candidate to begin with, or with --strategy given to measure and export alone",
     )
-    parser.add_argument("--budget", metavar="30m", help="time for the search: 90s, 30m, 1.5h")
     parser.add_argument(
-        "--max-tokens", metavar="20M", help="tokens for the search, all candidates"
+        "--budget",
+        metavar="30m",
+        help="time for the search: 90s, 30m, 1.5h; with decoding in --space for each one of a "
+        "compressed model",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        metavar="20M",
+        help="tokens for the search, all candidates; with decoding in --space for each one of a "
+        "compressed model",
     )
     parser.add_argument("--workers", metavar="N", help="workers; by default one a core, or a GPU")
     parser.add_argument("--pool", help="local or ray")

@@ -57,6 +57,9 @@ class JointReport:
     Args:
         winner: Which of the options; picked on validation items.
         tuned: The values of its decoding that act, by parameter.
+        compression_seconds: That each search for a compressed model might take, and
+            `compression_tokens` that its candidates might read; None sets no limit.
+        decoding_trials: Of each search for a decoding.
     """
 
     study: str
@@ -73,6 +76,9 @@ class JointReport:
     report_items: int
     seed: int
     versions: Mapping[str, str]
+    compression_seconds: float | None
+    compression_tokens: int | None
+    decoding_trials: int
 
     @property
     def verdict(self) -> JointVerdict:
@@ -168,6 +174,7 @@ def to_markdown(report: JointReport) -> str:
             "",
             *_choices(own),
             "Each part is a study of its own, and so are their reports, in the folders beside.",
+            _limits(report),
             "",
         ]
     )
@@ -182,6 +189,20 @@ def _how(report: JointReport) -> str:
         f"intervals of 95 %, paired over items that all answered in turn. Tasks: {report.tasks}. "
         f"The winner was picked on {report.validation_items} other items. {report.hardware}, "
         f"seed {report.seed}."
+    )
+
+
+def _limits(report: JointReport) -> str:
+    """Return what each part might spend, in words."""
+    most = []
+    if report.compression_seconds is not None:
+        most.append(f"{report.compression_seconds:g} seconds")
+    if report.compression_tokens is not None:
+        most.append(f"{report.compression_tokens:,} tokens")
+    spent = f"might spend {' and '.join(most)}" if most else "had no limit"
+    return (
+        f"Each search for a compressed model {spent}, and each for a decoding tried "
+        f"{report.decoding_trials} decodings at most."
     )
 
 

@@ -302,6 +302,9 @@ def _concluded(
         report_items=len(opened.items[Split.REPORT]),
         seed=spec.seed,
         versions=versions(),
+        compression_seconds=spec.budget_seconds,
+        compression_tokens=spec.max_tokens,
+        decoding_trials=spec.decoding_trials,
     )
 
 
@@ -396,6 +399,7 @@ def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -
         "allow_python": spec.allow_python,
         "address": spec.address,
     }
+    # The budget is that of compression: this ends when its trials are drawn.
     return dataclasses.replace(decode_asked(given), rules=rules)
 
 

@@ -20,12 +20,13 @@ from autocompress.pipeline.joint import (
     Told,
     Turn,
     compression_of,
+    decoding_of,
     fastest_without_loss,
     next_speedup,
     pick,
 )
 from autocompress.pipeline.study import start
-from autocompress.search.racing import Answered
+from autocompress.search.racing import Answered, Objective, Rules
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import list_studies, open_study
 from tests.export.test_decoding_report import report as example_decoding
@@ -268,7 +269,23 @@ def report(low: float) -> JointReport:
     one = Estimate(0.4, (0.3, 0.5))
     options = (option(2.0, 2.1, -0.2), option(1.0, low, 0.0))
     return JointReport(
-        "s", "m", "t", "h", 2.0, 1, {"stop": "line"}, options, one, one, 8, 8, 0, {}
+        "s",
+        "m",
+        "t",
+        "h",
+        2.0,
+        1,
+        {"stop": "line"},
+        options,
+        one,
+        one,
+        8,
+        8,
+        0,
+        {},
+        90.0,
+        None,
+        30,
     )
 
 
@@ -282,3 +299,26 @@ def test_a_report_comes_back_from_json_and_names_its_winner() -> None:
 
     assert JointReport.from_json(own.to_json()) == own
     assert to_markdown(own).count("**winner**") == 1
+
+
+def test_a_page_tells_what_each_part_might_spend() -> None:
+    one = report(2.0)
+    both = dataclasses.replace(one, compression_tokens=20_000)
+    neither = dataclasses.replace(one, compression_seconds=None)
+
+    assert "compressed model might spend 90 seconds and 20,000 tokens, and" in to_markdown(both)
+    assert "compressed model had no limit, and each for a decoding tried 30" in to_markdown(
+        neither
+    )
+
+
+def test_the_budget_is_that_of_compression() -> None:
+    plain = {"model": "m", "target_speedup": 2, "space": "depth,decoding"}
+    spec = from_mapping(plain | {"budget_seconds": "1m", "max_tokens": "20k"})
+
+    compression = compression_of(spec)
+    decoding = decoding_of(spec, "m", None, Rules((Objective.QUALITY,)))
+
+    assert (compression.budget_seconds, compression.max_tokens) == (60.0, 20_000)
+    assert (decoding.budget_seconds, decoding.max_tokens) == (None, None)
+    assert decoding.trials == spec.decoding_trials
