@@ -251,7 +251,9 @@ def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) 
         told = [key for key, own in usual.items() if checked.get(key, own) != own]
         return [f"{key}: `strategy: darwin` must hold, which trains candidates." for key in told]
     problems = []
-    others = [name for name in names(checked, "space") if name not in ("depth", "width")]
+    # A decoding is searched of what compression gives, and trains nothing.
+    trained = ("depth", "width", "decoding")
+    others = [name for name in names(checked, "space") if name not in trained]
     if others:
         problems.append(
             "strategy: `darwin` trains what depth and width leave of a model, but got "

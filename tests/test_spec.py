@@ -292,6 +292,12 @@ def test_a_strategy_that_trains_wants_a_winner_that_is_trained_and_shapes_alone(
     assert "streamed" in refusal(**darwin, recover="1k", weights_bytes="1GB")
 
 
+def test_a_strategy_that_trains_may_leave_a_part_of_the_speedup_to_decoding() -> None:
+    joint = {"strategy": "darwin", "space": "depth,width,decoding", "recover": "1k"}
+
+    assert from_mapping(LEAST | joint).space == ("depth", "width", "decoding")
+
+
 def test_two_targets_may_be_given_and_not_three() -> None:
     two = from_mapping(LEAST | {"target_bytes": "50%"})
     assert (two.target_speedup, two.target_bytes) == (2.0, Amount(50.0, is_percent=True))
