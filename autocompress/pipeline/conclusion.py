@@ -376,6 +376,7 @@ def command(prepared: Prepared) -> str:
         ("whole-layers", spec.whole_layers and spec.format in ("hf", "decilm")),
         ("symmetric", spec.symmetric and spec.format == "hf"),
         ("per-linear", spec.per_linear),
+        ("trust-remote-code", spec.trust_remote_code),
     ):
         parts += [f"--{flag}"] if is_set and flag.replace("-", "_") not in silent else []
     return " ".join(parts)
