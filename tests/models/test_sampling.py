@@ -148,6 +148,7 @@ FILTERS = {
             lambda draft, choosing: DraftModel(draft, choosing, 2, "threshold", 0.5),
             {"do_sample": True},
         ),
+        (lambda draft, choosing: DraftModel(draft, choosing, 2, "adaptive"), {"do_sample": True}),
     ],
     ids=[
         "alone",
@@ -157,6 +158,7 @@ FILTERS = {
         "draft, filters",
         "draft, penalty",
         "draft, threshold",
+        "draft, adaptive",
     ],
 )
 def test_drawn_answers_have_the_models_own_distribution(
