@@ -36,13 +36,18 @@ LEADING_LINES: Final = (
 
 
 def decoding_outputs(
-    decoding: Decoding, folder: Path, draft: Path | None, trust_remote_code: bool = False
+    decoding: Decoding,
+    folder: Path,
+    draft: Path | None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
 ) -> dict[str, str]:
     """Return what engines are told, as texts of files by name.
 
     Args:
         decoding: The values that act.
         folder: Of the model, as the script loads it; `draft` is its draft's.
+        dtype: That the models were loaded in.
     """
     config = to_generation_config(decoding, end_of_text_of(folder, trust_remote_code))
     positions = int(load_config(folder, trust_remote_code).max_position_embeddings)
@@ -51,7 +56,7 @@ def decoding_outputs(
         "generation_config.json": config.to_json_string(use_diff=True),
         "vllm.json": _json(vllm(decoding, named)),
         "llama-cpp.json": _json(llama_cpp(decoding, named, positions)),
-        "decode.py": script(decoding, str(folder), named),
+        "decode.py": script(decoding, str(folder), named, dtype, trust_remote_code),
     }
 
 
@@ -190,11 +195,21 @@ def _vllm_draft(own: Settings, draft: str | None) -> dict[str, object]:
     return {}
 
 
-def script(decoding: Decoding, model: str, draft: str | None) -> str:
-    """Return a Python script that answers its arguments so."""
+def script(
+    decoding: Decoding,
+    model: str,
+    draft: str | None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> str:
+    """Return a Python script that answers its arguments so, its models loaded as told."""
     uses_draft = decoding.get("draft") in ("model", "both")
     plain = {name: value for name, value in decoding.items() if value != UNTUNED[name]}
-    load_draft = f"load_checkpoint(Path({draft!r}), device, 'auto')" if uses_draft else "None"
+    load_draft = (
+        f"load_checkpoint(Path({draft!r}), device, DTYPE, TRUST_REMOTE_CODE)"
+        if uses_draft
+        else "None"
+    )
     return f'''"""Answers prompts as `autocompress decode` found best: python decode.py PROMPT"""
 
 import sys
@@ -207,12 +222,14 @@ from autocompress.evaluators.torch_engine import load_checkpoint
 from autocompress.models.loading import load_tokenizer
 
 DECODING = {plain!r}
+DTYPE = {dtype!r}
+TRUST_REMOTE_CODE = {trust_remote_code!r}
 
 folder = Path({model!r})
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-model = load_checkpoint(folder, device, "auto")
+model = load_checkpoint(folder, device, DTYPE, TRUST_REMOTE_CODE)
 draft = {load_draft}
-decoder = Decoder(model, load_tokenizer(folder), draft)
+decoder = Decoder(model, load_tokenizer(folder, TRUST_REMOTE_CODE), draft)
 prompts = sys.argv[1:]
 for answer in decoder.answer(prompts, DECODING, list(range(len(prompts)))):
     print(answer.text)

@@ -65,7 +65,7 @@ def decode(
                 store.save_document(SPACE, to_document(opened.space))
                 report = conclude(opened, _raced(opened, store, observer), study, observer)
         outputs = decoding_outputs(
-            report.winner, opened.folder, opened.draft, asked.trust_remote_code
+            report.winner, opened.folder, opened.draft, asked.dtype, asked.trust_remote_code
         )
         write_decoding(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())

@@ -146,7 +146,9 @@ def search_jointly(
                 report = _concluded(spec, unread, options, study, observer)
         best = report.options[report.winner]
         draft = None if best.draft is None else Path(best.draft)
-        outputs = decoding_outputs(report.tuned, Path(best.model), draft, spec.trust_remote_code)
+        outputs = decoding_outputs(
+            report.tuned, Path(best.model), draft, spec.dtype, spec.trust_remote_code
+        )
         write_joint(report, outputs, output)
         store.finish(StudyState.FINISHED, report.to_json())
     return report

@@ -1,12 +1,13 @@
 """What engines are told of a decoding: all of it, or that it has no counterpart there."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from autocompress.export.decoding_outputs import DRAFT_FILE, llama_cpp, vllm
+from autocompress.export.decoding_outputs import DRAFT_FILE, llama_cpp, script, vllm
 from autocompress.models.endings import repeats
 from autocompress.spaces.decoding import UNTUNED, Decoding, Value
 from tests.export.decoded_alike import drawn
@@ -37,6 +38,17 @@ def test_what_has_a_counterpart_is_said(tell: Callable[[Decoding], dict[str, Any
             less = {own: value for own, value in decoding.items() if own != name}
             assert tell(less) != tell(decoding), name
         assert left.keys() <= tuned | {"selector"}
+
+
+def test_a_script_loads_the_models_as_they_were_measured() -> None:
+    told = script({"draft": "model"}, "m", "small", "bfloat16", trust_remote_code=True)
+
+    names = dict(re.findall(r"^(DTYPE|TRUST_REMOTE_CODE) = (.+)$", told, re.MULTILINE))
+    assert names == {"DTYPE": "'bfloat16'", "TRUST_REMOTE_CODE": "True"}
+    assert told.count("device, DTYPE, TRUST_REMOTE_CODE)") == 2
+    assert "load_tokenizer(folder, TRUST_REMOTE_CODE)" in told
+    assert "TRUST_REMOTE_CODE = False\n" in script({}, "m", None)
+    compile(told, "decode.py", "exec")
 
 
 @pytest.mark.parametrize("tell", [to_vllm, to_llama_cpp])
