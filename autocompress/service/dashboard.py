@@ -17,8 +17,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from autocompress.errors import AutocompressError, EngineError
-from autocompress.pipeline.decoding_stored import is_decoding, shown_decoding
+from autocompress.pipeline.decoding_stored import is_decoding, is_joint, shown_decoding
 from autocompress.pipeline.exporting import winner_of
+from autocompress.pipeline.joint_shown import shown_joint
 from autocompress.pipeline.showing import shown_study
 from autocompress.pipeline.stored_study import read_stored
 from autocompress.store.base import StudyRow
@@ -68,6 +69,8 @@ class Refresher:
         try:
             if is_decoding(row):
                 shown = shown_decoding(self._storage, row.name, MOST_TRIALS, folder)
+            elif is_joint(row):
+                shown = shown_joint(row, folder)
             else:
                 with contextlib.closing(open_study(self._storage, row.name)) as store:
                     winner = winner_of(store)

@@ -13,16 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import optuna
 import pytest
 
 from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.pipeline.shapes import space_of, to_document
 from autocompress.pipeline.targets import DenseSize
-from autocompress.service.dashboard import read_only
+from autocompress.service.dashboard import Refresher, read_only
 from autocompress.spec import from_mapping
-from autocompress.store.base import Record
+from autocompress.store.base import Record, StudyState
+from autocompress.store.mirror import Mirror
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Measurement, Split
+from tests.pipeline.test_joint import report as example_joint
 from tests.tiny_models import make_config
 
 CHROMIUM = shutil.which("chromium")
@@ -108,6 +111,29 @@ def test_a_browser_finds_the_study_and_cannot_change_it(tmp_path: Path) -> None:
         pytest.skip("chromium is not installed here: the page itself was not opened")
     assert re.search(r"shown-study", shown)
     assert picture.stat().st_size > 10_000
+
+
+def test_a_joint_search_shows_its_options_at_its_end(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    store = create_study(url, "both", {"kind": "joint"})
+    mirror = Mirror(url, tmp_path / "artifacts")
+    refresher = Refresher(url, mirror, tmp_path / "reports")
+    refresher.refresh()
+    before = mirror.version("both")
+    own = example_joint(2.0)
+    store.finish(StudyState.FINISHED, own.to_json())
+    store.close()
+
+    refresher.refresh()
+
+    assert before is None
+    trials = optuna.load_study(study_name="both", storage=mirror.storage).get_trials()
+    assert [trial.user_attrs["speedup"] for trial in trials] == [
+        option.speedup.value for option in own.options
+    ]
+    lost = [(1 / option.speedup.value, -option.quality_difference.value) for option in own.options]
+    assert [tuple(trial.values) for trial in trials] == lost
+    assert [trial.user_attrs["winner"] for trial in trials] == ["False", "True"]
 
 
 @pytest.mark.parametrize(
