@@ -79,6 +79,13 @@ async function events(name, signal, told) {
   }
 }
 
+function conclude(report) {
+  // Where a decoding was searched too, the report tells of no loss and of no layers.
+  layers(report.layer_map || []);
+  const loss = report.loss ? 'KL ' + report.loss.kl.toPrecision(4) : '';
+  $('said').textContent = loss ? loss + (report.met ? ', target met' : ', target missed') : report.verdict;
+}
+
 async function watch(name) {
   if (stop) stop.abort();
   stop = new AbortController();
@@ -90,10 +97,9 @@ async function watch(name) {
   layers([]); curve([]);
   const points = [];
   try { const report = await ask('/v1/studies/' + encodeURIComponent(name) + '/report');
-    layers(report.layer_map);
     if (report.history) report.history.forEach(p => points.push(p));
     curve(points);
-    $('said').textContent = 'KL ' + report.loss.kl.toPrecision(4) + (report.met ? ', target met' : ', target missed');
+    conclude(report);
     return;
   } catch (error) { $('said').textContent = error.message; }
   try { await events(name, stop.signal, event => {
@@ -104,8 +110,7 @@ async function watch(name) {
     if (watched !== name) return;
     list();
     const report = await ask('/v1/studies/' + encodeURIComponent(name) + '/report');
-    layers(report.layer_map);
-    $('said').textContent = 'KL ' + report.loss.kl.toPrecision(4) + (report.met ? ', target met' : ', target missed');
+    conclude(report);
   } catch (error) { if (error.name !== 'AbortError') $('said').textContent = error.message; }
 }
 
