@@ -92,14 +92,17 @@ def measure_tables(
 
 
 def spread(space: SearchSpace, cost: AdditiveCost, n: int, seed: int) -> list[Genotype]:
-    """Draw n configurations of evenly spaced costs, from 1x to 3x or to the fastest there is."""
+    """Draw n configurations of evenly spaced costs, from 1x to 3x or to the fastest there is.
+
+    The speedups are those over what a search begins with, below which nothing could be drawn.
+    """
     # On a machine that was disturbed the fixed part may come out as nothing.
-    most = cost.dense / max(cost.least, 1e-9 * cost.dense)
+    most = cost.start / max(cost.least, 1e-9 * cost.start)
     fastest = min(3.0, 1.0 + NEAREST * (most - 1.0))
     rng = np.random.default_rng([seed, 11])
     # Every third is held out: both parts spread evenly over the whole range.
     speedups = np.linspace(1.0 + (fastest - 1.0) / n, fastest, n)
-    limits = [under(space, cost, cost.dense / speedup) for speedup in speedups]
+    limits = [under(space, cost, cost.start / speedup) for speedup in speedups]
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
     return [_with_a_site(space, Genotype(tuple(levels.tolist()))) for levels in drawn]
 

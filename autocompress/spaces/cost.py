@@ -16,12 +16,15 @@ class AdditiveCost:
     """A fixed part and one number for every entry of every menu, in one unit.
 
     Args:
-        fixed: What the dense model costs beside its sites (embedding, head, overhead).
+        fixed: What every candidate costs beside its sites (embedding, head, overhead).
         menus: `menus[i][entry]`, as in `SearchSpace.menus`.
+        dense_fixed: What the dense model costs beside its sites, where candidates store that
+            otherwise; None where they do not.
     """
 
     fixed: float
     menus: tuple[tuple[float, ...], ...]
+    dense_fixed: float | None = None
 
     def of(self, entries: Sequence[int]) -> float:
         """Return the cost of a candidate given as menu entries."""
@@ -32,12 +35,26 @@ class AdditiveCost:
     @property
     def dense(self) -> float:
         """The cost of the dense model."""
+        if self.dense_fixed is None:
+            return self.start
+        return self.dense_fixed + sum(costs[0] for costs in self.menus)
+
+    @property
+    def start(self) -> float:
+        """The cost of the candidate whose sites are all dense, from which a search begins."""
         return self.of((0,) * len(self.menus))
 
     @property
     def least(self) -> float:
         """The lowest cost of any candidate."""
         return self.fixed + sum(min(costs) for costs in self.menus)
+
+    def saving(self, saved: float) -> "AdditiveCost":
+        """Return the same cost where every candidate saves so much beside its sites."""
+        if not saved:
+            return self
+        dense_fixed = self.fixed if self.dense_fixed is None else self.dense_fixed
+        return AdditiveCost(self.fixed - saved, self.menus, dense_fixed)
 
 
 def sum_of_sites(
@@ -66,6 +83,12 @@ def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
     """Return the weighted sum of costs of one space; each comes with its weight."""
     weights = [weight for weight, _ in parts]
     menus = zip(*(cost.menus for _, cost in parts), strict=True)
+    dense_fixed = None
+    if any(cost.dense_fixed is not None for _, cost in parts):
+        dense_fixed = sum(
+            weight * (cost.fixed if cost.dense_fixed is None else cost.dense_fixed)
+            for weight, cost in parts
+        )
     return AdditiveCost(
         sum(weight * cost.fixed for weight, cost in parts),
         tuple(
@@ -75,6 +98,7 @@ def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
             )
             for own in menus
         ),
+        dense_fixed,
     )
 
 

@@ -116,6 +116,16 @@ def test_what_counts_of_the_workloads_is_compared(mix: str, speedup: float) -> N
     assert found.further_token == ((30.0, 10.0),) * len(parsed.parts)
 
 
+def test_what_is_timed_is_spread_from_where_a_search_begins() -> None:
+    space = make_space(3, 2, 64, depth=True, width=False)
+    cost = AdditiveCost(20.0, ((1.0, 0.0),) * len(space.menus))
+
+    # What all candidates save is no configuration that could be told from another.
+    assert spread(space, cost.saving(10.0), 12, 0) == spread(
+        space, AdditiveCost(10.0, cost.menus), 12, 0
+    )
+
+
 @pytest.mark.parametrize("whole_layers", [False, True])
 def test_what_is_timed_always_has_something_left(whole_layers: bool) -> None:
     """Also where the least that could be left is too slow for the speedup that is drawn."""

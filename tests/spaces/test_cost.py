@@ -11,6 +11,7 @@ from autocompress.spaces.cost import (
     AdditiveCost,
     drops_of_each_kind,
     least_left,
+    mixed,
     under,
     useful_levels,
 )
@@ -47,6 +48,25 @@ def test_the_least_cost_is_that_of_some_candidate(problem: Problem) -> None:
 
     assert min(costs) == pytest.approx(cost.least, abs=ROUNDING)
     assert max(costs) == pytest.approx(cost.dense, abs=ROUNDING)
+
+
+@given(CASES, st.floats(0.5, 100))
+def test_what_all_candidates_save_is_no_part_of_the_dense_model(
+    case: tuple[Problem, Entries], saved: float
+) -> None:
+    problem, entries = case
+    plain, saving = problem.cost, problem.cost.saving(saved)
+
+    both = mixed([(2.0, plain), (0.5, saving), (0.25, saving.saving(saved))])
+
+    assert plain.start == plain.dense == saving.dense == saving.saving(saved).dense
+    assert saving.start == pytest.approx(plain.dense - saved, abs=ROUNDING)
+    assert saving.of(entries) == pytest.approx(plain.of(entries) - saved, abs=ROUNDING)
+    assert saving.least == pytest.approx(plain.least - saved, abs=ROUNDING)
+    assert both.dense == pytest.approx(2.75 * plain.dense)
+    assert both.of(entries) == pytest.approx(2.75 * plain.of(entries) - saved, abs=1e-7)
+    assert mixed([(2.0, plain)]).dense_fixed is None
+    assert plain.saving(0.0) is plain
 
 
 @given(CASES)
