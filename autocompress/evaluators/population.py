@@ -149,6 +149,7 @@ class PopulationEvaluator:
         for first in range(0, len(rows), n_sequences * n_blocks):
             some = rows[first : first + n_sequences * n_blocks]
             teachers = self._teachers_of(fidelity.split, some)
+            self._shaped.put_stored_ends()
             blocks = [
                 self._ids(fidelity.split, some[start : start + n_sequences])
                 for start in range(0, len(some), n_sequences)
@@ -166,6 +167,7 @@ class PopulationEvaluator:
     def cause(self, genotype: Genotype, fidelity: Fidelity) -> str:
         """Say which site of a candidate, by itself, first makes numbers that are not finite."""
         space = self._shaped.space
+        self._shaped.put_stored_ends()
         for row in self._rows(fidelity):
             states = self._stepper.embed(self._ids(fidelity.split, np.asarray([row])))
             for index, choice in enumerate(space.choices(genotype)):
@@ -277,6 +279,7 @@ class PopulationEvaluator:
         """Run the dense model on sequences, all in one walk and none in a batch with another."""
         if not keys:
             return []
+        self._shaped.put_dense_ends()
         states = [self._stepper.embed(self._ids(split, np.asarray([row]))) for split, row in keys]
         for index, site in enumerate(self._shaped.space.sites):
             self._shaped.set(index, Choice(site.units, site.units))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from autocompress.models.architecture import Architecture, read_architecture
+from autocompress.models.ends import Ends, EndWeights
 from autocompress.models.linear_parts import (
     Block,
     Changed,
@@ -68,6 +69,8 @@ class ShapedModel:
         streamed: Where the layers' dense tensors come from if they were not loaded, and how many
             bytes of them may be on the device. Such a model is run site by site, each set right
             before; it cannot be run or saved as a whole.
+        ends: What candidates compute with in place of token embedding and head; None leaves them
+            the dense ones.
     """
 
     def __init__(
@@ -77,11 +80,13 @@ class ShapedModel:
         levels: LevelSource,
         cache_bytes: int = 2**30,
         streamed: tuple[Checkpoint, int] | None = None,
+        ends: EndWeights | None = None,
     ) -> None:
         self.model = model
         self.space = space
         self.architecture: Architecture = read_architecture(model.config)
         self._levels = levels
+        self._ends = Ends(model, ends)
         self.layers: list[SkippingLayer] = let_layers_skip(model.model.layers)
         self._parts = [LayerParts(cast("DenseLayer", layer)) for layer in self.layers]
         self._now = [Choice(site.units, site.units) for site in space.sites]
@@ -103,14 +108,27 @@ class ShapedModel:
         return tuple(self._now)
 
     def apply(self, choices: Sequence[Choice]) -> None:
-        """Set every site; only the sites that change are touched."""
+        """Make a candidate of the model: set every site, only those that change are touched.
+
+        Its token embedding and head are those of candidates, also where all sites are dense.
+        """
         for index, choice in enumerate(choices):
             self.set(index, choice)
         number_caches(self.layers)
+        self.put_stored_ends()
 
     def apply_dense(self) -> None:
-        """Set every site back to the dense model's own tensors."""
+        """Go back to the dense model's own tensors, token embedding and head among them."""
         self.apply([Choice(site.units, site.units) for site in self.space.sites])
+        self.put_dense_ends()
+
+    def put_dense_ends(self) -> None:
+        """Let token embedding and head be the dense model's; the sites stay as they are set."""
+        self._ends.put_dense()
+
+    def put_stored_ends(self) -> None:
+        """Let token embedding and head be those of candidates; the sites stay as they are set."""
+        self._ends.put_stored()
 
     def forget(self) -> None:
         """Go back to dense and drop what was changed: levels are others from now on."""
@@ -118,7 +136,11 @@ class ShapedModel:
         self._cache = TensorCache(self._cache_bytes)
 
     def set(self, index: int, choice: Choice) -> None:
-        """Set one site of the space; a KV cache needs `apply` before it counts right again."""
+        """Set one site of the space; a KV cache needs `apply` before it counts right again.
+
+        Whose token embedding and head it then runs between is told by `put_dense_ends` and
+        `put_stored_ends`.
+        """
         site = self.space.sites[index]
         layer, parts = self.layers[site.layer], self._parts[site.layer]
         is_fresh = False

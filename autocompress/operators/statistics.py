@@ -35,7 +35,8 @@ def gather(
     One walk over the sites with all sequences, so that a streamed model's tensors come once. A
     site goes on as `upstream` wants it only when the next one is asked for: what that needs of
     the site can be built in between.
-    Memory: (sequences, T, hidden) in the model's number format, twice.
+    Memory: (sequences, T, hidden) in the model's number format, twice. Token embedding and head
+    are left dense.
 
     Args:
         sites: Indices into the space's sites. What reads the residual stream is looked at only
@@ -43,6 +44,8 @@ def gather(
         sequences: (sequences, T) token ids, on the model's device.
         looked_at: What a site is set to instead, while it is looked at.
     """
+    # Levels are those of the weights alone: studies that store the embedding otherwise share them.
+    shaped.put_dense_ends()
     stepper = Stepper(shaped)
     states = [stepper.embed(batch) for batch in sequences.split(SEQUENCES_AT_ONCE)]
     for index, site in enumerate(shaped.space.sites[: max(sites) + 1]):

@@ -15,6 +15,7 @@ from autocompress.models.loading import in_fast_numbers, load_model
 from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.database import LevelDatabase
+from autocompress.operators.ggml_ends import stored_ends
 from autocompress.operators.gradients import Gradients, gather_gradients
 from autocompress.operators.levels import Levels, Operators, stored_as
 from autocompress.operators.shared_storage import SharedStorage
@@ -45,6 +46,8 @@ class SessionPlan:
         weights_bytes: Of the layers' weights on the device; the others are streamed from the
             checkpoint. None holds all.
         training: How candidates are trained where they are measured after a training.
+        embeddings: In which of GGUF's types candidates store token embedding and head; None
+            leaves them dense.
     """
 
     model: Path
@@ -62,6 +65,7 @@ class SessionPlan:
     upstream: WeightSetting | None = None
     shared_levels: str | None = None
     training: ShortTraining | None = None
+    embeddings: str | None = None
 
     def __call__(self) -> "ModelSession":
         """Load the model and open the session."""
@@ -167,7 +171,8 @@ def _shaped(
     model = load_model(plan.model, device, plan.dtype, plan.trust_remote_code, with_layers=whole)
     stored = model.dtype
     model = in_fast_numbers(model, plan.dtype)
+    ends = stored_ends(model, plan.embeddings)
     if plan.weights_bytes is None:
-        return ShapedModel(model, plan.space, levels), stored
+        return ShapedModel(model, plan.space, levels, ends=ends), stored
     streamed = (Checkpoint(plan.model), plan.weights_bytes)
-    return ShapedModel(model, plan.space, levels, streamed=streamed), stored
+    return ShapedModel(model, plan.space, levels, streamed=streamed, ends=ends), stored

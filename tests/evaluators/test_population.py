@@ -13,6 +13,7 @@ from torch.nn import functional
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.out_of_memory import is_out_of_memory
 from autocompress.evaluators.population import EvaluatorLimits, PopulationEvaluator
+from autocompress.models.ends import dense_ends
 from autocompress.models.surgery import Level, ShapedModel
 from autocompress.models.text import draw_order
 from autocompress.spaces.base import Choice, Site, SiteKind
@@ -111,6 +112,40 @@ def test_losses_equal_those_of_full_logits(
     assert measured.loss == pytest.approx(math.fsum(measured.kl) / 8)
     assert measured.loss > 1e-4
     assert measured.tokens == CONTEXT - 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_candidates_are_measured_with_the_ends_that_they_store(
+    tiny_models: TinyModels, tied: bool
+) -> None:
+    ids = torch.from_numpy(
+        SEQUENCES[Split.SEARCH][draw_order(24, Split.SEARCH, 0, SEED)[:8]]
+    ).long()
+    model = tiny_models.load(tied=tied)
+    teacher = logits_of(model, ids)[:, :-1].double().log_softmax(-1)
+    ends = {name: own * 0.9 for name, own in dense_ends(model).items()}
+    shaped = ShapedModel(model, SPACE, PlainSlices(model), ends=ends)
+    evaluator = PopulationEvaluator(shaped, SEQUENCES, SEED, WHOLE)
+
+    evaluator.measure([CANDIDATES[0]], FIRST)
+    shaped.apply_dense()  # Whatever the model was last.
+    measured, again = (
+        evaluator.measure([SPACE.dense, CANDIDATES[1]], own)[0]
+        for own in (FIRST, Fidelity(Split.SEARCH, 0, 4, 4))
+    )
+
+    stored = tiny_models.load(tied=tied)
+    with torch.no_grad():
+        for name, weight in ends.items():
+            stored.get_parameter(name).copy_(weight)
+    student = logits_of(stored, ids)[:, :-1].double().log_softmax(-1)
+    kl = functional.kl_div(student, teacher, log_target=True, reduction="none").sum(-1).mean(-1)
+    nll = functional.nll_loss(student.transpose(1, 2), ids[:, 1:], reduction="none").mean(-1)
+    # Single precision against double, of sums over 320 tokens.
+    assert measured.kl == pytest.approx(kl.tolist(), rel=1e-4, abs=1e-6)
+    assert measured.nll == pytest.approx(nll.tolist(), rel=1e-4)
+    assert again.kl == pytest.approx(measured.kl[4:], rel=1e-4, abs=1e-6)
+    assert min(measured.kl) > 1e-4
 
 
 POPULATIONS = st.lists(

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from autocompress.models.ends import dense_ends
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SUB_BLOCKS, Choice, Site, SiteKind
 from autocompress.spaces.making import Weights
@@ -17,6 +18,7 @@ from tests.tiny_models import (
     TinyModels,
     dense_choices,
     generate,
+    is_tied,
     kept_units,
     logits_of,
     one_change,
@@ -106,6 +108,38 @@ def test_a_choice_does_not_depend_on_what_was_applied_before(
     shaped.apply(wanted)
 
     assert torch.equal(logits_of(shaped.model, IDS), expected)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_candidates_have_the_ends_that_they_store_and_the_dense_model_its_own(
+    tiny_models: TinyModels, family: str, tied: bool
+) -> None:
+    untouched = tiny_models.load(family, tied=tied)
+    halved = tiny_models.load(family, tied=tied)
+    ends = {name: own / 2 for name, own in dense_ends(halved).items()}
+    with torch.no_grad():
+        for name, weight in ends.items():
+            halved.get_parameter(name).copy_(weight)
+    model = tiny_models.load(family, tied=tied)
+    shaped = ShapedModel(model, SPACE, PlainSlices(model), ends=ends)
+    drop = one_change(SPACE, 1, MLP, 0)
+
+    at_first = logits_of(shaped.model, IDS)
+    shaped.apply(dense_choices(SPACE))
+    start = logits_of(shaped.model, IDS)
+    shaped.apply(drop)
+    dropped = logits_of(shaped.model, IDS)
+    shaped.apply_dense()
+
+    assert torch.equal(at_first, logits_of(untouched, IDS))
+    assert torch.equal(logits_of(shaped.model, IDS), at_first)
+    assert torch.equal(start, logits_of(halved, IDS))
+    assert not torch.equal(start, at_first)
+    other = shape(halved)
+    other.apply(drop)
+    assert torch.equal(dropped, logits_of(other.model, IDS))
+    assert len(ends) == (1 if tied else 2)
+    assert is_tied(shaped.model) == tied
 
 
 @both_dtypes

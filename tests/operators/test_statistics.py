@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from autocompress.models.ends import dense_ends
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import stored_as
 from autocompress.operators.statistics import dense, gather
@@ -18,6 +19,7 @@ from tests.tiny_models import (
     LAYERS,
     PlainSlices,
     TinyModels,
+    dense_choices,
     tiny_space,
     token_ids,
     with_changes,
@@ -39,6 +41,19 @@ def keeper(kept: Inputs) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         kept.append(inputs[0].flatten(0, 1).double())
 
     return keep
+
+
+def test_statistics_are_those_of_the_dense_ends(tiny_models: TinyModels) -> None:
+    ids = token_ids(6, 10)
+    model = tiny_models.load()
+    ends = {name: own / 2 for name, own in dense_ends(model).items()}
+    halved = ShapedModel(model, CODED, PlainSlices(model), ends=ends)
+    halved.apply(dense_choices(CODED))
+
+    found = dict(gather(halved, SITES, ids))
+
+    for site, expected in gather(shaped(tiny_models.load(), CODED), SITES, ids):
+        assert torch.equal(found[site].output.hessian, expected.output.hessian)
 
 
 def test_hessians_equal_a_direct_sum(tiny_models: TinyModels, family: str) -> None:
