@@ -25,7 +25,7 @@ class Turns:
 
     Args:
         most_bytes: Of files that are there at a time.
-        between: Files between two runs of the dense one.
+        between: Files between two runs of the reference.
     """
 
     most_bytes: int = 2**32
@@ -40,7 +40,8 @@ class FileStopwatch:
     """An engine with kernels for settings, and what it opens.
 
     Args:
-        dense: The untouched model's file, or its folder.
+        reference: The file, or the folder, that changes are timed beside: a model whose sites are
+            all dense.
         write: Makes the files of configurations, or their folders, which are gone when they are
             timed.
         scratch: Folder for them.
@@ -52,14 +53,14 @@ class FileStopwatch:
     def __init__(
         self,
         engine: Timer,
-        dense: Path,
+        reference: Path,
         write: Write,
         workload: Workload,
         scratch: Path,
         turns: Turns | None = None,
     ) -> None:
         self._engine = engine
-        self._dense = dense
+        self._reference = reference
         self._write = write
         # The first tokens stand for all: what a setting saves does not depend on the cache.
         self._workload = dataclasses.replace(
@@ -79,7 +80,7 @@ class FileStopwatch:
     def ratios(
         self, plans: Sequence[Sequence[Choice]], rounds: int, seed: int, progress: Progress
     ) -> Ratios:
-        """Time configurations in shuffled order, the dense file after every other of them."""
+        """Time configurations in shuffled order, the reference after every other of them."""
         order = np.random.default_rng([seed, 7]).permutation(len(plans))
         size = self._at_once()
         pairs: list[list[Spent]] = [[] for _ in plans]
@@ -100,31 +101,39 @@ class FileStopwatch:
         progress(len(plans) * rounds, len(plans) * rounds)
         return Ratios(median_spent(dense), pairs)
 
+    def beside(self, file: Path, rounds: int) -> Spent:
+        """Return the ratio of another file's time to the reference's, timed in turn."""
+        turns = [self._reference, file, self._reference]
+        found = self._engine.latency(turns, self._workload, rounds)
+        before, own, after = map(_runs, found)
+        runs = zip(own, before, after, strict=True)
+        return median_spent([run.beside(b, a) for run, b, a in runs])
+
     def _at_once(self) -> int:
-        """Return how many files are open at a time, beside the dense one."""
-        files = [file for file in (self._dense, *self._dense.rglob("*")) if file.is_file()]
+        """Return how many files are open at a time, beside the reference."""
+        files = [file for file in (self._reference, *self._reference.rglob("*")) if file.is_file()]
         size = max(1, sum(file.stat().st_size for file in files))
         return min(MOST_FILES, max(1, self._turns.most_bytes // size - 1))
 
     def _timed(
         self, plans: Sequence[Sequence[Choice]], rounds: int, progress: Progress
     ) -> tuple[list[list[Spent]], list[list[Spent]]]:
-        """Return the runs of each plan, and those of the dense file around every few of them."""
+        """Return the runs of each plan, and those of the reference around every few of them."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             files = [
-                Path(folder) / f"{number}{self._dense.suffix}" for number in range(len(plans))
+                Path(folder) / f"{number}{self._reference.suffix}" for number in range(len(plans))
             ]
-            turns = [self._dense]
+            turns = [self._reference]
             between = self._turns.between
             for first in range(0, len(plans), between):
                 for number in range(first, min(first + between, len(plans))):
                     self._write(plans[number], files[number])
                     turns.append(files[number])
-                turns.append(self._dense)
+                turns.append(self._reference)
             found = self._engine.latency(turns, self._workload, rounds, progress)
         timed = list(zip(turns, map(_runs, found), strict=True))
-        own = [runs for path, runs in timed if path != self._dense]
-        return own, [runs for path, runs in timed if path == self._dense]
+        own = [runs for path, runs in timed if path != self._reference]
+        return own, [runs for path, runs in timed if path == self._reference]
 
 
 def _runs(latency: Latency) -> list[Spent]:

@@ -28,6 +28,8 @@ CONFIDENCE = 0.9
 # Standard deviation of a scale around 1, before anything is measured.
 SPREAD = 0.3
 MOST_FINALISTS = 20
+USUAL_EMBEDDINGS = "f16"
+"""Embedding and head of candidates are the dense model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class LatencyTable:
     """What one workload costs: a profile with its corrections, and whole configurations.
 
     Args:
+        embeddings: In which type candidates store token embedding and head.
         threads: CPU threads that everything was timed at.
         samples: Every third is held out from the regression.
         scales: Factors of the fixed part, of attention sites and of MLP sites.
@@ -51,6 +54,7 @@ class LatencyTable:
     samples: tuple[Sample, ...]
     scales: tuple[float, float, float]
     finalists: tuple[Sample, ...] = ()
+    embeddings: str = USUAL_EMBEDDINGS
 
     def cost(self, space: SearchSpace) -> AdditiveCost:
         """Return the milliseconds of the workload for the entries of a space.
@@ -68,7 +72,9 @@ class LatencyTable:
             "hardware": self.hardware,
             "threads": self.threads,
             "workload": str(self.workload),
+            "embeddings": self.embeddings,
             "dense": _pair(self.profile.dense),
+            "start": None if self.profile.start is None else _pair(self.profile.start),
             "fixed": _pair(self.profile.fixed),
             "rows": [
                 {
@@ -268,11 +274,12 @@ def fit(
     plain = _cost(profile, workload, space, (1.0, 1.0, 1.0))
     rows = []
     fitted = [s for i, s in enumerate(samples) if i % 3 != 2]
-    # The dense model is known best: it counts as often as all other configurations together.
+    # What changes were timed beside is known best: it counts as often as all other configurations
+    # together.
     whole = tuple(Choice(site.units, site.units) for site in space.sites)
-    dense = Sample(whole, profile.dense, profile.dense)
+    start = Sample(whole, profile.reference, profile.reference)
     once = [(sample, 1.0) for sample in (*fitted, *finalists)]
-    weighted = [*once, (dense, math.sqrt(len(fitted)))]
+    weighted = [*once, (start, math.sqrt(len(fitted)))]
     of_samples = entries_of(space, [sample for sample, _ in weighted])
     for (sample, weight), entries in zip(weighted, of_samples, strict=True):
         parts = [plain.fixed, 0.0, 0.0]
@@ -355,7 +362,11 @@ def _cost(
             scale = scales[_part(bundle)]
             made[key] = tuple(scale * of(bundle, entry) for entry in menu)
         menus.append(made[key])
-    return AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(menus))
+    cost = AdditiveCost(scales[0] * profile.fixed.workload(workload), tuple(menus))
+    if profile.start is None:
+        return cost
+    ratio = profile.dense.workload(workload) / profile.start.workload(workload)
+    return dataclasses.replace(cost, dense_fixed=cost.fixed + (ratio - 1) * cost.start)
 
 
 def _needed(profile: Profile, space: SearchSpace) -> set[tuple[SiteKind, Choice]]:

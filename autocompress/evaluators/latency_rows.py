@@ -1,5 +1,6 @@
 """What a profile holds: milliseconds by choice; knows no engine."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,11 +65,32 @@ def changed_group(choice: Choice) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """All rows, the dense model's own time, and what it spends beside its sites."""
+    """All rows, the dense model's own time, and what candidates spend beside their sites.
+
+    Args:
+        start: What a candidate takes whose sites are all dense, where it is not the dense model;
+            None where it is.
+    """
 
     dense: Spent
     fixed: Spent
     rows: tuple[Row, ...]
+    start: Spent | None = None
+
+    @property
+    def reference(self) -> Spent:
+        """What changes were timed beside: a candidate with none."""
+        return self.dense if self.start is None else self.start
+
+    def beside(self, ratio: Spent) -> "Profile":
+        """Return the profile where what changes were timed beside is not the dense model.
+
+        Args:
+            ratio: Of the dense model's time to that.
+        """
+        start = self.reference
+        dense = Spent(ratio.prefill * start.prefill, ratio.decode * start.decode)
+        return dataclasses.replace(self, dense=dense, start=start)
 
     @property
     def runs_settings(self) -> bool:

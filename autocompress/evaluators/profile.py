@@ -38,7 +38,10 @@ Key = tuple[SiteKind, Choice]
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """The dense model's time, and for each configuration its ratios to the dense runs beside it.
+    """The reference's time, and for each configuration its ratios to the runs of it beside.
+
+    The reference is a model whose sites are all dense: the dense model, or where candidates store
+    embedding and head otherwise, what they begin with.
 
     Args:
         pairs: For each configuration as many as there were rounds.
@@ -49,7 +52,7 @@ class Ratios:
 
 
 class Stopwatch(Protocol):
-    """Times whole configurations beside the dense model; nothing else may compute meanwhile."""
+    """Times whole configurations beside the reference; nothing else may compute meanwhile."""
 
     def runs(self, site: Site, change: Choice) -> bool:
         """Whether one linear group's setting runs on a kernel of its own.
@@ -118,7 +121,7 @@ def measure_samples(
     stopwatch: Stopwatch,
     space: SearchSpace,
     candidates: Sequence[Genotype],
-    dense: Spent,
+    reference: Spent,
     rounds: int,
     seed: int,
     progress: Progress,
@@ -126,8 +129,9 @@ def measure_samples(
     """Measure whole configurations, each twice over; again those that then differ much.
 
     Args:
-        dense: What the profile has the dense model take. Times are told as if it took that here:
-            a machine whose speed has changed since must not change a candidate's speedup.
+        reference: What the profile has the model take that changes are timed beside. Times are
+            told as if it took that here: a machine whose speed has changed since must not change
+            a candidate's speedup.
     """
     plans = [
         tuple(
@@ -140,7 +144,7 @@ def measure_samples(
     result = []
     for plan, pairs in zip(plans, measured.pairs, strict=True):
         once, again = (
-            Spent(dense.prefill * ratio.prefill, dense.decode * ratio.decode)
+            Spent(reference.prefill * ratio.prefill, reference.decode * ratio.decode)
             for ratio in _twice(pairs)
         )
         result.append(Sample(plan, once, again))

@@ -4,7 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import LatencyModel, LatencyTable, LatencyTables
+from autocompress.evaluators.latency_model import (
+    USUAL_EMBEDDINGS,
+    LatencyModel,
+    LatencyTable,
+    LatencyTables,
+)
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.evaluators.roofline import Roofline
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
@@ -62,10 +67,13 @@ def _table(values: Mapping[str, Json]) -> LatencyTable:
             _spent(values["dense"]),
             _spent(values["fixed"]),
             tuple(_row(row) for row in _list(values["rows"])),
+            # Tables of earlier versions know no other.
+            None if values.get("start") is None else _spent(values["start"]),
         ),
         samples=tuple(_sample(row) for row in _list(values["samples"])),
         scales=_three(values["scales"]),
         finalists=tuple(_sample(row) for row in _list(values["finalists"])),
+        embeddings=str(values.get("embeddings", USUAL_EMBEDDINGS)),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from autocompress.evaluators import latency_model
 from autocompress.evaluators.base import Engine, Timer
 from autocompress.evaluators.latency_model import LatencyTable, LatencyTables
-from autocompress.evaluators.latency_rows import Sample
+from autocompress.evaluators.latency_rows import Sample, Spent
 from autocompress.evaluators.profile import Stopwatch, measure_profile, measure_samples
 from autocompress.pipeline.intervals import process_interval
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
@@ -41,6 +41,8 @@ def measure_tables(
     mix: Mix,
     seed: int,
     observer: Observer,
+    ratios: Sequence[Spent] = (),
+    embeddings: str = latency_model.USUAL_EMBEDDINGS,
 ) -> LatencyTables:
     """Profile every distinct change, then fit and check on whole random configurations.
 
@@ -49,14 +51,16 @@ def measure_tables(
     Args:
         stopwatches: One for each workload.
         machine: What the engine runs on, in words.
+        ratios: Of the dense model's time to that of what changes are timed beside, one for each
+            workload; none where that is the dense model.
+        embeddings: In which type candidates store token embedding and head.
     """
     timed = list(zip(mix.workloads, stopwatches, strict=True))
     profiles = []
-    for workload, stopwatch in timed:
+    for number, (workload, stopwatch) in enumerate(timed):
         observer.stage(_stage("latency profile", workload, mix))
-        profiles.append(
-            measure_profile(stopwatch, space, stopwatch.rounds, seed, observer.advance)
-        )
+        found = measure_profile(stopwatch, space, stopwatch.rounds, seed, observer.advance)
+        profiles.append(found.beside(ratios[number]) if ratios else found)
 
     def table(
         number: int, samples: Sequence[Sample], scales: tuple[float, float, float]
@@ -70,6 +74,7 @@ def measure_tables(
             profiles[number],
             tuple(samples),
             scales,
+            embeddings=embeddings,
         )
 
     unfitted = tuple(table(number, (), (1.0, 1.0, 1.0)) for number in range(len(timed)))
@@ -81,7 +86,7 @@ def measure_tables(
             stopwatch,
             space,
             candidates,
-            profiles[number].dense,
+            profiles[number].reference,
             stopwatch.rounds // 3,
             seed,
             observer.advance,

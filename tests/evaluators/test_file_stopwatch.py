@@ -73,6 +73,18 @@ def test_ratios_are_those_to_the_dense_file(dense: Path, n: int, turns: Turns) -
     assert sum(size for size, _ in engine.calls) > n * (1 + 1 / turns.between)
 
 
+def test_another_file_is_timed_beside_the_reference(dense: Path) -> None:
+    engine = Reader()
+    other = dense.with_name("other.gguf")
+    other.write_text("150", encoding="utf-8")
+
+    found = FileStopwatch(engine, dense, write, Workload(2, 8, 64), dense.parent).beside(other, 5)
+
+    assert found.prefill == pytest.approx(1.5)
+    assert found.decode == pytest.approx(1.5)
+    assert engine.calls == [(3, Workload(2, 8, DECODE_STEPS + 1))]
+
+
 def test_few_tokens_stand_for_many(dense: Path) -> None:
     engine = Reader()
 

@@ -253,6 +253,60 @@ def test_json_gives_the_table_back() -> None:
     assert read_tables(written, SPACE) == table
 
 
+def with_another_dense(tables: LatencyTables, ratio: Spent) -> LatencyTables:
+    """Return tables of changes that were timed beside what takes another time than dense."""
+    own = [
+        dataclasses.replace(table, profile=table.profile.beside(ratio), embeddings="q6_k")
+        for table in tables.tables
+    ]
+    return dataclasses.replace(tables, tables=tuple(own))
+
+
+def test_what_candidates_begin_with_is_not_taken_for_the_dense_model() -> None:
+    plain = table_of(SPACE, (1.2, 0.9, 1.1))
+    slower = with_another_dense(plain, Spent(1.5, 1.25))
+    start = plain.tables[0].profile.dense
+
+    before, after = plain.cost(SPACE), slower.cost(SPACE)
+
+    assert after.start == before.dense
+    assert after.menus == before.menus
+    share = Spent(1.5 * start.prefill, 1.25 * start.decode).workload(WORKLOAD)
+    share /= start.workload(WORKLOAD)
+    assert after.dense == pytest.approx(share * before.dense)
+    assert [one.scales for one in slower.refitted([], SPACE).tables] == [
+        one.scales for one in plain.refitted([], SPACE).tables
+    ]
+    # Speedups are over the dense model, predicted and measured ones alike; the error stays.
+    assert slower.check(SPACE).mape == plain.check(SPACE).mape
+    wanted = share * np.asarray(plain.check(SPACE).points)
+    assert np.asarray(slower.check(SPACE).points) == pytest.approx(wanted)
+
+
+def test_winners_are_fed_back_as_shares_of_the_dense_model() -> None:
+    slower = with_another_dense(table_of(SPACE), Spent(2.0, 2.0))
+
+    (table,) = slower.refitted([(SPACE.dense, [0.5])], SPACE).tables
+
+    assert table.finalists[0].spent == table.profile.reference
+    assert table.scales == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_json_tells_what_candidates_begin_with() -> None:
+    tables = with_another_dense(table_of(SPACE), Spent(1.5, 1.25))
+
+    written: Mapping[str, Json] = json.loads(json.dumps(tables.to_json()))
+
+    assert read_tables(written, SPACE) == tables
+
+
+def test_tables_of_earlier_versions_are_read() -> None:
+    known = single(SPACE).to_json()
+    table = {key: value for key, value in known.items() if key not in ("start", "embeddings")}
+
+    assert read_tables({"workload": str(MIX), "tables": [table]}, SPACE) == table_of(SPACE)
+
+
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
