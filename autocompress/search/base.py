@@ -68,6 +68,8 @@ class Task:
         stop: Asked before each generation.
         extra: Candidates known from elsewhere, such as the winner before a correction; they may
             violate the constraint.
+        start_loses: Whether the candidate that changes no gene loses something: what all store
+            otherwise.
     """
 
     constraint: Constraint
@@ -78,6 +80,7 @@ class Task:
     max_tokens: int | None = None
     stop: Stopper = go_on
     extra: tuple[Genotype, ...] = ()
+    start_loses: bool = False
 
     @property
     def space(self) -> SearchSpace:

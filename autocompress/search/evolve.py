@@ -22,6 +22,7 @@ from autocompress.search.offspring import pick
 from autocompress.search.single_changes import (
     Losses,
     additive_solution,
+    loss_at_start,
     measure_single_changes,
     random_candidates,
     uniform_candidates,
@@ -303,7 +304,12 @@ class EvolveStrategy(Conversing):
                 if measured is not None:
                     reading = (draw, len(measured.kl), trained)
                     readings.setdefault(reading, {})[genotype.levels] = measured
-        return Surrogate(self._task.space, self._losses, observe(readings, self._task.available))
+        return Surrogate(
+            self._task.space,
+            self._losses,
+            observe(readings, self._task.available),
+            base=loss_at_start(self._task, self._ledger),
+        )
 
     def _ranked(self, surrogate: Surrogate, genotypes: Sequence[Genotype]) -> list[Genotype]:
         """Return candidates by estimate, the best first."""

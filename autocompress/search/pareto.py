@@ -21,6 +21,7 @@ from autocompress.search.ledger import Ledger
 from autocompress.search.single_changes import (
     Losses,
     additive_solution,
+    loss_at_start,
     measure_single_changes,
     uniform_candidates,
 )
@@ -226,7 +227,8 @@ class ParetoStrategy(Conversing):
             if measured is not None:
                 readings.setdefault((DRAW, len(measured.kl)), {})[genotype.levels] = measured
         observations = observe(readings, self._task.available)
-        surrogate = Surrogate(self._task.space, self._losses, observations, DRIFT)
+        base = loss_at_start(self._task, self._ledger)
+        surrogate = Surrogate(self._task.space, self._losses, observations, DRIFT, base)
         constant = surrogate.constant(max(readings))
         return Ground(self._task.space, self._axes, surrogate, constant, self._losses)
 

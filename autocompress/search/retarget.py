@@ -12,6 +12,7 @@ from autocompress.search.memo import Memo
 from autocompress.search.single_changes import (
     Losses,
     additive_solution,
+    loss_at_start,
     measure_single_changes,
 )
 from autocompress.search.surrogate import Readings, Surrogate, observe
@@ -52,14 +53,14 @@ def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
     Raises:
         SpecError: If too little was measured to fit a surrogate.
     """
-    losses = _single_losses(task, memo, single_sequences)
+    losses, base = _single_losses(task, memo, single_sequences)
     readings = _combined(memo)
     if sum(map(len, readings.values())) < FEWEST:
         raise SpecError(
             f"`combined candidates >= {FEWEST}` must hold to answer a new target, but the study "
             "measured fewer. Let it go on, or search anew."
         )
-    surrogate = Surrogate(task.space, losses, observe(readings, task.available))
+    surrogate = Surrogate(task.space, losses, observe(readings, task.available), base=base)
     deepest = max(readings, key=lambda reading: (reading[1], -reading[0]))
     best = _evolve(task, surrogate, _starts(task, losses, readings))
     mean, spread = surrogate.predict(np.asarray([best]), deepest)
@@ -67,14 +68,15 @@ def retarget(task: Task, memo: Memo, single_sequences: int) -> Answer:
     return Answer(Genotype(best), float(kl), (float(low), float(high)))
 
 
-def _single_losses(task: Task, memo: Memo, sequences: int) -> Losses:
+def _single_losses(task: Task, memo: Memo, sequences: int) -> tuple[Losses, float]:
+    """Return the losses of single changes, and what every candidate loses."""
     ledger = Ledger(task.context)
     steps: Generator[Batch, None, Losses] = measure_single_changes(task, ledger, sequences)
     try:
         batch = next(steps)
         while True:
             trials = [_known(genotype, batch, memo) for genotype in batch.candidates]
-            if not any(trial.measurement for trial in trials):
+            if not any(trial.measurement for trial in trials if any(trial.genotype.levels)):
                 raise SpecError(
                     "The study measured no single changes, from which a new target is answered: "
                     "search with --strategy evolve and --warm-start losses."
@@ -83,7 +85,7 @@ def _single_losses(task: Task, memo: Memo, sequences: int) -> Losses:
             batch = next(steps)
     except StopIteration as end:
         losses: Losses = end.value
-        return losses
+        return losses, loss_at_start(task, ledger)
 
 
 def _known(genotype: Genotype, batch: Batch, memo: Memo) -> Trial:

@@ -29,7 +29,9 @@ def measure_single_changes(
 ) -> Generator[Batch, None, Losses]:
     """Measure changes of one gene each, coarsely: every second level, the others interpolated.
 
-    Levels that are not allowed lose infinitely much.
+    Levels that are not allowed lose infinitely much. Where the candidate that changes nothing
+    loses something, only what a change adds to that counts: sums over genes would count it again
+    and again.
 
     Raises:
         EvaluationError: If all of them failed.
@@ -41,16 +43,28 @@ def measure_single_changes(
         for level in levels
     }
     n = min(sequences, task.available)
-    yield from read(list(changes.values()), 0, n, ledger)
+    start = [space.dense] if task.start_loses else []
+    yield from read([*start, *changes.values()], 0, n, ledger)
     ledger.best(changes.values(), 0, n, 1)  # raises if every one of them failed
     losses: Losses = [[math.inf] * len(gene.settings) for gene in space.genes]
     for row in losses:
         row[0] = 0.0
+    at_start = loss_at_start(task, ledger, n)
     for (gene, level), genotype in changes.items():
-        losses[gene][level] = ledger.loss(genotype, 0, n)
+        losses[gene][level] = max(0.0, ledger.loss(genotype, 0, n) - at_start)
     for row, own, allowed in zip(losses, space.genes, task.allowed, strict=True):
         _interpolate(row, own, allowed)
     return losses
+
+
+def loss_at_start(task: Task, ledger: Ledger, end: int | None = None) -> float:
+    """Return what every candidate loses, on the first draw; 0 where that was not measured.
+
+    Args:
+        end: Sequences from this one on are left out.
+    """
+    loss = ledger.loss(task.space.dense, 0, end) if task.start_loses else 0.0
+    return loss if math.isfinite(loss) else 0.0
 
 
 def single_change(space: SearchSpace, gene: int, level: int) -> Genotype:

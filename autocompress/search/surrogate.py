@@ -89,6 +89,7 @@ class Surrogate:
             infinitely much is taken to lose ten times the most that did not.
         drift: How much a level's weight changes for each e times that the summed losses grow, as
             a share of the weight's width; 0 where all candidates lose about as much.
+        base: What every candidate loses beside that.
 
     Raises:
         ValueError: If there is no observation.
@@ -100,6 +101,7 @@ class Surrogate:
         losses: Losses,
         observations: Sequence[Observation],
         drift: float = 0.0,
+        base: float = 0.0,
     ) -> None:
         if not observations:
             raise ValueError("a surrogate needs an observation")
@@ -117,6 +119,7 @@ class Surrogate:
         readings = {o.reading: None for o in observations}
         self._readings = {reading: index for index, reading in enumerate(readings)}
         self._drift = drift
+        self._base = base
         observed = self._summed(np.asarray([o.levels for o in observations]))
         self._centre = float(np.log(observed).mean())
         self._fit(observations)
@@ -220,10 +223,10 @@ class Surrogate:
         return np.hstack([by_level, products, *along]), prior
 
     def _summed(self, candidates: np.ndarray) -> np.ndarray:
-        """Return the summed losses of single changes, (n)."""
+        """Return the summed losses of single changes and what all lose beside, (n)."""
         entries = self._board.entries(candidates)
         summed = np.sum([own[entries[:, menu]] for menu, own in enumerate(self._losses)], axis=0)
-        return np.asarray(np.maximum(summed, 1e-12))
+        return np.asarray(np.maximum(self._base + summed, 1e-12))
 
     def _variances(self, level_width: float, pair_width: float) -> np.ndarray:
         first, second = self._pairs

@@ -121,6 +121,25 @@ def test_where_a_rule_tells_single_changes_none_is_measured(name: str) -> None:
     assert max(first(RuleScores(weight_error=RULE))) > 1
 
 
+@pytest.mark.parametrize("speedup", [1.2, 2.0, 3.0])
+def test_what_all_candidates_lose_is_not_summed_over_genes(speedup: float) -> None:
+    def objective(genotype: Genotype, fidelity: Fidelity) -> Measurement:
+        known = measure(genotype, fidelity)
+        return Measurement(tuple(0.5 + own for own in known.kl), known.nll, known.tokens)
+
+    plain, offset = (
+        make("additive", dataclasses.replace(task(speedup), start_loses=loses))
+        for loses in (False, True)
+    )
+
+    first, *_ = run(plain)
+    with_start, *_ = run(offset, objective)
+
+    assert with_start.candidates == (SPACE.dense, *first.candidates)
+    assert offset.standing().best == plain.standing().best
+    assert offset.standing().loss == pytest.approx(0.5 + plain.standing().loss)
+
+
 # A front is searched on both sides of the target; its finalists meet it all the same.
 @pytest.mark.parametrize("name", [own for own in EVERY if own.values[0] not in PARETO])
 def test_nothing_but_single_changes_violates_the_constraint(name: str) -> None:

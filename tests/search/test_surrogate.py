@@ -52,6 +52,23 @@ def test_it_learns_interactions_that_single_changes_do_not_show() -> None:
     assert learned > correlation(additive[rest], LOG_LOSSES[rest])
 
 
+def test_what_all_lose_is_no_part_of_what_is_learned() -> None:
+    wanted = np.log([0.5 + sum(SINGLES[s][e] for s, e in enumerate(row)) for row in EVERYONE])
+    seen = some(30)
+    observed = [
+        Observation(tuple(map(int, EVERYONE[row])), (0, 8), float(wanted[row]), 1e-6)
+        for row in seen
+    ]
+    rest = np.setdiff1d(np.arange(len(EVERYONE)), seen)
+
+    def missed(base: float) -> float:
+        surrogate = Surrogate(SPACE, SINGLES, observed, base=base)
+        expected = surrogate.mean(EVERYONE[rest]) + surrogate.constant((0, 8))
+        return float(np.abs(expected - wanted[rest]).mean())
+
+    assert missed(0.5) < 0.01 < missed(0.0)
+
+
 def test_a_drift_learns_losses_that_level_off_along_a_range() -> None:
     additive = np.log([sum(SINGLES[s][e] for s, e in enumerate(row)) for row in EVERYONE])
     levelling = 0.5 * additive
