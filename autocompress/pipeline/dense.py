@@ -1,7 +1,17 @@
 """Measures the untouched model."""
 
+import copy
+
+import torch
+from transformers import PreTrainedModel
+
+from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.deployment import report_text
+from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
+from autocompress.training.reading import logits_of, read
+from autocompress.trial import Measurement
 
 
 def measure_dense(shaped: ShapedModel) -> DenseSize:
@@ -19,3 +29,20 @@ def measure_dense(shaped: ShapedModel) -> DenseSize:
         number_bits=8 * shaped.model.dtype.itemsize,
         linear_weights=sum(g.weights for site in shaped.space.sites for g in site.groups),
     )
+
+
+def read_dense(prepared: Prepared, shaped: ShapedModel, n: int) -> Measurement:
+    """Return what the untouched model makes of the report text; leaves it dense.
+
+    Args:
+        n: Sequences that candidates were measured on.
+    """
+    shaped.apply_dense()
+    predict = logits_of(in_fast_copy(shaped.model, prepared.spec.dtype), is_fast=False)
+    return read(predict, None, report_text(prepared, n), prepared.spec.teacher_tokens)
+
+
+def in_fast_copy(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """Return a model that computes in fast numbers: itself, or where it has others a copy."""
+    is_slow = model.dtype is torch.bfloat16 and loading.lacks_bfloat16(model.device)
+    return loading.in_fast_numbers(copy.deepcopy(model), dtype) if is_slow else model

@@ -27,6 +27,7 @@ from autocompress.models.surgery import Level, ShapedModel
 from autocompress.operators.database import address
 from autocompress.operators.levels import Levels
 from autocompress.operators.statistics import gather
+from autocompress.pipeline.dense import in_fast_copy
 from autocompress.pipeline.deployment import report_text
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, cache_folder
@@ -161,7 +162,7 @@ def recover(
     else:
         adapted = adapt(cast(PreTrainedModel, student), spec.recovery_rank, spec.seed)
     shaped.apply_dense()
-    dense = _fast(shaped.model, spec.dtype)
+    dense = in_fast_copy(shaped.model, spec.dtype)
     if spec.recovery_draw == "worst":
         with _all_cores():
             rows = drawn_by_loss(
@@ -170,7 +171,7 @@ def recover(
                 functools.partial(mean_divergence, student, dense),
                 spec.seed,
             )
-    found = mean_divergence(_fast(searched, spec.dtype), dense, judging)
+    found = mean_divergence(in_fast_copy(searched, spec.dtype), dense, judging)
     del searched
     name = address(
         plan.levels.name,
@@ -199,16 +200,10 @@ def recover(
     _take_over(remade, student, shapes, before, levels)
     _store(remade, prepared, choices, levels)
     remade.apply(choices)
-    if mean_divergence(_fast(remade.model, spec.dtype), dense, judging) >= found:
+    if mean_divergence(in_fast_copy(remade.model, spec.dtype), dense, judging) >= found:
         observer.tell("not recovered", {"tokens": trained.tokens, "seconds": trained.seconds})
         return None
     return Recovered(trained, remade, levels)
-
-
-def _fast(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
-    """Return a model that computes in fast numbers: itself, or where it has others a copy."""
-    is_slow = model.dtype is torch.bfloat16 and loading.lacks_bfloat16(model.device)
-    return loading.in_fast_numbers(copy.deepcopy(model), dtype) if is_slow else model
 
 
 @contextlib.contextmanager
@@ -289,7 +284,7 @@ def measure_recovered(
     """
     recovered.shaped.apply(prepared.space.choices(winner))
     theirs, ours = (
-        logits_of(_fast(own.model, prepared.spec.dtype), is_fast=False)
+        logits_of(in_fast_copy(own.model, prepared.spec.dtype), is_fast=False)
         for own in (dense, recovered.shaped)
     )
     return read(ours, theirs, report_text(prepared, n), prepared.spec.teacher_tokens)

@@ -31,10 +31,11 @@ def logits_of(model: nn.Module, *, is_fast: bool = True) -> Logits:
 
 
 @torch.inference_mode()
-def read(ours: Logits, dense: Logits, rows: Iterable[np.ndarray], k: int) -> Measurement:
+def read(ours: Logits, dense: Logits | None, rows: Iterable[np.ndarray], k: int) -> Measurement:
     """Return what a model loses on sequences of one length.
 
     Args:
+        dense: None where the model is the dense one itself.
         rows: Each (T) token ids.
         k: Likeliest tokens kept of each prediction of the dense model.
     """
@@ -42,7 +43,8 @@ def read(ours: Logits, dense: Logits, rows: Iterable[np.ndarray], k: int) -> Mea
     for row in rows:
         ids = torch.from_numpy(row).long()
         logits = ours(ids)
-        found = mean_losses(summarize(dense(ids), k), logits, ids[1:].to(logits.device))
+        theirs = logits if dense is None else dense(ids)
+        found = mean_losses(summarize(theirs, k), logits, ids[1:].to(logits.device))
         kl.append(found[0])
         nll.append(found[1])
         length = len(row)
