@@ -17,15 +17,18 @@ from autocompress.spec_rules import (
     BITS,
     BLOCK_FORMATS,
     CODED,
+    EMBEDDINGS,
     ENGINES,
     FORMATS,
     GGUF_TYPES,
     INTEGER,
     METRIC_VARIABLES,
     TORCH_KERNELS,
+    USUAL_EMBEDDINGS,
     cache_problems,
     darwin_problems,
     decoding_problems,
+    embeddings_problems,
     engine_problems,
     format_problems,
     is_llama_cpp,
@@ -153,15 +156,16 @@ class SearchSpec:
     is calibrated with those before it stored as `upstream` says: `dense`, or one of `bits` or
     `sparsities`. The winner is written in a `format`: `hf` holds everything, `compressed-tensors`
     whole layers and bits, as engines read them, `gptq` the same for vLLM, `decilm` sub-blocks and
-    bits, `gguf` whole layers and bits for llama.cpp. The winner is trained on so many tokens as
-    `recover` says, of `recovery_text`, at a learning rate of `recovery_rate`: all of it, or with a
-    `recovery_rank` LoRA's adapters alone; `recovery_hidden` weighs how far hidden states are
-    apart, beside predictions; a `recovery_draw` of `worst` takes more of the text where the winner
-    loses most. The strategy `darwin` trains candidates before it measures them, by the
-    `darwin_optimizer` at its rate: a rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and
-    lets 2 go on. Latency tables that the store holds of the same machine and workload are measured
-    again if `fresh_profile`. Tasks may run Python that they or the model's answers hold if
-    `allow_python`.
+    bits, `gguf` whole layers and bits for llama.cpp. There `embeddings` tells in which of its
+    types all candidates store token embedding and head; the dense model that they are held against
+    keeps its own. The winner is trained on so many tokens as `recover` says, of `recovery_text`,
+    at a learning rate of `recovery_rate`: all of it, or with a `recovery_rank` LoRA's adapters
+    alone; `recovery_hidden` weighs how far hidden states are apart, beside predictions; a
+    `recovery_draw` of `worst` takes more of the text where the winner loses most. The strategy
+    `darwin` trains candidates before it measures them, by the `darwin_optimizer` at its rate: a
+    rung `8k:16:2` trains on 8,000 tokens, reads 16 sequences and lets 2 go on. Latency tables that
+    the store holds of the same machine and workload are measured again if `fresh_profile`. Tasks
+    may run Python that they or the model's answers hold if `allow_python`.
     """
 
     model: str
@@ -185,6 +189,7 @@ class SearchSpec:
     quantizer: str = "gptq"
     pruner: str = "sparsegpt"
     upstream: str = "dense"
+    embeddings: str = USUAL_EMBEDDINGS
     engine: str = "torch"
     format: str = "hf"
     workload: Mix = USUAL_MIX
@@ -246,6 +251,11 @@ class SearchSpec:
         return 1e3 * self.workload.first.tokens / self.target_throughput
 
     @property
+    def has_stored_ends(self) -> bool:
+        """Whether candidates store token embedding and head otherwise than the dense model."""
+        return self.embeddings != USUAL_EMBEDDINGS
+
+    @property
     def roofline(self) -> str | None:
         """The hardware that times are reckoned for; None where an engine is there to measure."""
         name, _, hardware = self.engine.partition(":")
@@ -292,6 +302,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
         problems.append(f"target_throughput: one workload must hold, but got {mix}.")
     form = str(checked.setdefault("format", usual_format(str(checked.get("engine")))))
     problems += engine_problems(checked) + format_problems(checked)
+    problems += embeddings_problems(checked)
     engine = str(checked.get("engine", ""))
     if engine.startswith("roofline:") and checked.get("target_memory") is not None:
         problems.append(f"target_memory: nothing runs by {engine} whose memory could be measured.")
@@ -529,6 +540,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "quantizer": values_of.one_of(QUANTIZERS),
     "pruner": _pruner,
     "upstream": _upstream,
+    "embeddings": values_of.one_of(EMBEDDINGS),
     "engine": values_of.one_of(ENGINES),
     "format": values_of.one_of(FORMATS),
     "workload": _workload,

@@ -20,6 +20,9 @@ BLOCK_FORMATS: Final = ("fp8", "mxfp4", "nvfp4")
 INTEGER: Final = re.compile(rf"w([{''.join(BITS)}])(g[1-9]\d*)?(sym)?")
 """Bits with a group size, or with none for whole rows, and whether codes lie around 0."""
 GGUF_TYPES: Final = ("q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0", "q3_k", "q2_k")
+USUAL_EMBEDDINGS: Final = "f16"
+"""In what GGUF files store token embedding and head where nobody says it: as in the dense one."""
+EMBEDDINGS: Final = (USUAL_EMBEDDINGS, *GGUF_TYPES)
 TORCH_KERNELS: Final = ("w8sym", "4")
 """Of `bits`, those that torch multiplies fastest with on a CPU."""
 SERVED_BITS: Final = ("8", "4")
@@ -121,6 +124,18 @@ def engine_problems(checked: Mapping[str, object]) -> list[str]:
             "bits or a speedup."
         )
     return problems
+
+
+def embeddings_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return what cannot be asked for together with a type of token embedding and head."""
+    kind = checked.get("embeddings", USUAL_EMBEDDINGS)
+    if kind == USUAL_EMBEDDINGS:
+        return []
+    if not is_llama_cpp(checked):
+        return [f"embeddings: `engine: llama.cpp` must hold for {kind}, a type of GGUF files."]
+    if checked.get("recover") is None:
+        return []
+    return [f"embeddings: `recover` leaves them dense, not in {kind}; give one of the two."]
 
 
 def _vllm_problems(checked: Mapping[str, object]) -> list[str]:

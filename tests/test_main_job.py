@@ -921,8 +921,9 @@ def test_a_winner_of_whole_layers_goes_to_llama_cpp_and_back(job: Job, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("embeddings", ["f16", "q8_0"])
 def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
-    calibration: Path, tmp_path: Path
+    calibration: Path, tmp_path: Path, embeddings: str
 ) -> None:
     need_llama_cpp()
     config = make_config()
@@ -933,6 +934,7 @@ def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
         (
             str(tmp_path / "tiny"),
             "--engine=llama.cpp",
+            f"--embeddings={embeddings}",
             "--target-bytes=60%",
             "--workload=1x8+4",
             f"--calibration={calibration}",
@@ -951,13 +953,16 @@ def test_a_search_for_llama_cpp_ends_in_a_file_that_it_runs(
     assert report["gate"]["perplexity"] == pytest.approx(report["loss"]["perplexity"], rel=0.01)
     assert report["checkpoint"] == "model/tiny.gguf"
     assert "--engine llama.cpp" in report["command"]
+    assert ("--embeddings q8_0" in report["command"]) == (embeddings == "q8_0")
     stored = read_gguf(tmp_path / "gguf" / report["checkpoint"])
     assert stored.bytes == report["bytes"]["compressed"] <= 0.6 * report["bytes"]["dense"]
     recipe = yaml.safe_load((tmp_path / "gguf" / "recipe.yaml").read_text("utf-8"))
+    assert recipe["embeddings"] == embeddings
     said = [" ".join(layer.values()) for layer in recipe["layers"].values()]
     types = {name for layer in said for name in layer.split()}
     assert types <= {"q8_0", "q5_0", "q4_0", "dense"}
     assert "Opened by llama.cpp" in verified(tmp_path / "gguf")
     printed, _ = own.run("export", "gguf", "--format=tensor-types")
     assert "llama-quantize --tensor-type-file tensor-types.txt" in printed
+    assert f"--token-embedding-type {embeddings} --output-tensor-type {embeddings}" in printed
     assert (tmp_path / "gguf" / "tensor-types.txt").read_text("utf-8").startswith("blk")

@@ -393,6 +393,43 @@ def test_what_llama_cpp_cannot_run_is_refused(values: dict[str, object], reason:
     assert reason in refusal(engine="llama.cpp", **values)
 
 
+def test_embedding_and_head_are_stored_as_files_of_llama_cpp_can() -> None:
+    spec = from_mapping(LEAST | {"engine": "llama.cpp", "embeddings": "q6_k"})
+
+    assert (spec.embeddings, spec.has_stored_ends) == ("q6_k", True)
+    assert from_mapping(spec.to_json()) == spec
+    assert not from_mapping(LEAST | {"engine": "llama.cpp"}).has_stored_ends
+    assert not from_mapping(LEAST | {"embeddings": "f16"}).has_stored_ends
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (
+            {"engine": "torch", "embeddings": "q6_k"},
+            "embeddings: `engine: llama.cpp` must hold for q6_k, a type of GGUF files.",
+        ),
+        (
+            {"engine": "vllm", "embeddings": "q8_0"},
+            "embeddings: `engine: llama.cpp` must hold for q8_0, a type of GGUF files.",
+        ),
+        (
+            {"engine": "llama.cpp", "embeddings": "q6_k", "recover": "10k"},
+            "embeddings: `recover` leaves them dense, not in q6_k; give one of the two.",
+        ),
+        (
+            {"engine": "llama.cpp", "embeddings": "q7_k"},
+            "embeddings: unknown 'q7_k'; did you mean",
+        ),
+        ({"engine": "llama.cpp", "embeddings": "4"}, "embeddings: unknown '4'. Known: f16, q8_0,"),
+    ],
+)
+def test_embeddings_that_cannot_be_stored_so_are_refused(
+    values: dict[str, object], reason: str
+) -> None:
+    assert reason in refusal(**values)
+
+
 def test_a_decilm_drops_sub_blocks() -> None:
     spec = from_mapping(LEAST | {"engine": "vllm", "format": "decilm"})
 

@@ -54,6 +54,7 @@ SPEC_FLAGS = (
     "quantizer",
     "pruner",
     "upstream",
+    "embeddings",
     "engine",
     "format",
     "latency_table",
@@ -317,6 +318,11 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         metavar="3",
         help="how layers are stored while those after them are calibrated: dense, or one of "
         "--bits or --sparsities",
+    )
+    parser.add_argument(
+        "--embeddings",
+        metavar="q6_k",
+        help="with --engine llama.cpp: the type of token embedding and head, f16 or as --bits",
     )
     parser.add_argument("--engine", help=f"what runs the model: {', '.join(ENGINES)}")
     parser.add_argument(

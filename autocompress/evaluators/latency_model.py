@@ -20,6 +20,7 @@ from autocompress.evaluators.latency_rows import NO_LAYER, WHOLE_LAYER, Profile,
 from autocompress.spaces.base import Bundle, Choice, MenuEntry, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, mixed
 from autocompress.spaces.settings import WeightSetting
+from autocompress.spec_rules import USUAL_EMBEDDINGS
 from autocompress.store.base import Json
 from autocompress.trial import Genotype
 from autocompress.workload import Mix, Workload
@@ -28,8 +29,6 @@ CONFIDENCE = 0.9
 # Standard deviation of a scale around 1, before anything is measured.
 SPREAD = 0.3
 MOST_FINALISTS = 20
-USUAL_EMBEDDINGS = "f16"
-"""Embedding and head of candidates are the dense model's."""
 
 
 @dataclass(frozen=True, slots=True)

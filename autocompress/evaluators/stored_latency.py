@@ -4,16 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autocompress.errors import SpecError
-from autocompress.evaluators.latency_model import (
-    USUAL_EMBEDDINGS,
-    LatencyModel,
-    LatencyTable,
-    LatencyTables,
-)
+from autocompress.evaluators.latency_model import LatencyModel, LatencyTable, LatencyTables
 from autocompress.evaluators.latency_rows import Profile, Row, Sample, Spent
 from autocompress.evaluators.roofline import Roofline
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.settings import WeightSetting
+from autocompress.spec_rules import USUAL_EMBEDDINGS
 from autocompress.store.base import Json
 from autocompress.workload import Mix
 

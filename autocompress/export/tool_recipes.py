@@ -18,6 +18,7 @@ from autocompress.export.layer_patterns import by_layers, module_patterns, one_o
 from autocompress.models.architecture import LINEAR_NAMES
 from autocompress.spaces.base import Choice, SearchSpace
 from autocompress.spaces.settings import DENSE, WeightSetting
+from autocompress.spec_rules import USUAL_EMBEDDINGS
 
 GGUF_NAMES: Final[Mapping[str, str]] = {
     "self_attn.q_proj": "attn_q",
@@ -28,6 +29,7 @@ GGUF_NAMES: Final[Mapping[str, str]] = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_TENSOR_TYPES: Final = "tensor-types"
 _GPTQ_BITS: Final = (2, 3, 4, 8)
 _MODELOPT: Final[Mapping[str, Mapping[str, object]]] = {
     "fp8": {"quant_algo": "FP8"},
@@ -58,11 +60,13 @@ class _Winner:
         dropped: Of these, the layers that are gone as a whole.
         settings: Of each linear layer's setting in the layers that stay, numbered as in the
             dense model, by name.
+        embeddings: The type of token embedding and head.
     """
 
     layers: int
     dropped: tuple[int, ...]
     settings: Mapping[tuple[int, str], WeightSetting]
+    embeddings: str
 
     def by_setting(self) -> dict[WeightSetting, dict[str, list[int]]]:
         """Return the layers of each linear layer's name, by setting."""
@@ -72,16 +76,29 @@ class _Winner:
         return {setting: found[setting] for setting in sorted(found, key=str)}
 
 
-def tool_recipe(tool: str, space: SearchSpace, choices: Sequence[Choice]) -> ToolRecipe:
+def tool_recipe(
+    tool: str,
+    space: SearchSpace,
+    choices: Sequence[Choice],
+    embeddings: str = USUAL_EMBEDDINGS,
+) -> ToolRecipe:
     """Return a candidate as a recipe of one of `TOOLS`.
+
+    Args:
+        embeddings: The type of token embedding and head.
 
     Raises:
         ExportError: If the tool cannot be told what the candidate is, with the reason.
     """
-    return TOOLS[tool](_read(tool, space, choices))
+    if tool != _TENSOR_TYPES and embeddings != USUAL_EMBEDDINGS:
+        raise ExportError(
+            f"A recipe for {tool} cannot tell embedding and head in {embeddings}, a type of GGUF "
+            f"files: take {_TENSOR_TYPES}."
+        )
+    return TOOLS[tool](_read(tool, space, choices, embeddings))
 
 
-def _read(tool: str, space: SearchSpace, choices: Sequence[Choice]) -> _Winner:
+def _read(tool: str, space: SearchSpace, choices: Sequence[Choice], embeddings: str) -> _Winner:
     left = layers_left(space, choices)
     n_layers = 1 + max(site.layer for site in space.sites)
     settings: dict[tuple[int, str], WeightSetting] = {}
@@ -98,12 +115,12 @@ def _read(tool: str, space: SearchSpace, choices: Sequence[Choice]) -> _Winner:
         for group, setting in zip(site.groups, stored, strict=True):
             settings |= {(site.layer, next(names)): setting for _ in group.linears}
     dropped = tuple(layer for layer in range(n_layers) if layer not in left)
-    return _Winner(n_layers, dropped, settings)
+    return _Winner(n_layers, dropped, settings, embeddings)
 
 
 def _tensor_types(winner: _Winner) -> ToolRecipe:
     """Return llama-quantize's tensor types; of a pruned model they match the new numbers."""
-    _refuse(winner, "tensor-types", lambda s: s.is_dense or s.is_gguf, "GGUF's types")
+    _refuse(winner, _TENSOR_TYPES, lambda s: s.is_dense or s.is_gguf, "GGUF's types")
     left = [layer for layer in range(winner.layers) if layer not in winner.dropped]
     numbers = {old: new for new, old in enumerate(left)}
     lines = []
@@ -118,9 +135,10 @@ def _tensor_types(winner: _Winner) -> ToolRecipe:
             for layers, own in by_layers(renamed)
         ]
     pruned = f" --prune-layers {','.join(map(str, winner.dropped))}" if winner.dropped else ""
+    ends = f"--token-embedding-type {winner.embeddings} --output-tensor-type {winner.embeddings}"
     use = (
-        f"llama-quantize --tensor-type-file tensor-types.txt{pruned} --token-embedding-type f16 "
-        "--output-tensor-type f16 MODEL-f16.gguf OUT.gguf Q8_0"
+        f"llama-quantize --tensor-type-file tensor-types.txt{pruned} {ends} MODEL-f16.gguf "
+        "OUT.gguf Q8_0"
     )
     return ToolRecipe("tensor-types.txt", "\n".join(lines) + "\n", use)
 
@@ -255,7 +273,7 @@ def _refuse_drops(winner: _Winner, tool: str) -> None:
 
 
 TOOLS: Final[Mapping[str, Callable[[_Winner], ToolRecipe]]] = {
-    "tensor-types": _tensor_types,
+    _TENSOR_TYPES: _tensor_types,
     "llm-compressor": _llm_compressor,
     "gptqmodel": _gptq,
     "modelopt": _modelopt,

@@ -17,6 +17,8 @@ from autocompress.evaluators.latency_model import Check, LatencyModel
 from autocompress.evaluators.roofline import Roofline
 from autocompress.export import report as words
 from autocompress.export.checkpoint import files_bytes, layer_choices
+from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.dense import read_dense
 from autocompress.pipeline.deployment import Verified
 from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
@@ -33,6 +35,7 @@ from autocompress.spec_rules import (
     COMPRESSED,
     OF_SPACES,
     SERVED_BITS,
+    USUAL_EMBEDDINGS,
     of_no_space,
     usual_bits,
     usual_format,
@@ -58,17 +61,28 @@ class Relearned:
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """Measurements on the report text: the winner, the dense model and the baselines by name."""
+    """Measurements on the report text: the winner, the dense model and the baselines by name.
+
+    Args:
+        start: The candidate whose sites are all dense: the dense model, but for its token
+            embedding and head where candidates store those otherwise.
+    """
 
     winner: Measurement
     dense: Measurement
     baselines: Mapping[str, tuple[Genotype, Measurement]]
+    start: Measurement
 
 
-def measure_standings(prepared: Prepared, found: Found, driver: SearchDriver) -> Standings:
+def measure_standings(
+    prepared: Prepared, found: Found, driver: SearchDriver, shaped: ShapedModel
+) -> Standings:
     """Measure all that the report compares, on text that nothing before has read.
 
     The baselines are strategies of their own, under the winner's constraint.
+
+    Args:
+        shaped: What reads the text as the dense model, where no candidate is that; left dense.
 
     Raises:
         EvaluationError: If one of them could not be measured.
@@ -83,10 +97,12 @@ def measure_standings(prepared: Prepared, found: Found, driver: SearchDriver) ->
         if trial.measurement is None:
             raise EvaluationError(f"{trial.genotype.key} failed on the report text: {trial.error}")
         measured[trial.genotype] = trial.measurement
+    start = measured[prepared.space.dense]
     return Standings(
         measured[found.winner],
-        measured[prepared.space.dense],
+        read_dense(prepared, shaped, n) if prepared.spec.has_stored_ends else start,
         {name: (genotype, measured[genotype]) for name, genotype in names.items()},
+        start,
     )
 
 
@@ -215,7 +231,9 @@ def make_report(
         needs_remote_code=artifact.needs_remote_code,
         checkpoint=f"{MODEL}/{artifact.file}" if artifact.file else MODEL,
         corrections=found.corrections,
-        warnings=_warnings(prepared, latency, found, verified.decoded, profiled_at, strayed)
+        warnings=_warnings(
+            prepared, latency, found, verified.decoded, profiled_at, strayed, standings.start
+        )
         + _not_recovered(prepared, found, recovered),
     )
 
@@ -345,6 +363,7 @@ def command(prepared: Prepared) -> str:
         ("quantizer", spec.quantizer, "gptq"),
         ("pruner", spec.pruner, "sparsegpt"),
         ("upstream", spec.upstream, "dense"),
+        ("embeddings", spec.embeddings, USUAL_EMBEDDINGS),
         ("workload", str(spec.workload), "1x128+64"),
         ("device", spec.device, "auto"),
         ("dtype", spec.dtype, "auto"),
@@ -415,6 +434,7 @@ def _warnings(
     decoded: Sequence[str],
     profiled_at: str | None,
     strayed: Sequence[str],
+    start: Measurement,
 ) -> tuple[str, ...]:
     warnings = [
         f"The latency table was measured with {changed}: what the study predicted since is off by "
@@ -478,7 +498,7 @@ def _warnings(
         )
     if prepared.spec.engine == "llama.cpp":
         warnings.append(
-            "Embedding and head stay in f16. llama.cpp ran without its kernels for repacked "
+            f"{_ends(prepared.spec, start)} llama.cpp ran without its kernels for repacked "
             "weights and for AMX: as it is usually compiled, it may be faster than measured here."
         )
     if any(not choice.cache.is_dense for choice in choices):
@@ -504,6 +524,17 @@ def foreseen(spec: SearchSpec) -> tuple[str, ...]:
         "vLLM, SGLang and TensorRT-LLM do not load that."
     )
     return (fused,)
+
+
+def _ends(spec: SearchSpec, start: Measurement) -> str:
+    """Say how token embedding and head are stored, and what that alone loses."""
+    if not spec.has_stored_ends:
+        return "Embedding and head stay in f16."
+    return (
+        f"Token embedding and output head are stored in {spec.embeddings}, in the winner and in "
+        f"all that it is compared with but the dense model: that alone loses {start.loss:.3g} "
+        "nats a token."
+    )
 
 
 def _rarely_served(spec: SearchSpec, choices: Sequence[Choice]) -> list[str]:

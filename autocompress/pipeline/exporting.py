@@ -59,7 +59,8 @@ def export_recipe(
     if tool not in TOOLS:
         raise SpecError(f"Unknown format {tool!r}. Known: {', '.join((*FORMATS, *TOOLS))}.")
     known, picked = _picked(storage, study, point)
-    recipe = tool_recipe(tool, known.space, known.space.choices(picked))
+    choices = known.space.choices(picked)
+    recipe = tool_recipe(tool, known.space, choices, known.spec.embeddings)
     write_texts({recipe.file: recipe.text}, output)
     return recipe
 
@@ -100,7 +101,7 @@ def export_spec(
     usual += DARWIN
     if engine != known.spec.engine:
         given["engine"] = engine
-        own = ("bits", "group_size", "symmetric", "quantizer")
+        own = ("bits", "group_size", "symmetric", "quantizer", "embeddings")
         usual += [name for name in own if "llama.cpp" in (engine, known.spec.engine)]
     spec = from_mapping({k: v for k, v in told.items() if k not in usual} | given)
     text = {"study": study, "layers": layer_texts(known.space, known.space.choices(picked))}

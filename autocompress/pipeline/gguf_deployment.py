@@ -7,6 +7,7 @@ from typing import Final
 
 from autocompress.evaluators.file_stopwatch import FileStopwatch
 from autocompress.evaluators.latency_model import LatencyTables
+from autocompress.evaluators.latency_rows import Spent
 from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.subprocess_call import nobody
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
@@ -14,8 +15,12 @@ from autocompress.export import gguf_gate
 from autocompress.export.checkpoint import Artifact, file_digests, layers_left
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.export.packing import packed_layers
+from autocompress.models.ends import EMBEDDING, HEAD
+from autocompress.models.streaming import Checkpoint
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
+from autocompress.operators.ggml_ends import packed_ends
+from autocompress.operators.packed import PackedWeight
 from autocompress.pipeline.deployment import (
     Verified,
     check_perplexity,
@@ -38,6 +43,9 @@ THREAD_REPEATS: Final = 1
 class GgufDeployment:
     """One model on the llama.cpp engine; its dense file, in f16, is written at once.
 
+    Where candidates store token embedding and head otherwise, so is the file that they begin
+    with, whose layers are all in f16.
+
     Args:
         levels: What the model is shaped from.
         scratch: Folder for what is written.
@@ -56,7 +64,17 @@ class GgufDeployment:
         self._levels = levels
         self._scratch = scratch
         self._written: dict[Genotype, Artifact] = {}
+        self._ends: dict[str, PackedWeight] = {}
+        self._start = self.dense
         write_gguf(prepared.folder, self.dense)
+        if prepared.spec.has_stored_ends:
+            shaped.put_dense_ends()
+            self._ends = packed_ends(shaped.model, prepared.spec.embeddings)
+            if not Checkpoint(prepared.folder).lacks([HEAD]):
+                # A checkpoint may hold what is tied twice: so do its files.
+                self._ends.setdefault(HEAD, self._ends[EMBEDDING])
+            self._start = scratch / "start.gguf"
+            write_gguf(prepared.folder, self._start, self._ends)
 
     @functools.cached_property
     def _fastest(self) -> int:
@@ -70,10 +88,11 @@ class GgufDeployment:
         return LlamaCppEngine().version
 
     def size(self) -> DenseSize:
-        """Return the size of the dense file's tensors."""
+        """Return the size of the dense file's tensors, and what all candidates save of it."""
         stored, space = read_gguf(self.dense), self._prepared.space
         linear = sum(group.weights for site in space.sites for group in site.groups)
-        return DenseSize(stored.numbers, stored.bytes, F16_BITS, linear)
+        saved = stored.bytes - read_gguf(self._start).bytes
+        return DenseSize(stored.numbers, stored.bytes, F16_BITS, linear, saved_at_ends=saved)
 
     def peak_memory(self, path: Path) -> int | None:
         """Run each workload in a process of its own."""
@@ -84,19 +103,30 @@ class GgufDeployment:
         return LlamaCppEngine(table.first.threads if table else self._fastest)
 
     def measure_tables(self, observer: Observer) -> LatencyTables:
-        """Time files, each with a setting in all layers, in processes of the engine."""
+        """Time files, each with a setting in all layers, in processes of the engine.
+
+        What all candidates save at embedding and head is no setting's: they are timed beside the
+        file that all begin with, and the dense file is timed beside that.
+        """
         spec, engine = self._prepared.spec, self.engine(None)
+        stopwatches = [
+            FileStopwatch(engine, self._start, self._write, workload, self._scratch)
+            for workload in spec.workload.workloads
+        ]
+        ratios: list[Spent] = []
+        if spec.has_stored_ends:
+            observer.stage("latency of the dense model")
+            ratios = [own.beside(self.dense, own.rounds) for own in stopwatches]
         return measure_tables(
-            [
-                FileStopwatch(engine, self.dense, self._write, workload, self._scratch)
-                for workload in spec.workload.workloads
-            ],
+            stopwatches,
             engine,
             hardware(self._prepared.device, engine.threads),
             self._prepared.space,
             spec.workload,
             spec.seed,
             observer,
+            ratios,
+            spec.embeddings,
         )
 
     def export(self, genotype: Genotype) -> Artifact:
@@ -146,6 +176,7 @@ class GgufDeployment:
                 f"model.layers.{layer}.{name}.weight": weight
                 for layer, linears in packed.items()
                 for name, weight in linears.items()
-            },
+            }
+            | self._ends,
             layers_left(self._prepared.space, choices),
         )

@@ -28,6 +28,7 @@ INHERITED_FIELDS = (
     "quantizer",
     "pruner",
     "upstream",
+    "embeddings",
     "engine",
     "format",
     "workload",

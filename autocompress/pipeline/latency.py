@@ -19,6 +19,7 @@ from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.spaces.moves import Moves
+from autocompress.spec_rules import USUAL_EMBEDDINGS
 from autocompress.trial import Genotype
 from autocompress.workload import Mix, Workload
 
@@ -42,7 +43,7 @@ def measure_tables(
     seed: int,
     observer: Observer,
     ratios: Sequence[Spent] = (),
-    embeddings: str = latency_model.USUAL_EMBEDDINGS,
+    embeddings: str = USUAL_EMBEDDINGS,
 ) -> LatencyTables:
     """Profile every distinct change, then fit and check on whole random configurations.
 

@@ -32,6 +32,7 @@ from autocompress.search.bayes import WAYS
 from autocompress.search.shards import Cut
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.making import ModelShape
+from autocompress.spaces.settings import block_format
 from autocompress.spec import PARETO, SearchSpec
 from autocompress.spec_rules import COMPILED_TORCH, COMPRESSED, VLLM_CPU_BITS, is_of_bits
 from autocompress.training.short import ShortTraining
@@ -108,6 +109,7 @@ class Prepared:
             upstream=setting_of(self.spec.upstream),
             shared_levels=shared_levels(),
             training=self._training(),
+            embeddings=self.spec.embeddings if self.spec.has_stored_ends else None,
         )
 
     def _upstream(self) -> tuple[str, ...]:
@@ -139,6 +141,8 @@ def prepare(spec: SearchSpec) -> Prepared:
     device = loading.pick_device(spec.device)
     folder = loading.resolve(spec.model)
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
+    if spec.has_stored_ends:
+        _check_embeddings(spec.embeddings, architecture)
     space = space_of(spec, shape_of(architecture, fused=not spec.per_linear))
     load_weight_operator(spec.pruner)
     if reads_gradients(spec.pruner):
@@ -169,6 +173,11 @@ def prepare(spec: SearchSpec) -> Prepared:
             f"`engine = {imported.first.engine}` of the latency table must hold, but got "
             f"{spec.engine}."
         )
+    if imported is not None and imported.first.embeddings != spec.embeddings:
+        raise SpecError(
+            f"`embeddings = {imported.first.embeddings}` of the latency table must hold, but got "
+            f"{spec.embeddings}."
+        )
     shared = shared_levels()
     if shared is not None:
         SharedStorage(shared)
@@ -185,6 +194,21 @@ def _named(spec: SearchSpec, space: SearchSpace) -> Genotype:
     """Return the candidate that the spec's `start` tells."""
     middle = float(spec.sparsities[0]) if spec.sparsity_step else 0.0
     return start_of(Path(str(spec.start)).expanduser(), space, middle)
+
+
+def _check_embeddings(kind: str, architecture: Architecture) -> None:
+    """Make sure that whole blocks make up the rows of token embedding and head.
+
+    Raises:
+        SpecError: If they do not.
+    """
+    block = block_format(kind).block or 1
+    if architecture.hidden % block:
+        raise SpecError(
+            f"embeddings: `hidden % {block} == 0` must hold for {kind}, but got "
+            f"{architecture.hidden}. Types that end in _0 have blocks of 32 columns, the others "
+            "of 256."
+        )
 
 
 def _check_gradients(spec: SearchSpec) -> None:

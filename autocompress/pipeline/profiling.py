@@ -183,6 +183,8 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
     shapes = {
         f"{site.kind} {choice_text(choice)}" for site, choice in prepared.space.site_choices()
     }
+    # Only where they differ: what was measured before anything could be asked of them is as good.
+    ends = {"embeddings": prepared.spec.embeddings} if prepared.spec.has_stored_ends else {}
     return {
         "engine": prepared.spec.engine,
         "format": prepared.spec.format,
@@ -192,4 +194,5 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
         "workload": str(prepared.spec.workload),
         "model": repr(prepared.architecture),
         "choices": address(*sorted(shapes), *(["whole layers"] if by_layer else [])),
+        **ends,
     }

@@ -123,7 +123,13 @@ def predict(known: StoredStudy, targets: Mapping[str, object]) -> Retargeted:
         fastest = cost.dense / least_left(space, cost)
         limits = (time_limit(cost, needed, fastest, spec),)
     limits += stored_limits(spec, space, dense)
-    task = Task(Constraint(space, limits), spec.seed, spec.context, 10**9)
+    task = Task(
+        Constraint(space, limits),
+        spec.seed,
+        spec.context,
+        10**9,
+        start_loses=spec.has_stored_ends,
+    )
     found = retarget(task, Memo.of(known.records), SINGLE_SEQUENCES)
     entries = space.entries(found.genotype)
 

@@ -137,6 +137,7 @@ def search(
             None if spec.max_tokens is None else max(0, spec.max_tokens - spent.tokens),
             stopper(store, phase, spec.budget_seconds if phase == 0 else None),
             extra,
+            spec.has_stored_ends,
         )
         settings = settings_for(task.allowed)
         if phase:

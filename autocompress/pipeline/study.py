@@ -28,6 +28,7 @@ from autocompress.export.render import write_report, write_texts
 from autocompress.export.report import Report
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
+from autocompress.operators.ggml_ends import stored_ends
 from autocompress.operators.levels import Levels
 from autocompress.pipeline.aiming import (
     LOOSER_WITHIN_A_BUDGET,
@@ -61,6 +62,7 @@ from autocompress.pipeline.searching import Found, Measure, Room, check_darwin, 
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import (
     check_kernels,
+    check_start,
     most_memory,
     needed_speedup,
     stored_limits,
@@ -261,7 +263,7 @@ def _run(
         )
         observer.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
         observer.stage("report text")
-        standings = measure_standings(prepared, found, driver)
+        standings = measure_standings(prepared, found, driver, deployment.shaped)
         observer.stage("export and gate")
         verified = deployment.verify(found.winner, standings.winner)
         held = None
@@ -383,6 +385,7 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
         errors = {"mape": check.mape, "repeat_error": check.repeat_error}
         observer.tell("latency", times | errors)
     target = needed_speedup(spec, cost) or 1.0
+    check_start(spec, cost, target)
     # What is not measured needs no room for the interval of a measurement.
     margin = MARGIN if check is not None else 1.0
     looser = MOST_ATTEMPTS if spec.budget_seconds is None else LOOSER_WITHIN_A_BUDGET
@@ -415,7 +418,8 @@ def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deploym
     model = loading.load_model(
         prepared.folder, prepared.device, spec.dtype, spec.trust_remote_code
     )
-    return _deployed(prepared, ShapedModel(model, prepared.space, levels), levels, scratch)
+    shaped = ShapedModel(model, prepared.space, levels, ends=stored_ends(model, plan.embeddings))
+    return _deployed(prepared, shaped, levels, scratch)
 
 
 def _deployed(
@@ -491,10 +495,11 @@ def _publish(
 
 def _recipe(prepared: Prepared, study: str, found: Found) -> Mapping[str, object]:
     """Return the winner as data."""
-    space = prepared.space
+    space, spec = prepared.space, prepared.spec
     return {
         "study": study,
-        "model": prepared.spec.model,
+        "model": spec.model,
         "genotype": list(found.winner.levels),
+        **({"embeddings": spec.embeddings} if spec.format == "gguf" else {}),
         "layers": layer_texts(space, space.choices(found.winner)),
     }

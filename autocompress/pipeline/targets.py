@@ -59,6 +59,8 @@ class DenseSize:
         linear_weights: In the searched linear layers.
         peak_memory: Bytes that the engine's process holds while it runs the workload, above what
             it holds before it opens the model; None where it was not measured.
+        saved_at_ends: Of `bytes`, those that every candidate saves by how it stores token
+            embedding and head.
     """
 
     parameters: int
@@ -66,6 +68,7 @@ class DenseSize:
     number_bits: int
     linear_weights: int
     peak_memory: int | None = None
+    saved_at_ends: int = 0
 
     def to_document(self) -> Mapping[str, Json]:
         """Return plain values, to be kept with a study."""
@@ -74,7 +77,9 @@ class DenseSize:
     @classmethod
     def from_document(cls, document: Mapping[str, Json]) -> "DenseSize":
         """Read what `to_document` wrote."""
-        given = {f.name: document[f.name] for f in dataclasses.fields(cls)}
+        # Studies of earlier versions say nothing of what was added since.
+        names = [f.name for f in dataclasses.fields(cls) if f.name in document]
+        given = {name: document[name] for name in names}
         read = {name: None if v is None else int(str(v)) for name, v in given.items()}
         return cls(**read)  # type: ignore[arg-type]  # only `peak_memory` is ever None
 
@@ -153,6 +158,21 @@ def rate_of(spec: SearchSpec, milliseconds: float) -> str:
     return f"{1e3 * spec.workload.first.tokens / milliseconds:,.4g} tokens a second"
 
 
+def check_start(spec: SearchSpec, cost: AdditiveCost, needed: float) -> None:
+    """Make sure that a speedup takes more than embedding and head stored otherwise.
+
+    Raises:
+        SpecError: If all candidates begin with as much.
+    """
+    start = cost.dense / cost.start
+    if spec.has_stored_ends and needed <= start:
+        raise SpecError(
+            f"`target_speedup > start` must hold, but got {needed:.4g}x, and embedding and head "
+            f"in {spec.embeddings} alone are predicted at {start:.4g}x: there is nothing to "
+            "search. Ask for more, or leave `embeddings` out."
+        )
+
+
 def time_limit(
     cost: AdditiveCost, target_speedup: float, fastest: float, spec: SearchSpec
 ) -> Limit:
@@ -197,7 +217,7 @@ def stored_limits(
         share: Of the memory that serving may hold, what candidates are reckoned to.
 
     Raises:
-        SpecError: If the dense model meets a target already.
+        SpecError: If the dense model meets a target already, or what all candidates begin with.
         UnreachableTarget: If no candidate of the space meets it.
     """
     size, count = spec.target_bytes, spec.target_params
@@ -243,7 +263,8 @@ def _cost(kind: str, spec: SearchSpec, space: SearchSpace, dense: DenseSize) -> 
         return sizes.served_bytes(space, dense.number_bits, tokens, other, held)
 
     # What is held beside the sites is what was measured beyond what they are reckoned at.
-    return served(max(0.0, (dense.peak_memory or 0) - served(0.0).dense))
+    whole = served(max(0.0, (dense.peak_memory or 0) - served(0.0).dense))
+    return whole.saving(dense.saved_at_ends)
 
 
 def stored_cost(
@@ -269,6 +290,7 @@ def stored_cost(
         return mixed([(8 / dense.linear_weights, sizes.linear_bytes(space, bits, stored))])
     in_sites = sizes.stored_bytes(space, bits, 0, stored).dense
     whole = sizes.stored_bytes(space, bits, dense.bytes - round(in_sites), stored)
+    whole = whole.saving(dense.saved_at_ends)
     return mixed([(8 / dense.parameters, whole)]) if kind == "bits" else whole
 
 
@@ -340,6 +362,12 @@ def _checked(
         raise SpecError(
             f"`target_{kind} < dense` must hold, but got {told(kind, most)}, and the dense model "
             f"has {told(kind, cost.dense)}."
+        )
+    if most >= cost.start:
+        raise SpecError(
+            f"`target_{kind} < start` must hold, but got {told(kind, most)}, and embedding and "
+            f"head in {spec.embeddings} alone leave {told(kind, cost.start)}: there is nothing to "
+            "search. Ask for less, or leave `embeddings` out."
         )
     least = least_left(space, cost)
     if most < least:

@@ -81,6 +81,9 @@ hold dropped sub-blocks it drops whole layers instead.
 opens it with other packages alone. It, compressed-tensors and decilm are read by vLLM itself in
 `tests/export/test_vllm_reads.py`, where it is installed.
 
+Token embedding and output head stay in the model's number format, in gguf in f16 or in the type
+that `--embeddings` names, found by `tests/pipeline/test_stored_ends.py`.
+
 | model | space | hf | compressed-tensors | decilm | gguf |
 |---|---|---|---|---|---|
 """

@@ -14,7 +14,8 @@ from autocompress.evaluators.llama_cpp_model import LlamaCppPredictor
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.models.loading import load_tokenizer
 from autocompress.models.text import token_ids as read_tokens
-from autocompress.operators.ggml_blocks import quantize
+from autocompress.operators.ggml_blocks import gguf_package, quantize
+from autocompress.operators.ggml_ends import packed_ends, stored_ends
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.settings import WeightSetting
 from tests.gguf_files import need_llama_cpp
@@ -97,6 +98,38 @@ def test_tensors_take_the_types_that_are_given(
     saved = weight.numel() * 2 - packed.bytes
     assert read_gguf(dense).bytes - read_gguf(mixed).bytes == saved
     assert read_gguf(dense).linear_bytes - read_gguf(mixed).linear_bytes == saved
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_embedding_and_head_take_the_type_that_is_given(
+    tiny_models: TinyModels, tmp_path: Path, family: str, kind: str, tied: bool
+) -> None:
+    model = tiny_models.load(family, tied=tied)
+    packed = packed_ends(model, kind)
+    decoded = stored_ends(model, kind) or {}
+    dense, stored = tmp_path / "dense.gguf", tmp_path / "stored.gguf"
+
+    write_gguf(tiny_models.folder(family, tied=tied), dense)
+    write_gguf(tiny_models.folder(family, tied=tied), stored, packed)
+
+    with torch.no_grad():
+        for name, weight in decoded.items():
+            model.get_parameter(name).copy_(weight)
+    # llama.cpp rounds what such a matrix is multiplied with to 8 bits, 32 numbers to a scale.
+    assert largest_difference(stored, logits_of(model, IDS)) < 3 * CLOSE
+    before, after = read_gguf(dense), read_gguf(stored)
+    numbers = (1 if tied else 2) * VOCABULARY * model.config.hidden_size
+    assert before.bytes - after.bytes == 2 * numbers - sum(own.bytes for own in packed.values())
+    assert before.numbers == after.numbers
+    assert before.linear_bytes == after.linear_bytes
+    kinds = {
+        tensor.name: tensor.tensor_type.name.lower()
+        for tensor in gguf_package().GGUFReader(stored).tensors
+        if not tensor.name.startswith("blk") and "norm" not in tensor.name
+    }
+    names = ["token_embd.weight"] if tied else ["output.weight", "token_embd.weight"]
+    assert kinds == dict.fromkeys(sorted(names), kind)
 
 
 def test_layers_that_are_gone_leave_a_shorter_model(

@@ -209,6 +209,16 @@ def test_what_a_tool_does_not_know_is_refused(
         tool_recipe(tool, SPACE, choices)
 
 
+def test_the_type_of_embedding_and_head_is_told_to_llama_quantize_alone() -> None:
+    told = tool_recipe("tensor-types", SPACE, DENSE, "q6_k").use
+
+    assert "--token-embedding-type q6_k --output-tensor-type q6_k" in told
+    plain = tool_recipe("tensor-types", SPACE, DENSE).use
+    assert "--token-embedding-type f16 --output-tensor-type f16" in plain
+    with pytest.raises(ExportError, match="cannot tell embedding and head in q6_k"):
+        tool_recipe("llm-compressor", SPACE, CODES, "q6_k")
+
+
 def test_a_space_of_one_layer_is_told_too() -> None:
     one = SearchSpace(SPACE.sites[:2])
 

@@ -28,6 +28,7 @@ from autocompress.pipeline.profiling import (
 from autocompress.pipeline.searching import Found
 from autocompress.pipeline.stored_study import ABOUT, REFITTED
 from autocompress.spec import from_mapping
+from autocompress.spec_rules import EMBEDDINGS, USUAL_EMBEDDINGS
 from autocompress.store.profiles import StoredProfile, find_profile
 from autocompress.store.study_store import SqlStudyStore, create_study
 from autocompress.trial import Genotype
@@ -190,6 +191,20 @@ def test_what_changes_is_measured_anew(
     assert before != after
     rig.deployment.engine_version = "2"
     assert about(rig.prepared, deployment) != before
+
+
+def test_tables_of_other_embeddings_are_other_tables(rig: Rig) -> None:
+    deployment = cast("Deployment", rig.deployment)
+
+    def key(kind: str) -> dict[str, str]:
+        spec = dataclasses.replace(rig.prepared.spec, engine="llama.cpp", embeddings=kind)
+        return about(dataclasses.replace(rig.prepared, spec=spec), deployment)
+
+    keys = [key(kind) for kind in EMBEDDINGS]
+
+    assert len({json.dumps(own, sort_keys=True) for own in keys}) == len(EMBEDDINGS)
+    # What was measured before they could be asked for is found again.
+    assert "embeddings" not in key(USUAL_EMBEDDINGS)
 
 
 def test_imported_tables_are_not_kept(rig: Rig, tiny_table: Path) -> None:

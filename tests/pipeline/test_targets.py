@@ -16,6 +16,7 @@ from autocompress.pipeline.targets import (
     DenseSize,
     WrittenSize,
     check_kernels,
+    check_start,
     is_met,
     needed_speedup,
     stored_limits,
@@ -78,6 +79,55 @@ def test_memory_is_limited_beyond_what_was_measured_of_the_dense_model(
         stored_limits(spec, shaped.space, size)
 
 
+@pytest.mark.parametrize(
+    ("asked", "counted"),
+    [
+        ({"target_bytes": "60%"}, "bytes"),
+        ({"target_memory": "60%"}, "bytes"),
+        ({"target_bits": 16, "counted_bits": "whole"}, "bits"),
+    ],
+    ids=["bytes", "memory", "bits"],
+)
+def test_what_is_saved_at_the_ends_is_counted_of_all_but_the_dense_model(
+    tiny_models: TinyModels, asked: dict[str, object], counted: str
+) -> None:
+    spec = spec_of(space="depth,bits", **asked)
+    shaped = rig(tiny_models, spec, "llama", tied=False)
+    size = measure_dense(shaped)
+    plain = dataclasses.replace(size, peak_memory=2 * size.bytes)
+    saving = dataclasses.replace(plain, saved_at_ends=1000)
+
+    (before,), (after,) = (stored_limits(spec, shaped.space, own) for own in (plain, saving))
+
+    drop = shaped.space.entries(Genotype((1, *shaped.space.dense.levels[1:])))
+    saved = 1000 if counted == "bytes" else 8 * 1000 / size.parameters
+    assert after.cost.dense == before.cost.dense
+    assert after.most == before.most
+    assert after.cost.start == pytest.approx(before.cost.dense - saved)
+    assert after.cost.of(drop) == pytest.approx(before.cost.of(drop) - saved)
+
+
+def test_parameters_and_bits_of_linear_layers_are_those_of_any_ends(
+    tiny_models: TinyModels,
+) -> None:
+    for asked in ({"target_params": "90%"}, {"target_bits": 4}):
+        spec = spec_of(space="depth,bits", **asked)
+        shaped = rig(tiny_models, spec, "llama", tied=False)
+        size = measure_dense(shaped)
+        saving = dataclasses.replace(size, saved_at_ends=1000)
+
+        assert stored_limits(spec, shaped.space, saving) == stored_limits(spec, shaped.space, size)
+
+
+def test_sizes_of_earlier_studies_are_read(tiny_models: TinyModels) -> None:
+    size = measure_dense(rig(tiny_models, spec_of(target_bits=4), "llama", tied=False))
+    saving = dataclasses.replace(size, saved_at_ends=1000)
+    earlier = {k: v for k, v in size.to_document().items() if k != "saved_at_ends"}
+
+    assert DenseSize.from_document(earlier) == size
+    assert DenseSize.from_document(saving.to_document()) == saving
+
+
 def test_on_torch_bits_without_a_kernel_save_no_memory(tiny_models: TinyModels) -> None:
     spec = spec_of(target_memory="90%", space="bits", bits="8")
     shaped = rig(tiny_models, spec, "llama", tied=False)
@@ -111,6 +161,22 @@ def test_a_target_that_dense_meets_is_refused(tiny_models: TinyModels) -> None:
         SpecError, match=r"`target_bytes < dense` must hold, but got 4,000,000,000"
     ):
         stored_limits(spec, shaped.space, measure_dense(shaped))
+
+
+def test_a_target_that_embedding_and_head_alone_meet_is_refused(tiny_models: TinyModels) -> None:
+    gguf = {"engine": "llama.cpp", "embeddings": "q8_0", "bits": "q8_0", "group_size": None}
+    spec, timed = spec_of(target_bytes="90%", **gguf), spec_of(target_speedup=1.2, **gguf)
+    shaped = rig(tiny_models, spec_of(target_bytes="90%"), "llama", tied=False)
+    size = measure_dense(shaped)
+    saving = dataclasses.replace(size, saved_at_ends=round(0.2 * size.bytes))
+    cost = AdditiveCost(10.0, ((2.0, 1.0),)).saving(2.5)
+
+    with pytest.raises(SpecError, match=r"in q8_0 alone leave .*: there is nothing to search"):
+        stored_limits(spec, shaped.space, saving)
+    with pytest.raises(SpecError, match=r"in q8_0 alone are predicted at 1\.263x"):
+        check_start(timed, cost, 1.2)
+    check_start(timed, cost, 1.3)
+    check_start(spec_of(target_speedup=1.2, space="depth"), cost, 1.2)
 
 
 def test_a_target_out_of_reach_is_refused_with_what_is_reachable(tiny_models: TinyModels) -> None:
