@@ -49,6 +49,8 @@ class GgufDeployment:
     Args:
         levels: What the model is shaped from.
         scratch: Folder for what is written.
+        source: The checkpoint that all is taken from which is not stored otherwise; None is the
+            dense model's own.
 
     Raises:
         ExportError: If the model cannot be told in GGUF.
@@ -56,7 +58,12 @@ class GgufDeployment:
     """
 
     def __init__(
-        self, prepared: Prepared, shaped: ShapedModel, levels: PackedSource, scratch: Path
+        self,
+        prepared: Prepared,
+        shaped: ShapedModel,
+        levels: PackedSource,
+        scratch: Path,
+        source: Path | None = None,
     ) -> None:
         self.shaped = shaped
         self.dense = scratch / "dense.gguf"
@@ -66,15 +73,16 @@ class GgufDeployment:
         self._written: dict[Genotype, Artifact] = {}
         self._ends: dict[str, PackedWeight] = {}
         self._start = self.dense
-        write_gguf(prepared.folder, self.dense)
+        self._source = source or prepared.folder
+        write_gguf(self._source, self.dense)
         if prepared.spec.has_stored_ends:
             shaped.put_dense_ends()
             self._ends = packed_ends(shaped.model, prepared.spec.embeddings)
-            if not Checkpoint(prepared.folder).lacks([HEAD]):
+            if not Checkpoint(self._source).lacks([HEAD]):
                 # A checkpoint may hold what is tied twice: so do its files.
                 self._ends.setdefault(HEAD, self._ends[EMBEDDING])
             self._start = scratch / "start.gguf"
-            write_gguf(prepared.folder, self._start, self._ends)
+            write_gguf(self._source, self._start, self._ends)
 
     @functools.cached_property
     def _fastest(self) -> int:
@@ -170,7 +178,7 @@ class GgufDeployment:
     def _write(self, choices: Sequence[Choice], file: Path) -> None:
         packed = packed_layers(self._prepared.space, choices, self._levels)
         write_gguf(
-            self._prepared.folder,
+            self._source,
             file,
             {
                 f"model.layers.{layer}.{name}.weight": weight

@@ -21,7 +21,7 @@ from autocompress.errors import (
     UnreachableTarget,
 )
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
-from autocompress.export.checkpoint import layer_texts
+from autocompress.export.checkpoint import layer_texts, write_checkpoint
 from autocompress.export.manifest import Manifest, write_manifest
 from autocompress.export.publishing import put_in_place
 from autocompress.export.render import write_report, write_texts
@@ -55,7 +55,12 @@ from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.profiling import Profiles, feed_back, measured_before, strayed
-from autocompress.pipeline.recovering import check_recovery, measure_recovered, recover
+from autocompress.pipeline.recovering import (
+    Recovered,
+    check_recovery,
+    measure_recovered,
+    recover,
+)
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
 from autocompress.pipeline.searching import Found, Measure, Room, check_darwin, search
@@ -434,6 +439,20 @@ def _deployed(
     return make(prepared, shaped, levels, scratch)
 
 
+def trained_deployment(prepared: Prepared, trained: Recovered, folder: Path) -> Deployment:
+    """Return how a winner is deployed that was trained.
+
+    Args:
+        folder: For what is written.
+    """
+    if prepared.spec.engine != "llama.cpp":
+        return _deployed(prepared, trained.shaped, trained.levels, folder)
+    # What a GGUF file stores dense comes from a checkpoint: that of the search was not trained.
+    trained.shaped.apply_dense()
+    whole = write_checkpoint(trained.shaped, prepared.folder, folder / "whole", trained.levels)
+    return GgufDeployment(prepared, trained.shaped, trained.levels, folder, whole.folder)
+
+
 def _recovered(
     prepared: Prepared,
     deployment: Deployment,
@@ -451,7 +470,7 @@ def _recovered(
         return None
     folder = scratch / "recovered"
     folder.mkdir()
-    trained = _deployed(prepared, found.shaped, found.levels, folder)
+    trained = trained_deployment(prepared, found, folder)
     observer.stage("recovered: report text")
     n = len(standings.winner.kl)
     measured = measure_recovered(prepared, found, winner, n, deployment.shaped)

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
 from autocompress.pipeline import recovering
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.recovering import check_recovery, recover
+from autocompress.pipeline.recovering import Recovered, check_recovery, recover
+from autocompress.pipeline.study import trained_deployment
 from autocompress.spaces.base import Choice, SiteKind
 from autocompress.spec import from_mapping
 from autocompress.training.distillation import Trained, distil
@@ -190,6 +191,29 @@ def test_what_is_stored_is_built_of_what_was_trained(tiny_llama: Path, calibrati
                 packed += 1
         assert found.shaped.linears(index) is not None
     assert packed > 0
+
+
+def test_a_gguf_file_holds_what_was_trained_of_what_it_stores_dense(
+    calibration: Path, tmp_path: Path
+) -> None:
+    gguf = pytest.importorskip("gguf", reason="the extra llama-cpp is not installed")
+    config = make_config()
+    config.intermediate_size = 64
+    write_model(tmp_path / "wide", config)
+    asked = {"engine": "llama.cpp", "bits": "q8_0", "space": "depth,bits"}
+    prepared = prepared_of(tmp_path / "wide", calibration, **asked)
+    _, shaped, levels = built(prepared)
+    embedding = shaped.model.get_input_embeddings().weight
+    embedding.data.mul_(2.0)
+    trained = Recovered(cast(Trained, None), shaped, levels)
+    winner = Genotype((0,) * len(prepared.space.genes))
+
+    found = trained_deployment(prepared, trained, tmp_path).export(winner)
+
+    (stored,) = (
+        own for own in gguf.GGUFReader(found.path).tensors if own.name == "token_embd.weight"
+    )
+    assert np.array_equal(stored.data, embedding.detach().half().numpy())
 
 
 def test_a_recovery_that_was_done_is_not_done_again(
