@@ -19,6 +19,8 @@ from autocompress.pipeline import conclusion, study
 from autocompress.pipeline.observer import Figure
 from autocompress.pipeline.prepared import Prepared
 from autocompress.spec import SearchSpec
+from autocompress.store.base import Json
+from autocompress.store.study_store import create_study
 from tests.refusals import refusal
 
 
@@ -423,3 +425,19 @@ def test_evaluate_by_vllm_needs_one(
 
     assert "vLLM is not installed" in line
     assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spec", "way"),
+    [
+        ({}, "try `autocompress resume mine`"),
+        ({"kind": "decode"}, "try the command that began it, with --study mine"),
+        ({"kind": "joint"}, "try the command that began it, with --study mine"),
+    ],
+)
+def test_a_study_without_a_report_says_how_it_goes_on(
+    home: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Json], way: str
+) -> None:
+    create_study("sqlite:///studies.db", "mine", spec).close()
+
+    assert way in refusal(["report", "mine", "--storage=sqlite:///studies.db"], capsys)

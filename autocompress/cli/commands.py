@@ -204,10 +204,10 @@ def _report(parsed: argparse.Namespace) -> None:
 
     row = open_study(parsed.storage, parsed.study).row()
     if row.report is None:
-        raise SpecError(
-            f"Study {row.name!r} is {row.state} and has no report; try "
-            f"`autocompress resume {row.name}`."
-        )
+        resume = f"`autocompress resume {row.name}`"
+        if is_decoding(row) or is_joint(row):
+            resume = f"the command that began it, with --study {row.name}"
+        raise SpecError(f"Study {row.name!r} is {row.state} and has no report; try {resume}.")
     if is_decoding(row):
         decoding = decoding_report.DecodingReport.from_json(row.report)
         page, write = decoding_report.to_markdown(decoding), partial(write_decoding, decoding, {})
