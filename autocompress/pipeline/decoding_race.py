@@ -19,6 +19,8 @@ from autocompress.workers.tune_drawing import Known, Verdict
 
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
+TAKEN: Final = "race seconds"
+"""What a race has taken by its last answer, where its time is limited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Limits:
 
     Args:
         tokens: That its candidates generate, in all; None sets no limit.
-        seconds: On the clock, of this process.
+        seconds: On the clock, of this run and of those before it that were stopped.
     """
 
     tokens: int | None
@@ -52,7 +54,8 @@ class Judging:
         self._store = store
         self._limits = limits
         self._observer = observer
-        self._started = time.monotonic()
+        before = store.document(TAKEN) or {"seconds": 0.0}
+        self._started = time.monotonic() - float(str(before["seconds"]))
         self._seed = seed
         self._proposed = 0
         self.tokens = 0
@@ -124,6 +127,9 @@ class Judging:
             return Verdict(True, self._scores[genotype])
         self._begun.pop(genotype, None)
         self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, first, n, part))
+        if self._limits.seconds is not None:
+            taken = time.monotonic() - self._started
+            self._store.save_document(TAKEN, {"seconds": taken})
         verdict = self._take(genotype, part)
         if not verdict.goes_on:
             self._observer.tell(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.cli.observers import make_observer
+from autocompress.pipeline import decoding_race
 from autocompress.pipeline.decoding_race import Judging, Limits
 from autocompress.search.racing import Answered, Objective, Race, Rules, joined, steps
 from autocompress.spaces.decoding import DecodingSpace, Parameter
@@ -25,9 +26,9 @@ def store(tmp_path: Path) -> Iterator[StudyStore]:
     own.close()
 
 
-def judging(store: StudyStore) -> Judging:
+def judging(store: StudyStore, seconds: float | None = None) -> Judging:
     race = Race(Rules((Objective.SECONDS,)), answered())
-    return Judging(SPACE, race, store, Limits(None, None), make_observer(as_json=True))
+    return Judging(SPACE, race, store, Limits(None, seconds), make_observer(as_json=True))
 
 
 def pool(
@@ -91,3 +92,20 @@ def test_a_failure_that_heals_is_none(store: StudyStore) -> None:
     assert list(failed.values()) == ["out of memory"]
     assert resumed.failures == {}
     assert judging(store).failures == {}
+
+
+def test_what_an_interrupted_race_took_counts_against_its_time(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(decoding_race.time, "monotonic", lambda: now[0])
+    first = judging(store, 10.0)
+    now[0] = 7.0
+    pool(first, {1: FAST})
+    # Killed; gone on with much later.
+    now[0] = 1000.0
+    again = judging(store, 10.0)
+
+    assert not again.is_over
+    now[0] += 3.0
+    assert again.stopped_because == "10 seconds are over"
