@@ -117,7 +117,7 @@ def test_a_profile_is_for_the_targets_of_a_file_or_for_twice_the_speed(
         (["--space=depth", "--group-size=32"], "--group-size needs bits, but depth is searched"),
         (["--space=depth", "--symmetric"], "--symmetric needs bits"),
         (["--space=sparsity,depth", "--quantizer=gptq"], "--quantizer needs bits"),
-        (["--space=depth,kv", "--per-linear"], "--per-linear needs bits or sparsity, but depth, "),
+        (["--space=depth", "--per-linear"], "--per-linear needs bits or sparsity, but depth is "),
         (
             ["--sparsities=0.5", "--sparsity-step=8"],
             "--sparsities needs sparsity, --sparsity-step needs sparsity, but depth, width, bits ",

@@ -484,7 +484,7 @@ def test_a_target_in_bits_is_met_by_the_file(coded: Job) -> None:
 
     assert report["met"] is True
     assert report["gate"]["passed"] is True
-    assert report["target"] == {"kind": "bits", "value": 3.5}
+    assert report["target"] == {"kind": "bits", "value": 3.5, "met": True, "counted": "nominal"}
     assert 3.0 < report["bits"]["nominal"] <= 3.5 < report["bits"]["true"] < 5.0
     assert report["latency_model"] is None
     assert report["speedup"]["predicted"] is None
