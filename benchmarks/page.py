@@ -100,7 +100,7 @@ def main_jobs(twice: Any, half: Any) -> str:
         "fresh clone; their reports are `benchmarks/results/main-job.json` and "
         "`main-job-1.5x.json`. The first search profiled the machine, the second took the tables "
         "that it left in the store; each searched depth, width and bits, exported, and timed the "
-        "checkpoint from disk against dense in a process of its own, in turn. The held-out "
+        "checkpoint from disk against dense, in turn in each of several processes. The held-out "
         "configurations are whole, random, and none that the predictor was fitted on. Other "
         "machines charge attention and MLP otherwise, and then other candidates reach the "
         "target, at another loss.\n\n"
