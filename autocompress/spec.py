@@ -98,6 +98,9 @@ DARWIN: Final[Mapping[str, object]] = {
     "darwin_optimizer": "adamw",
 }
 """What says how candidates are trained before `darwin` measures them, where nobody says it."""
+TIMING_PROCESSES: Final = 4
+"""What runs of a process have in common, such as where its memory lies, made medians of one pair
+of checkpoints differ by 2 % from process to process, however often each ran."""
 DECODING_TRIALS: Final = 30
 DECODING_ITEMS: Final = 64
 DECODING_FIELDS: Final[Mapping[str, object]] = {
@@ -133,7 +136,9 @@ class SearchSpec:
     both of each search for a compressed model where decoding is searched too;
     `context` is the length of a calibration sequence in tokens; `teacher_tokens` of the dense
     model's likeliest are kept of each prediction; a batch is cut into about `shards` parts, which
-    decides what shares its computation, and how many workers can help. `weights_bytes` of the
+    decides what shares its computation, and how many workers can help. Winners are timed end to
+    end in `timing_processes`, and up to three times as many where it is open whether they are fast
+    enough. `weights_bytes` of the
     layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
     from measured losses of single changes, or from the weights alone. `start` names a file that
     tells a candidate to begin with, or to do nothing but measure if the strategy is `given`, which
@@ -219,6 +224,7 @@ class SearchSpec:
     context: int = 256
     teacher_tokens: int = 512
     shards: int = 16
+    timing_processes: int = TIMING_PROCESSES
     weights_bytes: int | None = None
     warm_start: str = "losses"
     tasks: str | None = None
@@ -576,6 +582,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "context": values_of.count(16, 1_000_000),
     "teacher_tokens": values_of.count(1, 10**9),
     "shards": values_of.whole(1, 65_536),
+    "timing_processes": values_of.whole(2, 100),
     "weights_bytes": values_of.size,
     "warm_start": values_of.one_of(WARM_STARTS),
     "seed": values_of.whole(0, 2**32 - 1),

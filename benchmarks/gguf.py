@@ -30,11 +30,11 @@ from autocompress.models.text import draw_order
 from autocompress.pipeline.conclusion import paired_interval
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.intervals import mean_interval, process_interval
-from autocompress.pipeline.latency import PROCESSES, REPEATS, hardware
+from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.pipeline.study import start
 from autocompress.spaces import sizes
-from autocompress.spec import from_mapping
+from autocompress.spec import TIMING_PROCESSES, from_mapping
 from autocompress.spec_rules import GGUF_TYPES
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workload import Workload
@@ -119,7 +119,7 @@ def measured(prepared: Prepared, file: Path, dense: Path) -> Measurement:
 
 def tokens_a_second(files: Sequence[Path]) -> tuple[list[float], int]:
     """Return how many times as many further tokens the second makes, with its 95 % interval."""
-    runs = [LlamaCppEngine().latency(files, Workload(), REPEATS) for _ in range(PROCESSES)]
+    runs = [LlamaCppEngine().latency(files, Workload(), REPEATS) for _ in range(TIMING_PROCESSES)]
     ratios = [np.asarray(first.decode) / np.asarray(second.decode) for first, second in runs]
     value, interval = process_interval(np.median(ratios, 1))
     return [value, *interval], runs[0][0].threads

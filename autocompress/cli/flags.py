@@ -76,6 +76,7 @@ SPEC_FLAGS = (
     "pool",
     "address",
     "shards",
+    "timing_processes",
     "weights_bytes",
     "warm_start",
     "tasks",
@@ -360,6 +361,12 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="a running Ray cluster; with --pool ray")
     parser.add_argument(
         "--shards", metavar="16", help="parts of a batch; raise it for more than 8 workers"
+    )
+    parser.add_argument(
+        "--timing-processes",
+        metavar="4",
+        help="in which winners are timed end to end, up to three times as many where it is open "
+        "whether a target is met; fewer where an engine takes long to start",
     )
     parser.add_argument(
         "--weights-bytes",

@@ -64,7 +64,13 @@ def speedup_between(
     if first.engine.name != second.engine.name:
         return None
     observer.stage(f"latency of {after}")
-    return measure_speedup(second.engine, first.path, second.path, spec.workload)
+    return measure_speedup(
+        second.engine,
+        first.path,
+        second.path,
+        spec.workload,
+        processes=spec.timing_processes,
+    )
 
 
 def machine_of(spec: SearchSpec) -> str:

@@ -30,7 +30,14 @@ from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
 from autocompress.spaces.cost import AdditiveCost
-from autocompress.spec import CACHE_BITS, DARWIN, RECOVERY, SPARSITIES, SearchSpec
+from autocompress.spec import (
+    CACHE_BITS,
+    DARWIN,
+    RECOVERY,
+    SPARSITIES,
+    TIMING_PROCESSES,
+    SearchSpec,
+)
 from autocompress.spec_rules import (
     COMPRESSED,
     OF_SPACES,
@@ -383,6 +390,7 @@ def command(prepared: Prepared) -> str:
         ("context", spec.context, 256),
         ("teacher-tokens", spec.teacher_tokens, 512),
         ("shards", spec.shards, 16),
+        ("timing-processes", spec.timing_processes, TIMING_PROCESSES),
         ("weights-bytes", spec.weights_bytes, None),
         ("seed", spec.seed, None),
     ):

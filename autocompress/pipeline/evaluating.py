@@ -14,9 +14,10 @@ from autocompress.export.evaluation import Comparison, Estimate, Evaluation, Jud
 from autocompress.models import loading, text
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.intervals import mean_interval, process_interval
-from autocompress.pipeline.latency import PROCESSES, REPEATS, hardware
+from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
+from autocompress.spec import TIMING_PROCESSES
 from autocompress.trial import Measurement, Split
 from autocompress.workload import Mix, Phase, Workload
 
@@ -109,7 +110,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         comparison=comparison,
         hardware=hardware(device, runs[0].threads),
         workload=str(workload),
-        processes=PROCESSES,
+        processes=TIMING_PROCESSES,
         repeats=REPEATS,
         text=asked.calibration or "the built-in sample",
         sequences=len(sequences),
@@ -137,9 +138,9 @@ def _timed(
 
     def runs(found: OnDisk, *paths: Path) -> list[Runs]:
         told: list[list[Latency]] = []
-        for done in range(PROCESSES):
+        for done in range(TIMING_PROCESSES):
             told.append(found.engine.latency(paths, workload, REPEATS))
-            observer.advance(done + 1, PROCESSES)
+            observer.advance(done + 1, TIMING_PROCESSES)
         return list(zip(*told, strict=True))
 
     if against is not None and against.engine.name == model.engine.name:

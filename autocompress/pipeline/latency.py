@@ -19,6 +19,7 @@ from autocompress.pipeline.observer import Observer
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import AdditiveCost, under
 from autocompress.spaces.moves import Moves
+from autocompress.spec import TIMING_PROCESSES
 from autocompress.spec_rules import USUAL_EMBEDDINGS
 from autocompress.trial import Genotype
 from autocompress.workload import Mix, Workload
@@ -26,12 +27,10 @@ from autocompress.workload import Mix, Workload
 SAMPLES = 30
 # Of the way from dense to the fastest: nearer to it, nothing is left to draw from.
 NEAREST = 0.95
-PROCESSES = 4
-"""In which checkpoints are timed: as many again where it is open whether a target is met."""
-MOST_PROCESSES = 12
 REPEATS = 5
-"""In each process. What its runs have in common, such as where its memory lies, made speedups of
-one pair of checkpoints differ by 2 % from process to process, however often each ran."""
+"""In each process."""
+ROUNDS = 3
+"""Of processes, at most, where it is open whether a target is met."""
 
 
 def measure_tables(
@@ -130,17 +129,18 @@ def measure_speedup(
     compressed: Path,
     mix: Mix,
     is_open: Callable[[MeasuredSpeedup], bool] = lambda _: False,
+    processes: int = TIMING_PROCESSES,
 ) -> MeasuredSpeedup:
     """Time two checkpoints end to end, in turn, in processes of their own.
 
     Args:
-        is_open: Whether more processes are wanted; they are added up to `MOST_PROCESSES`.
+        is_open: Whether as many processes more are wanted; in `ROUNDS` rounds at most.
     """
     # For each process, milliseconds of what counts, of first and of further tokens:
     # (3, 2, workloads, repeats).
     told: list[list[object]] = []
     while True:
-        for _ in range(PROCESSES):
+        for _ in range(processes):
             runs = [engine.latency([dense, compressed], own, REPEATS) for own in mix.workloads]
             pairs = list(zip(mix.workloads, runs, strict=True))
             told.append(
@@ -163,7 +163,7 @@ def measure_speedup(
             tuple(np.median(ours / theirs, (1, 2)).tolist()),
             *(_medians(phase) for phase in phases),
         )
-        if len(told) >= MOST_PROCESSES or not is_open(found):
+        if len(told) >= ROUNDS * processes or not is_open(found):
             return found
 
 

@@ -411,8 +411,12 @@ def _clock(
 
     def measure(genotype: Genotype) -> MeasuredSpeedup:
         path = deployment.export(genotype).path
-        is_open = timed.is_open if timed else lambda _: False
-        return measure_speedup(engine, deployment.dense, path, spec.workload, is_open)
+        # Where an imported table decides, no measurement does.
+        decides = timed is not None and prepared.imported is None
+        is_open = timed.is_open if timed is not None and decides else lambda _: False
+        return measure_speedup(
+            engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes
+        )
 
     return hardware(prepared.device, engine.threads), measure
 

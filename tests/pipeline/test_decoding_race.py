@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,7 +99,7 @@ def test_what_an_interrupted_race_took_counts_against_its_time(
     store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(decoding_race.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(decoding_race, "time", SimpleNamespace(monotonic=lambda: now[0]))
     first = judging(store, 10.0)
     now[0] = 7.0
     pool(first, {1: FAST})

@@ -57,6 +57,7 @@ def flags(
         *("search", str(tiny_llama), "--space", "depth,decoding", "--target-speedup", "1.2x"),
         *("--latency-table", str(tiny_table), "--workload", "1x8+4", "--context", "16"),
         *("--calibration", str(calibration), "--max-tokens", "20000", "--workers", "1"),
+        *("--timing-processes", "2"),
         *("--tasks", "tasks.jsonl", "--decoding-fix", "max_new_tokens=6"),
         *("--decoding-tune", "draft,draft_tokens,batch", "--decoding-trials", "3"),
         *("--decoding-items", "8", "--storage", STORAGE, "--study", "own", "--output", "out"),

@@ -8,10 +8,11 @@ import pytest
 
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
-from autocompress.pipeline.latency import MOST_PROCESSES, PROCESSES, measure_speedup, spread
+from autocompress.pipeline.latency import ROUNDS, measure_speedup, spread
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.spaces.cost import AdditiveCost
 from autocompress.spaces.making import make_space
+from autocompress.spec import TIMING_PROCESSES
 from autocompress.workload import Mix, Phase, Workload
 
 
@@ -59,7 +60,7 @@ def test_a_clear_answer_takes_one_round(target: float | None) -> None:
 
     median, (low, high) = measured(engine, target)
 
-    assert engine.calls == PROCESSES
+    assert engine.calls == TIMING_PROCESSES
     assert low < median < high
     assert median == pytest.approx(2.0, rel=0.02)
 
@@ -70,7 +71,7 @@ def test_a_target_inside_the_interval_takes_more_processes() -> None:
 
     measured(engine, (once + median) / 2)
 
-    assert PROCESSES < engine.calls <= MOST_PROCESSES
+    assert TIMING_PROCESSES < engine.calls <= ROUNDS * TIMING_PROCESSES
 
 
 def test_intervals_hold_the_speedup_where_processes_differ_more_than_repeats() -> None:

@@ -203,7 +203,7 @@ def test_a_gguf_file_holds_what_was_trained_of_what_it_stores_dense(
     asked = {"engine": "llama.cpp", "bits": "q8_0", "space": "depth,bits"}
     prepared = prepared_of(tmp_path / "wide", calibration, **asked)
     _, shaped, levels = built(prepared)
-    embedding = shaped.model.get_input_embeddings().weight
+    embedding = shaped.model.get_parameter("model.embed_tokens.weight")
     embedding.data.mul_(2.0)
     trained = Recovered(cast(Trained, None), shaped, levels)
     winner = Genotype((0,) * len(prepared.space.genes))

@@ -200,6 +200,7 @@ def main() -> None:
         "calibration": "text.txt",
         "context": 16,
         "max_tokens": 20000,
+        "timing_processes": 2,
         "pool": "ray",
         "address": "auto",
     }

@@ -18,7 +18,10 @@ from typing import Any
 from tests.service.compose_machine import PATIENCE_SECONDS, Machine, raise_loopback
 from tests.service.manifests import pods_of, read_documents
 
-SMALLER = ["--context=16", "--workload=1x8+4", "--max-tokens=20000", "--space=depth,bits"]
+SMALLER = [
+    *("--context=16", "--workload=1x8+4", "--max-tokens=20000", "--space=depth,bits"),
+    "--timing-processes=2",
+]
 """For a tiny model, whose search is to end soon."""
 
 

@@ -415,6 +415,7 @@ def test_a_search_goes_on_when_the_service_comes_back(tmp_path: Path, calibratio
         "calibration": "text.txt",
         "context": 16,
         "max_tokens": 20000,
+        "timing_processes": 2,
         "workers": 2,
     }
     with served(tmp_path) as url:

@@ -72,6 +72,7 @@ def service(tmp_path: Path, calibration: Path) -> Service:
         "calibration": str(calibration),
         "context": 16,
         "max_tokens": 20000,
+        "timing_processes": 2,
         "workers": 2,
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")

@@ -206,6 +206,7 @@ def test_a_killed_sweep_goes_on_and_runs_no_search_twice(
         "bits": "8,4,2",
         "workload": "1x8+4",
         "max_tokens": 20000,
+        "timing_processes": 2,
         "vary": {"strategy": ["uniform", "additive"]},
     }
     (tmp_path / "own.json").write_text(json.dumps(settings), encoding="utf-8")
