@@ -17,7 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from autocompress.errors import AutocompressError, EngineError
-from autocompress.pipeline.decoding_stored import is_decoding, is_joint, shown_decoding
+from autocompress.pipeline.decoding_shown import shown_decoding
+from autocompress.pipeline.decoding_stored import is_decoding, is_joint
 from autocompress.pipeline.exporting import winner_of
 from autocompress.pipeline.joint_shown import shown_joint
 from autocompress.pipeline.showing import shown_study

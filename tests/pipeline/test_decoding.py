@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from autocompress.cli import commands
 from autocompress.errors import SpecError
 from autocompress.pipeline.decoding_asked import decode_asked, space_of
-from autocompress.pipeline.decoding_stored import shown_decoding
+from autocompress.pipeline.decoding_shown import shown_decoding
 from autocompress.search.racing import Objective
 from autocompress.spaces.decoding import PARAMETERS
 from autocompress.store.mirror import Chosen, Mirror
