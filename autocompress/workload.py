@@ -54,6 +54,10 @@ class Workload:
             case Phase.WHOLE:
                 return self.batch * self.generated
 
+    def throughput(self, milliseconds: float) -> float:
+        """Return the tokens a second that a time of what counts means."""
+        return 1e3 * self.tokens / milliseconds
+
     def __str__(self) -> str:
         size = f"{self.batch}x{self.prompt}+{self.generated}"
         return size if self.phase is Phase.WHOLE else f"{self.phase}:{size}"

@@ -321,7 +321,7 @@ def _throughput(report: Report) -> str:
         Phase.DECODE: "tokens a second",
         Phase.PREFILL: "prompt tokens a second",
     }[mix.first.phase]
-    before, after = (1e3 * mix.first.tokens / time for time in times)
+    before, after = map(mix.first.throughput, times)
     predicted = "" if got.milliseconds else "predicted "
     return f"{predicted}{after:,.4g} {named}, dense {before:,.4g}"
 

@@ -225,9 +225,8 @@ def _speed(phases: np.ndarray) -> Speed:
 
 def _throughput(workload: Workload, milliseconds: Estimate) -> Estimate:
     """Return the generated tokens a second of all sequences together."""
-    tokens = 1e3 * workload.batch * workload.generated
-    low, high = milliseconds.interval
-    return Estimate(tokens / milliseconds.value, (tokens / high, tokens / low))
+    value, most, least = map(workload.throughput, (milliseconds.value, *milliseconds.interval))
+    return Estimate(value, (least, most))
 
 
 def _speedup(before: Runs, after: Runs) -> Speed:

@@ -155,7 +155,7 @@ def needed_speedup(spec: SearchSpec, cost: AdditiveCost) -> float | None:
 
 def rate_of(spec: SearchSpec, milliseconds: float) -> str:
     """Say how many tokens a second a request of the only workload means by its time."""
-    return f"{1e3 * spec.workload.first.tokens / milliseconds:,.4g} tokens a second"
+    return f"{spec.workload.first.throughput(milliseconds):,.4g} tokens a second"
 
 
 def check_start(spec: SearchSpec, cost: AdditiveCost, needed: float) -> None:
@@ -340,7 +340,7 @@ def is_met(
     found = {
         "speedup": -measured.interval[0],
         "latency": measured.compressed_interval[1],
-        "throughput": -1e3 * spec.workload.first.tokens / measured.compressed_interval[1],
+        "throughput": -spec.workload.first.throughput(measured.compressed_interval[1]),
         "memory": math.inf if written.peak_memory is None else float(written.peak_memory),
         "bytes": float(written.bytes),
         "bits": {
