@@ -1,12 +1,10 @@
 """A joint search as the dashboard shows it: each of its options is a trial."""
 
-import json
 from pathlib import Path
 from typing import Final
 
 from autocompress.errors import SpecError
-from autocompress.export.joint_report import JointOption, JointReport, to_markdown
-from autocompress.export.render import write_texts
+from autocompress.export.joint_report import JointOption, JointReport, to_markdown, write_joint
 from autocompress.store.base import StudyRow
 from autocompress.store.mirror import Chosen, ShownStudy, ShownTrial
 
@@ -26,10 +24,7 @@ def shown_joint(row: StudyRow, folder: Path) -> ShownStudy:
     if row.report is None:
         raise SpecError(f"Study {row.name!r} has not ended: its parts are shown meanwhile.")
     report = JointReport.from_json(row.report)
-    note = to_markdown(report)
-    text = json.dumps(report.to_json(), indent=2) + "\n"
-    texts = {"joint.json": text, "joint.md": note}
-    write_texts(texts, folder)
+    write_joint(report, {}, folder)
     return ShownStudy(
         row.name,
         f"{row.created_at} {row.state}",
@@ -43,8 +38,8 @@ def shown_joint(row: StudyRow, folder: Path) -> ShownStudy:
             "created": row.created_at,
         },
         [_shown(at, report) for at in range(len(report.options))],
-        note,
-        {name: folder / name for name in texts},
+        to_markdown(report),
+        {name: folder / name for name in ("joint.json", "joint.md")},
     )
 
 
