@@ -24,7 +24,14 @@ from autocompress.pipeline.intervals import mean_interval
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.prepared import REPORT_SEQUENCES, Prepared
 from autocompress.pipeline.searching import Found, baseline
-from autocompress.pipeline.targets import DenseSize, WrittenSize, is_met, rate_of, targets_of
+from autocompress.pipeline.targets import (
+    DenseSize,
+    WrittenSize,
+    counted_bits,
+    is_met,
+    rate_of,
+    targets_of,
+)
 from autocompress.search.base import Batch
 from autocompress.search.driver import SearchDriver
 from autocompress.spaces import sizes
@@ -153,6 +160,7 @@ def make_report(
         artifact.parameters, artifact.tensor_bytes, 8 * artifact.linear_bytes, held
     )
     nominal = sizes.nominal_bits(space, dense.number_bits).of(space.entries(found.winner))
+    bits = counted_bits(written, nominal, dense)
 
     def predicted(genotype: Genotype) -> float | None:
         return None if cost is None else cost.dense / cost.of(space.entries(genotype))
@@ -203,11 +211,7 @@ def make_report(
             on_disk=files_bytes(artifact.folder),
         ),
         memory=_memory(dense.peak_memory, held),
-        bits=words.Bits(
-            nominal=nominal,
-            true=written.linear_bits / dense.linear_weights,
-            whole=8 * written.bytes / dense.parameters,
-        ),
+        bits=words.Bits(nominal, bits["stored"], bits["whole"]),
         parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,

@@ -322,6 +322,21 @@ def targets_of(spec: SearchSpec, dense: DenseSize) -> tuple[Target, ...]:
     return tuple(found)
 
 
+def counted_bits(
+    written: WrittenSize, nominal_bits: float, dense: DenseSize
+) -> Mapping[str, float]:
+    """Return the mean bits of a weight, by what `counted_bits` of a spec may say.
+
+    Args:
+        nominal_bits: Of codes, a searched weight of the dense model.
+    """
+    return {
+        "nominal": nominal_bits,
+        "stored": written.linear_bits / dense.linear_weights,
+        "whole": 8 * written.bytes / dense.parameters,
+    }
+
+
 def is_met(
     target: Target,
     spec: SearchSpec,
@@ -343,11 +358,7 @@ def is_met(
         "throughput": -spec.workload.first.throughput(measured.compressed_interval[1]),
         "memory": math.inf if written.peak_memory is None else float(written.peak_memory),
         "bytes": float(written.bytes),
-        "bits": {
-            "nominal": nominal_bits,
-            "stored": written.linear_bits / dense.linear_weights,
-            "whole": 8 * written.bytes / dense.parameters,
-        }[spec.counted_bits],
+        "bits": counted_bits(written, nominal_bits, dense)[spec.counted_bits],
         "params": written.parameters / dense.parameters,
     }[target.kind]
     value = -target.value if target.kind in ("speedup", "throughput") else target.value
