@@ -7,16 +7,11 @@ as the target should still be met, and what is left is measured; where it misses
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from autocompress.pipeline.aiming import CLOSE, STEP, Attempt, Timed
 from autocompress.spaces.base import SearchSpace
 from autocompress.spaces.cost import Constraint, Limit
 from autocompress.trial import Genotype, Trial
-
-MOST_EASED: Final = 4
-"""Candidates that are measured end to end, beside a winner."""
-MOST_EASED_WITHIN_A_BUDGET: Final = 2
 
 Losses = Callable[[Sequence[Genotype]], list[Trial]]
 """Measures candidates on selection text."""
@@ -25,12 +20,7 @@ Measured = Callable[[float, Constraint, Trial], Attempt]
 
 
 def ease(
-    best: Attempt,
-    timed: Timed,
-    few: Losses,
-    whole: Losses,
-    measure: Measured,
-    most: int = MOST_EASED,
+    best: Attempt, timed: Timed, few: Losses, whole: Losses, measure: Measured
 ) -> Iterator[Attempt]:
     """Yield each candidate that was measured, until the winner is near the target.
 
@@ -38,14 +28,13 @@ def ease(
         best: The winner; it must meet the target.
         few: Reads enough of the text to tell which levels lose most.
         whole: Reads all that winners are picked on.
-        most: Candidates that are measured.
     """
     n_measured = 0
     while best.reached.median > CLOSE * timed.target:
         room = within(best, timed)
         steps = eased(room, timed, best.winner, few)
         found = None
-        while steps and found is None and n_measured < most:
+        while steps and found is None and n_measured < timed.most_eased:
             (trial,) = whole([steps[-1]])
             steps = steps[: len(steps) // 2]
             # What was the best on little text may lose more on all of it.

@@ -17,12 +17,7 @@ from autocompress.pipeline.aiming import (
     next_aim,
     next_share,
 )
-from autocompress.pipeline.easing import (
-    MOST_EASED,
-    MOST_EASED_WITHIN_A_BUDGET,
-    Losses,
-    ease,
-)
+from autocompress.pipeline.easing import Losses, ease
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
@@ -284,10 +279,7 @@ def _ease(
         task = dataclasses.replace(best.task, constraint=room)
         return timing.attempt(next(numbers), aim, task, trial)
 
-    is_hurried = prepared.spec.budget_seconds is not None
-    most = MOST_EASED_WITHIN_A_BUDGET if is_hurried else MOST_EASED
-    few, whole = reads(EASING_SEQUENCES), reads(SELECTION_SEQUENCES)
-    yield from ease(best, timed, few, whole, measure, most)
+    yield from ease(best, timed, reads(EASING_SEQUENCES), reads(SELECTION_SEQUENCES), measure)
 
 
 def darwin_settings(spec: SearchSpec) -> DarwinSettings:

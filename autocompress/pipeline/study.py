@@ -33,7 +33,7 @@ from autocompress.operators.levels import Levels
 from autocompress.pipeline.aiming import (
     LOOSER_WITHIN_A_BUDGET,
     MARGIN,
-    MOST_ATTEMPTS,
+    MOST_EASED_WITHIN_A_BUDGET,
     Timed,
 )
 from autocompress.pipeline.conclusion import (
@@ -393,8 +393,12 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     check_start(spec, cost, target)
     # What is not measured needs no room for the interval of a measurement.
     margin = MARGIN if check is not None else 1.0
-    looser = MOST_ATTEMPTS if spec.budget_seconds is None else LOOSER_WITHIN_A_BUDGET
-    return Timed(cost, target, fastest, spec.most_milliseconds is not None, margin, looser)
+    timed = Timed(cost, target, fastest, spec.most_milliseconds is not None, margin)
+    if spec.budget_seconds is None:
+        return timed
+    return dataclasses.replace(
+        timed, most_looser=LOOSER_WITHIN_A_BUDGET, most_eased=MOST_EASED_WITHIN_A_BUDGET
+    )
 
 
 def _clock(

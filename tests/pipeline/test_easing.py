@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.pipeline.aiming import CLOSE, STEP, Attempt, Timed
-from autocompress.pipeline.easing import MOST_EASED, ease, nearer_to_dense
+from autocompress.pipeline.aiming import CLOSE, MOST_EASED, STEP, Attempt, Timed
+from autocompress.pipeline.easing import ease, nearer_to_dense
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.search.base import Task
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, sum_of_sites
