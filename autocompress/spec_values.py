@@ -38,8 +38,11 @@ def check_plain_name(name: str) -> None:
         raise SpecError(f"`--name` must be a plain name, but got {name!r}.")
 
 
-def number(low: float, high: float, suffix: str = "") -> Callable[[object], float]:
-    """Return what reads a number within (low, high], with or without a suffix."""
+def number(
+    low: float, high: float, suffix: str = "", *, with_low: bool = False
+) -> Callable[[object], float]:
+    """Return what reads a number within (low, high], or [low, high], with or without a suffix."""
+    below = "<=" if with_low else "<"
 
     def read(value: object) -> float:
         text = str(value).strip().lower().removesuffix(suffix) if suffix else str(value).strip()
@@ -47,8 +50,9 @@ def number(low: float, high: float, suffix: str = "") -> Callable[[object], floa
             found = float(text)
         except ValueError:
             raise ValueError(f"a number must hold, but got {value!r}") from None
-        if isinstance(value, bool) or not low < found <= high:
-            raise ValueError(f"`{low:g} < value <= {high:g}` must hold, but got {value}")
+        is_within = low < found <= high or (with_low and found == low)
+        if isinstance(value, bool) or not is_within:
+            raise ValueError(f"`{low:g} {below} value <= {high:g}` must hold, but got {value}")
         return found
 
     return read

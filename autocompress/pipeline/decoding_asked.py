@@ -56,20 +56,6 @@ LIMITS: Final[Mapping[str, Callable[[object], float]]] = {
 }
 """What may be limited, as people say it, and what reads it."""
 
-
-def _from_zero(most: float) -> Callable[[object], float]:
-    """Return what reads a number within [0, most]."""
-    read_any = number(-1e15, 1e15)
-
-    def read(value: object) -> float:
-        found = read_any(value)
-        if not 0 <= found <= most:
-            raise ValueError(f"`0 <= value <= {most:g}` must hold, but got {value}")
-        return found
-
-    return read
-
-
 _COUNT: Final = whole(1, 1_000_000)
 _SHARE: Final = number(0, 1)
 NUMBERS: Final[Mapping[str, Callable[[object], float]]] = {
@@ -80,10 +66,10 @@ NUMBERS: Final[Mapping[str, Callable[[object], float]]] = {
     "draft_layers": _COUNT,
     "draft_threshold": _SHARE,
     "temperature": number(0, 1000),
-    "entropy_temperature": _from_zero(1000),
+    "entropy_temperature": number(0, 1000, with_low=True),
     "top_k": whole(0, 1_000_000),
     "top_p": _SHARE,
-    "min_p": _from_zero(1),
+    "min_p": number(0, 1, with_low=True),
     "typical_p": _SHARE,
     "repetition_penalty": number(0, 1000),
     "best_of": _COUNT,
