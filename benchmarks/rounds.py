@@ -35,3 +35,11 @@ def compare(slower: Sequence[float], faster: Sequence[float], seed: int) -> dict
         "ratio": statistics.median(slower) / statistics.median(faster),
         "interval": [float(found.low), float(found.high)],
     }
+
+
+def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
+    """Return the median of repeats and its 95 % bootstrap interval."""
+    interval = bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(np.median(values)), (float(interval.low), float(interval.high))

@@ -35,7 +35,6 @@ from autocompress.models.generation_settings import logits_processors
 from autocompress.models.proposers import make_proposer
 from autocompress.models.speculation import Choosing, Spoken, speak
 from autocompress.models.text import draw_order, make_sequences, read_documents
-from autocompress.pipeline.intervals import median_interval
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import cache_folder
 from autocompress.spaces.decoding import Decoding
@@ -43,6 +42,7 @@ from autocompress.trial import Split
 from autocompress.workload import Workload
 from benchmarks.contest import write_whole
 from benchmarks.laboratory import MODEL
+from benchmarks.rounds import median_interval
 
 PROMPT, ANSWER = 128, 64
 CONTEXT = 256

@@ -25,10 +25,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from autocompress.evaluators.timing import random_ids
-from autocompress.pipeline.intervals import median_interval
 from autocompress.workload import Mix, Workload
 from benchmarks.contest import write_whole
 from benchmarks.laboratory import MODEL
+from benchmarks.rounds import median_interval
 
 REPEATS = 40
 WARM_UPS = 3

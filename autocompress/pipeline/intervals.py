@@ -26,14 +26,6 @@ def share_interval(hits: int, n: int) -> tuple[float, float]:
     return (float(interval.low), float(interval.high))
 
 
-def median_interval(values: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
-    """Return the median of repeats and its bootstrap interval."""
-    interval = stats.bootstrap(
-        (values,), np.median, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(np.median(values)), (float(interval.low), float(interval.high))
-
-
 def process_interval(medians: np.ndarray) -> tuple[float, tuple[float, float]]:
     """Return the geometric mean of what several processes found, and its t-interval.
 
