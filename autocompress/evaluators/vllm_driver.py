@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 WARM_UPS = 3
+TEXTS = 16
+"""That are read at a time, so that it is heard that they are."""
 
 
 def main() -> None:
@@ -26,8 +28,7 @@ def main() -> None:
     wanted = {"latency": _time, "text": _read}[request["wanted"]]
     answers = []
     for number, (checkpoint, trusted) in enumerate(request["checkpoints"]):
-        sys.stdout.write(f"autocompress advances {number}\n")
-        sys.stdout.flush()
+        _say(f"advances {number}")
         model = _opened(checkpoint, trusted, request)
         answers.append(wanted(model, request))
         # What held the device's memory is a process of its own: the next needs it gone.
@@ -62,6 +63,7 @@ def _time(model: Any, request: dict[str, Any]) -> dict[str, list[float]]:
         for length in lengths:
             started = time.perf_counter()
             _generate(model, prompts, length)
+            _say("is timed")
             if repeat >= WARM_UPS:
                 taken[length].append((time.perf_counter() - started) * 1e3)
     return {"prefill": taken[1], "total": taken[request["generated"]]}
@@ -80,7 +82,11 @@ def _read(model: Any, request: dict[str, Any]) -> dict[str, Any]:
     cached = [float(step[token].logprob) for step, token in zip(own.logprobs, answer, strict=True)]
     texts = [*request["sequences"], [*prompt, *answer]]
     # Of a text's first token there is no log-probability.
-    told = [row.prompt_logprobs[1:] for row in _generate(model, texts, 1, prompt_logprobs=0)]
+    told = []
+    for first in range(0, len(texts), TEXTS):
+        rows = _generate(model, texts[first : first + TEXTS], 1, prompt_logprobs=0)
+        told += [row.prompt_logprobs[1:] for row in rows]
+        _say("reads")
     read = [
         [float(step[token].logprob) for step, token in zip(steps, text[1:], strict=True)]
         for steps, text in zip(told, texts, strict=True)
@@ -91,6 +97,12 @@ def _read(model: Any, request: dict[str, Any]) -> dict[str, Any]:
         "cached": cached,
         "uncached": read[-1][-len(answer) :],
     }
+
+
+def _say(words: str) -> None:
+    """Tell the caller how far this is; one that hears nothing takes vLLM to hang."""
+    sys.stdout.write(f"autocompress {words}\n")
+    sys.stdout.flush()
 
 
 def _generate(model: Any, prompts: list[list[int]], length: int, **wanted: int) -> list[Any]:

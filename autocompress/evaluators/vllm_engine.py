@@ -10,13 +10,15 @@ import functools
 import json
 import math
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +40,8 @@ FREE_SHARE: Final = 0.9
 """Of the memory that is free on a GPU, what vLLM may take."""
 CPU_SHARE: Final = 0.25
 """Of the memory that is free on a CPU, what its KV cache may take."""
+SILENT_SECONDS: Final = 3600
+"""Without a line, after which vLLM is taken to hang: it says more while large models load."""
 _DRIVER: Final = Path(__file__).with_name("vllm_driver.py")
 _ADVANCE: Final = re.compile(r"autocompress advances (\d+)")
 _CAUSE: Final = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception):.*)")
@@ -270,7 +274,7 @@ def _run(
         tell: Is given every line that it writes.
 
     Raises:
-        EngineError: If it fails, with the cause that it names.
+        EngineError: If it fails, with the cause that it names, or says nothing for an hour.
     """
     said: list[str] = []
     try:
@@ -290,15 +294,45 @@ def _run(
             if process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError), process.stdin:
                     process.stdin.write(given)
-            for line in process.stdout or ():
+            for line in _while_heard(process.stdout or ()):
                 said.append(line.rstrip())
                 tell(said[-1])
             process.wait()
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            last = f"; its last words: {said[-1]}" if said else ""
+            raise EngineError(
+                f"{complaint}: it said nothing for {SILENT_SECONDS} seconds and was stopped{last}"
+            ) from None
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode != 0:
         raise EngineError(f"{complaint}: {_cause(said) or f'exit code {process.returncode}'}")
+
+
+def _while_heard(lines: Iterable[str]) -> Iterator[str]:
+    """Pass lines on as they come.
+
+    Raises:
+        TimeoutError: If none comes for `SILENT_SECONDS`.
+    """
+    read: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in lines:
+            read.put(line)
+        read.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        try:
+            line = read.get(timeout=SILENT_SECONDS)
+        except queue.Empty:
+            raise TimeoutError from None
+        if line is None:
+            return
+        yield line
 
 
 def _cause(said: Sequence[str]) -> str:

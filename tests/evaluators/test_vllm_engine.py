@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from autocompress.errors import EngineError
+from autocompress.evaluators import vllm_engine
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.evaluators.vllm_engine import CPU_SHARE, VllmEngine, find_command
 from autocompress.workload import Workload
@@ -54,6 +55,8 @@ class LLM:
             raise RuntimeError("Engine core initialization failed. See root cause above.")
         if self.speed == "silent":
             os._exit(0)
+        if self.speed == "hung":
+            time.sleep(600)
         self.note = {"model": model, **settings, "lengths": []}
         self.llm_engine = type("Engine", (), {"engine_core": Core()})
 
@@ -158,6 +161,17 @@ def test_what_does_not_run_is_told_by_its_cause(
 ) -> None:
     with pytest.raises(EngineError, match=words):
         VllmEngine("auto").latency([checkpoint(tmp_path, speed)], Workload(1, 8, 2), 4)
+
+    assert not calls.exists()
+
+
+def test_one_that_says_nothing_is_stopped(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "SILENT_SECONDS", 3)
+
+    with pytest.raises(EngineError, match="model-hung: it said nothing for 3 seconds"):
+        VllmEngine("auto").latency([checkpoint(tmp_path, "hung")], Workload(1, 8, 2), 4)
 
     assert not calls.exists()
 
