@@ -24,6 +24,7 @@ GIVEN = (
     "no_pruning",
     "address",
     "at_once",
+    "timing_processes",
     "device",
     "dtype",
     "seed",
@@ -101,6 +102,11 @@ def add_decode(
         help="run Python that tasks or the model's answers hold, in a limited process",
     )
     decode.add_argument("--at-once", metavar="1", help="decodings at a time: more blur the times")
+    decode.add_argument(
+        "--timing-processes",
+        metavar="4",
+        help="that share the report's items: intervals of times hold what processes differ by",
+    )
     decode.add_argument("--address", help="a running Ray cluster")
     decode.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     decode.add_argument("--dtype", help="auto (the checkpoint's), bfloat16 or float32")

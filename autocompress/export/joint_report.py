@@ -57,6 +57,7 @@ class JointReport:
     Args:
         winner: Which of the options; picked on validation items.
         tuned: The values of its decoding that act, by parameter.
+        report_processes: That shared the report's items.
         compression_seconds: That each search for a compressed model might take, and
             `compression_tokens` that its candidates might read; None sets no limit.
         decoding_trials: Of each search for a decoding.
@@ -74,6 +75,7 @@ class JointReport:
     dense_seconds: Estimate
     validation_items: int
     report_items: int
+    report_processes: int
     seed: int
     versions: Mapping[str, str]
     compression_seconds: float | None
@@ -186,9 +188,10 @@ def _how(report: JointReport) -> str:
     return (
         f"Speedups of whole answers, and mean scores beside dense's {quality.value:.3f} "
         f"[{low:.3f}, {high:.3f}], which it gives in {1000 * seconds.value:.1f} ms an answer; "
-        f"intervals of 95 %, paired over items that all answered in turn. Tasks: {report.tasks}. "
-        f"The winner was picked on {report.validation_items} other items. {report.hardware}, "
-        f"seed {report.seed}."
+        f"intervals of 95 %, of scores paired over items that all answered in turn, of times over "
+        f"{report.report_processes} processes that had a share of them each. Tasks: "
+        f"{report.tasks}. The winner was picked on {report.validation_items} other items. "
+        f"{report.hardware}, seed {report.seed}."
     )
 
 

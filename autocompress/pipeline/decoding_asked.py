@@ -79,6 +79,9 @@ NUMBERS: Final[Mapping[str, Callable[[object], float]]] = {
 }
 """What may be fixed beyond its menu, and what reads it."""
 
+_OF_SPEC: Final = ("device", "dtype", "seed", "timing_processes")
+"""What a spec says of a search for a compressed model too."""
+
 USUAL: Final = ("speculation", "sampling", "best-of", "beams", "cache", "batch")
 WAYS: Final = ("tpe", "random", "grid")
 MOST_CELLS: Final = 10_000
@@ -97,6 +100,8 @@ class DecodeAsked:
         fixed: Values of parameters, tuned and untuned alike.
         items: That a search reads at most; validation reads as many, and the report four times as
             many if there are.
+        timing_processes: That share the report's items, so that intervals of times hold what
+            processes differ by.
         max_tokens: That all candidates of the search may generate; None sets no limit.
     """
 
@@ -120,6 +125,7 @@ class DecodeAsked:
     allow_python: bool
     address: str | None
     at_once: int
+    timing_processes: int
 
     def to_json(self) -> dict[str, object]:
         """Return all of it as plain values: what a study keeps of it."""
@@ -168,7 +174,7 @@ def decode_asked(given: Mapping[str, object]) -> DecodeAsked:
                 problems.append(f"{name.replace('_', '-')}: {error}.")
     if problems:
         raise SpecError(" ".join(problems))
-    reading = read_values({name: given.get(name) for name in ("device", "dtype", "seed")})
+    reading = read_values({name: given.get(name) for name in _OF_SPEC})
     rules = Rules(
         found.get("objective", (Objective.QUALITY_PER_SECOND,)),  # type: ignore[arg-type]
         found.get("quality_drop"),  # type: ignore[arg-type]

@@ -22,13 +22,15 @@ from autocompress.pipeline.decoding_opened import (
     UNREAD,
     OpenedDecoding,
     answered,
+    in_processes,
     in_turn,
 )
 from autocompress.pipeline.decoding_race import Judging
-from autocompress.pipeline.intervals import ratio_interval
+from autocompress.pipeline.intervals import cuts, ratio_interval, ratio_over_processes
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.search.racing import (
+    TIMED,
     UNITS,
     Answered,
     Objective,
@@ -40,7 +42,7 @@ from autocompress.search.racing import (
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
-from autocompress.workers.tune_alone import Alone, Part, measuring_alone
+from autocompress.workers.tune_alone import Part, measuring_alone
 
 FINALISTS: Final = 4
 EXAMPLES: Final = 3
@@ -72,17 +74,28 @@ def conclude(
     asked, space, judging = opened.asked, opened.space, raced.judging
     untuned = opened.untuned
     finalists = _finalists(judging, untuned)
-    with measuring_alone(opened.factory(*UNREAD), asked.address) as alone:
+    factory = opened.factory(*UNREAD)
+    first_item, n_validation = opened.unread[Split.SELECTION]
+    with measuring_alone(factory, asked.address) as alone:
         observer.stage("validation items")
-        told = _in_turn(alone, opened, Split.SELECTION, finalists, observer)
-        answers = [own.answered for own in told]
-        by_finalist = dict(zip(finalists, answers, strict=False))
-        winner = pick(asked.rules, by_finalist, answers[-1], untuned)
-        observer.stage("report items")
-        contenders = list(dict.fromkeys([winner, untuned]))
-        last = _in_turn(alone, opened, Split.REPORT, contenders, observer)
+        validated = in_turn(
+            alone,
+            _against(opened, finalists),
+            first_item,
+            n_validation,
+            lambda done: observer.advance(done, n_validation),
+        )
         models = range(1 if opened.other is None else 2)
         chosen = choose(alone, models, len(opened.choices), observer)
+    told = list(map(_told, validated))
+    answers = [own.answered for own in told]
+    by_finalist = dict(zip(finalists, answers, strict=False))
+    winner = pick(asked.rules, by_finalist, answers[-1], untuned)
+    observer.stage("report items")
+    contenders = list(dict.fromkeys([winner, untuned]))
+    beside_them = _against(opened, contenders)
+    span = opened.unread[Split.REPORT]
+    last = list(map(_told, in_processes(factory, asked, beside_them, span, observer)))
     own, usual, beside = last[0], last[len(contenders) - 1], last[-1]
     names = ["tuned", UNTUNED_NAME][: len(contenders)]
     decodings: list[Decoding] = [space.values(one) for one in contenders]
@@ -98,7 +111,7 @@ def conclude(
     read = list(judging.read.values())
 
     def standing(name: str, decoding: Decoding, of: _Told) -> DecodingStanding:
-        return _standing(name, decoding, of, asked.seed)
+        return _standing(name, decoding, of, asked.seed, None)
 
     return DecodingReport(
         study=study,
@@ -111,8 +124,11 @@ def conclude(
         constraints=_constraints(asked.rules, asked.against),
         met=asked.rules.violation(own.answered, beside.answered) <= 0,
         winner=space.values(winner),
-        standings=tuple(map(standing, names, decodings, last)),
-        gain=gain(first, own.answered, usual.answered, asked.seed),
+        standings=tuple(
+            _standing(name, decoding, of, asked.seed, asked.timing_processes)
+            for name, decoding, of in zip(names, decodings, last, strict=True)
+        ),
+        gain=gain(first, own.answered, usual.answered, asked.seed, asked.timing_processes),
         quality_difference=quality_beside(own.answered, beside.answered),
         choices=right_choices(*chosen) if chosen else None,
         validation=tuple(
@@ -133,6 +149,7 @@ def conclude(
         search_items=n_search,
         validation_items=len(opened.items[Split.SELECTION]),
         report_items=len(opened.items[Split.REPORT]),
+        report_processes=len(cuts(len(opened.items[Split.REPORT]), asked.timing_processes)) - 1,
         stopped_because=raced.stopped_because,
         seconds=raced.seconds,
         seed=asked.seed,
@@ -151,19 +168,10 @@ def _finalists(judging: Judging, untuned: Genotype) -> list[Genotype]:
     return [*[own for own in best if own != untuned][:FINALISTS], untuned]
 
 
-def _in_turn(
-    alone: Alone,
-    opened: OpenedDecoding,
-    split: Split,
-    contenders: Sequence[Genotype],
-    observer: Observer,
-) -> list[_Told]:
-    """Have contenders answer a split's items in turn, and at last what they are held against."""
+def _against(opened: OpenedDecoding, contenders: Sequence[Genotype]) -> list[Contender]:
+    """Return who answers: decodings, and at last what they are held against."""
     given = [Contender(opened.space.values(own)) for own in contenders]
-    if opened.other is not None:
-        given.append(opened.against)
-    first, n = opened.unread[split]
-    return [_told(parts) for parts in in_turn(alone, given, first, n, observer)]
+    return given if opened.other is None else [*given, opened.against]
 
 
 def _told(parts: Sequence[Part]) -> _Told:
@@ -206,13 +214,36 @@ def quality_beside(own: Answered, other: Answered) -> Estimate:
     return Estimate(0.0 - lost.mean, (0.0 - lost.high, 0.0 - lost.low))
 
 
-def gain(objective: Objective, own: Answered, usual: Answered, seed: int) -> Estimate:
-    """Return by what factor one decoding is better than another, paired over items."""
+def gain(
+    objective: Objective, own: Answered, usual: Answered, seed: int, processes: int
+) -> Estimate:
+    """Return by what factor one decoding is better than another, paired over items.
+
+    Args:
+        processes: That shared the items.
+    """
     if objective is Objective.QUALITY:
         return Estimate(*ratio_interval([own.scores], [usual.scores], seed))
     above, below = objective.parts(usual)
     own_above, own_below = objective.parts(own)
-    return Estimate(*ratio_interval([above, own_below], [below, own_above], seed))
+    return _estimated(objective, [above, own_below], [below, own_above], seed, processes)
+
+
+def _estimated(
+    objective: Objective,
+    above: Sequence[np.ndarray],
+    below: Sequence[np.ndarray],
+    seed: int,
+    processes: int | None,
+) -> Estimate:
+    """Return a ratio of sums over items with its interval, over processes if it is one of times.
+
+    Args:
+        processes: None where one process answered all: its interval is over items.
+    """
+    if processes is None or objective not in TIMED:
+        return Estimate(*ratio_interval(above, below, seed))
+    return Estimate(*ratio_over_processes(above, below, processes))
 
 
 def tried(decoding: str, own: Answered, race: Race) -> TriedDecoding:
@@ -231,16 +262,18 @@ def tried(decoding: str, own: Answered, race: Race) -> TriedDecoding:
     )
 
 
-def _standing(name: str, decoding: Decoding, told: _Told, seed: int) -> DecodingStanding:
+def _standing(
+    name: str, decoding: Decoding, told: _Told, seed: int, processes: int | None
+) -> DecodingStanding:
     values = {}
     for objective in Objective:
         above, below = objective.parts(told.answered)
         if not below.sum() > 0:
             # Nothing was right: no rate of it, and no cost.
             continue
-        found, interval = ratio_interval([above], [below], seed)
-        low, high = sorted(map(objective.shown, interval))
-        values[objective.value] = Estimate(objective.shown(found), (low, high))
+        found = _estimated(objective, [above], [below], seed, processes)
+        low, high = sorted(map(objective.shown, found.interval))
+        values[objective.value] = Estimate(objective.shown(found.value), (low, high))
     accepted = told.accepted / told.proposed if told.proposed else None
     return DecodingStanding(
         name, to_text(decoding), values, int(told.answered.tokens.sum()), accepted

@@ -1,12 +1,14 @@
 """What a search for a decoding works on: models found, items dealt out, a space."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from autocompress.evaluators.tasks import Item
 from autocompress.pipeline.decoding_asked import DecodeAsked
+from autocompress.pipeline.intervals import cuts
 from autocompress.pipeline.observer import Observer
 from autocompress.search.racing import Answered, joined
 from autocompress.spaces.decoding import DecodingSpace
@@ -89,13 +91,48 @@ def looks(first: int, n: int) -> tuple[int, ...]:
 
 
 def in_turn(
-    alone: Alone, contenders: Sequence[Contender], first: int, n: int, observer: Observer
+    alone: Alone,
+    contenders: Sequence[Contender],
+    first: int,
+    n: int,
+    told: Callable[[int], None],
 ) -> list[list[Part]]:
-    """Have contenders answer n items from the first on in turn; return the parts of each."""
-    parts = alone.measure(
-        {CONTENDERS: contenders}, looks(first, n), lambda done: observer.advance(done, n)
-    )
+    """Have contenders answer n items from the first on in turn; return the parts of each.
+
+    Args:
+        told: Is told how many of them are answered.
+    """
+    parts = alone.measure({CONTENDERS: contenders}, looks(first, n), told)
     return [[part[CONTENDERS][at] for part in parts] for at in range(len(contenders))]
+
+
+def in_processes(
+    factory: DecodingFactory,
+    asked: DecodeAsked,
+    contenders: Sequence[Contender],
+    span: tuple[int, int],
+    observer: Observer,
+) -> list[list[Part]]:
+    """Have contenders answer items in turn, a share of them in each of several processes.
+
+    Two runs of the same code differ by what their processes share out of caches and memory, which
+    no number of items within one shows.
+
+    Args:
+        span: The first of the factory's items, and how many.
+    """
+    first, n = span
+    found: list[list[Part]] = [[] for _ in contenders]
+    for start, end in itertools.pairwise(cuts(n, asked.timing_processes)):
+
+        def told(done: int, before: int = start) -> None:
+            observer.advance(before + done, n)
+
+        with measuring_alone(factory, asked.address) as alone:
+            parts = in_turn(alone, contenders, first + start, end - start, told)
+        for own, added in zip(found, parts, strict=True):
+            own += added
+    return found
 
 
 def answered(parts: Sequence[Part]) -> Answered:
@@ -109,5 +146,5 @@ def answer_search_items(
     """Have one contender answer all that a search reads, in a process of its own."""
     n = len(opened.items[Split.SEARCH])
     with measuring_alone(opened.factory(Split.SEARCH), opened.asked.address) as alone:
-        (parts,) = in_turn(alone, [contender], 0, n, observer)
+        (parts,) = in_turn(alone, [contender], 0, n, lambda done: observer.advance(done, n))
     return answered(parts)

@@ -1,11 +1,12 @@
 """Searches a compressed model and its decoding together, under one speedup of answers.
 
 The two take turns. Compression is first asked for all of the speedup, and the decoding of what it
-gives is searched for the best score within the time. By what decoding could save of the time
-without loss of score, compression is asked for less the next time, or for more where it takes too
-long. At last the dense model is decoded with the compressed one as its draft. Each part is a study
-of its own; what they end with answers the same items in turn. The winner is the least compressed
-of those that keep the speedup and are not surely worse than the best.
+gives is searched for the best score within the time, and for the least time without loss of it. By
+what its answers to unread items then leave of the time, compression is asked for less the next
+time, or for more where they take too long. At last the dense model is decoded with the compressed
+one as its draft. Each part is a study of its own; what they end with answers the same items in
+turn. The winner is the least compressed of those that keep the speedup and are not surely worse
+than the best.
 """
 
 import dataclasses
@@ -36,13 +37,21 @@ from autocompress.pipeline.decoding_opened import (
     OpenedDecoding,
     answer_search_items,
     answered,
+    in_processes,
     in_turn,
 )
 from autocompress.pipeline.decoding_stored import JOINT
 from autocompress.pipeline.going_on import going_on
-from autocompress.pipeline.intervals import mean_interval, ratio_interval
+from autocompress.pipeline.intervals import (
+    cuts,
+    mean_interval,
+    ratio_interval,
+    ratio_over_processes,
+)
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.prepared import prepare
+from autocompress.pipeline.targets import check_kernels
 from autocompress.search.racing import Answered, Objective, Rules, in_the_running
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
@@ -51,7 +60,7 @@ from autocompress.store.study_store import find_study
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
-from autocompress.workers.tune_alone import Alone, measuring_alone
+from autocompress.workers.tune_alone import Part, measuring_alone
 
 MOST_TURNS: Final = 3
 """Of compression, beside the dense model's."""
@@ -60,8 +69,6 @@ NEAR: Final = 1.05
 CONCLUDED: Final[Mapping[Split, int]] = {**ITEMS, Split.SELECTION: 4, Split.REPORT: 8}
 """Items of a split, at most, for each that a search for a decoding may read: options differ by
 little, and there are few of them."""
-NO_LOSS: Final = 0.02
-"""Of the mean score: so much of a difference is luck with the items of a search."""
 MARGIN: Final = 1.1
 """By which a decoding has to be faster than asked: on other items it may be slower."""
 UNTUNED_SECONDS: Final = "dense seconds"
@@ -74,7 +81,7 @@ class _Option:
 
     Args:
         speedup: That compression was asked for.
-        answers: How many times as fast as dense it could give its answers without loss of score.
+        answers: How many times as fast as dense it gives its answers, less a margin.
     """
 
     speedup: float
@@ -122,9 +129,17 @@ class Told:
 
 
 def search_jointly(
-    spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer
+    spec: SearchSpec,
+    storage: str,
+    study: str,
+    output: Path,
+    observer: Observer,
+    items: Mapping[Split, int] = CONCLUDED,
 ) -> JointReport:
     """Search both, and leave the winner with its figures in a folder; a study of the name goes on.
+
+    Args:
+        items: Of a split, at most, for each that a search for a decoding may read.
 
     Raises:
         AutocompressError: Whatever stops one of the searches.
@@ -132,6 +147,10 @@ def search_jointly(
     studies.check_output(output)
     asked = decoding_of(spec, spec.model, None, Rules((Objective.QUALITY,)))
     opened = opened_for(asked)
+    if find_study(storage, study) is None:
+        # What the first part would refuse is refused before dense has answered anything.
+        check_kernels(compression_of(spec))
+        prepare(compression_of(spec))
     own: dict[str, Any] = {"kind": JOINT, **spec.to_json()}
     with going_on(storage, study, own) as store:
         known = store.row().report
@@ -142,7 +161,7 @@ def search_jointly(
                 seconds = _dense_seconds(opened, store, observer)
                 parts = _Parts(spec, seconds, storage, study, output, observer)
                 options = _searched(parts, store, _target(spec))
-                unread = opened_for(asked, CONCLUDED)
+                unread = opened_for(asked, items)
                 report = _concluded(spec, unread, options, study, observer)
         best = report.options[report.winner]
         draft = None if best.draft is None else Path(best.draft)
@@ -172,16 +191,13 @@ def _searched(parts: "_Parts", store: StudyStore, target: float) -> list[_Option
     return options
 
 
-def fastest_without_loss(found: DecodingReport) -> float:
-    """Return the seconds an answer of the fastest decoding that scored as well as the winner.
+def answered_faster(found: DecodingReport) -> float:
+    """Return how many times as fast as dense a winner answered items that no search reads.
 
-    As expected on the search's items, of decodings that read all of them.
+    What a search expects of the fastest of many that it tried is more than that one keeps.
     """
-    tried = [own for own in found.tried if own.read_all] or found.tried
-    scores = {own.decoding: own.expected_mean_score for own in tried}
-    # The untuned may win, and was not tried where another model is held against.
-    least = scores.get(to_text(found.winner), max(scores.values())) - NO_LOSS
-    return min(own.expected_seconds for own in tried if own.expected_mean_score >= least)
+    own, *_, dense = (of.values[Objective.SECONDS.value].value for of in found.standings)
+    return dense / own
 
 
 class _Parts:
@@ -225,7 +241,7 @@ class _Parts:
         name = f"{self._study}-decoded-{speedup:.3g}x"
         found = decode(asked, self._storage, name, self._output / name, self._observer)
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
-        answers = self._seconds / MARGIN / fastest_without_loss(found)
+        answers = answered_faster(found) / MARGIN
         return _Option(speedup, drafted, dict(found.winner), answers)
 
     def _compressed(self, speedup: float) -> Path:
@@ -271,21 +287,24 @@ def _concluded(
     factory = dataclasses.replace(
         opened.factory(*UNREAD), models=(dense, *(own.model for own in options))
     )
+    contenders = _contenders(opened, options)
+    first, n = opened.unread[Split.SELECTION]
     with measuring_alone(factory, spec.address) as alone:
         observer.stage("validation items")
-        told = _in_turn(alone, opened, Split.SELECTION, options, observer)
-        winner = pick(told, [own.speedup for own in options], target, spec.seed)
-        observer.stage("report items")
-        last = _in_turn(alone, opened, Split.REPORT, options, observer)
+        validated = in_turn(alone, contenders, first, n, lambda done: observer.advance(done, n))
         models = range(len(options) + 1)
         chosen = choose(alone, models, len(opened.choices), observer)
+    winner = pick(_told(validated), [own.speedup for own in options], target, spec.seed)
+    observer.stage("report items")
+    span = opened.unread[Split.REPORT]
+    last = _told(in_processes(factory, opened.asked, contenders, span, observer))
     rows = tuple(
         _row(
             option,
             at,
             last,
             right_choices(chosen[at + 1], chosen[0]) if chosen else None,
-            spec.seed,
+            spec.timing_processes,
         )
         for at, option in enumerate(options)
     )
@@ -299,9 +318,14 @@ def _concluded(
         tuned=options[winner].tuned,
         options=rows,
         dense_quality=_mean(last.dense.scores),
-        dense_seconds=_mean(last.dense.seconds),
+        dense_seconds=Estimate(
+            *ratio_over_processes(
+                [last.dense.seconds], [np.ones(len(last.dense))], spec.timing_processes
+            )
+        ),
         validation_items=len(opened.items[Split.SELECTION]),
         report_items=len(opened.items[Split.REPORT]),
+        report_processes=len(cuts(len(opened.items[Split.REPORT]), spec.timing_processes)) - 1,
         seed=spec.seed,
         versions=versions(),
         compression_seconds=spec.budget_seconds,
@@ -310,21 +334,19 @@ def _concluded(
     )
 
 
-def _in_turn(
-    alone: Alone,
-    opened: OpenedDecoding,
-    split: Split,
-    options: Sequence[_Option],
-    observer: Observer,
-) -> Told:
-    """Have dense and each option, untuned and tuned, answer a split's items in turn."""
+def _contenders(opened: OpenedDecoding, options: Sequence[_Option]) -> list[Contender]:
+    """Return who answers: dense, then each option untuned and tuned."""
     # What nobody tuned is the same of all models: a draft's values act beside a draft alone.
     usual = opened.space.values(opened.untuned)
     contenders = [Contender(usual)]
     for at, option in enumerate(options, 1):
         contenders += [Contender(usual, at), Contender(option.tuned, at)]
-    first, n = opened.unread[split]
-    found = [answered(parts) for parts in in_turn(alone, contenders, first, n, observer)]
+    return contenders
+
+
+def _told(parts: Sequence[Sequence[Part]]) -> Told:
+    """Return what the contenders made of a split's items, who stand as `_contenders` has them."""
+    found = list(map(answered, parts))
     return Told(found[0], tuple(found[1::2]), tuple(found[2::2]))
 
 
@@ -348,12 +370,12 @@ def pick(told: Told, speedups: Sequence[float], target: float, seed: int) -> int
 
 
 def _row(
-    option: _Option, at: int, told: Told, choices: RightChoices | None, seed: int
+    option: _Option, at: int, told: Told, choices: RightChoices | None, processes: int
 ) -> JointOption:
     """Return what compression and decoding each gave one option."""
 
     def speedup(slow: Answered, fast: Answered) -> Estimate:
-        return Estimate(*ratio_interval([slow.seconds], [fast.seconds], seed))
+        return Estimate(*ratio_over_processes([slow.seconds], [fast.seconds], processes))
 
     untuned, tuned = told.untuned[at], told.tuned[at]
     return JointOption(
@@ -397,6 +419,7 @@ def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -
         "device": spec.device,
         "dtype": spec.dtype,
         "seed": spec.seed,
+        "timing_processes": spec.timing_processes,
         "trust_remote_code": spec.trust_remote_code,
         "allow_python": spec.allow_python,
         "address": spec.address,

@@ -123,6 +123,16 @@ class Objective(enum.StrEnum):
                 return value
 
 
+TIMED: Final = frozenset(
+    {
+        Objective.SECONDS,
+        Objective.TOKENS_PER_SECOND,
+        Objective.TO_FIRST,
+        Objective.QUALITY_PER_SECOND,
+    }
+)
+"""What another process would measure otherwise on the same items."""
+
 UNITS: Final[Mapping[Objective, str]] = {
     Objective.QUALITY: "mean score",
     Objective.SECONDS: "seconds an answer",

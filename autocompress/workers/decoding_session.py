@@ -94,7 +94,8 @@ class DecodingSession:
         """Return what a decoding makes of items `[first, end)`: columns of `Answered`, by name.
 
         With `CONTENDERS` what each makes of them, as a list under that name: they take turns item
-        by item, so that a machine that slows down slows all of them. With `CHOOSING` the scores of
+        by item, so that a machine that slows down slows all of them, and in turn who begins, for
+        what comes after another finds its caches used otherwise. With `CHOOSING` the scores of
         each model that chooses, `[first, end)` of the choices.
         """
         if CHOOSING in values:
@@ -108,10 +109,11 @@ class DecodingSession:
         size = max(int(own.decoding.get("batch", 1)) for own in contenders)
         found: list[tuple[list[Item], list[Answer]]] = [([], []) for _ in contenders]
         for start in range(first, end, size):
-            for own, (items, answers) in zip(contenders, found, strict=True):
-                added = self._answered(own, start, min(start + size, end))
-                items += added[0]
-                answers += added[1]
+            for turn in range(len(contenders)):
+                at = (start // size + turn) % len(contenders)
+                items, answers = self._answered(contenders[at], start, min(start + size, end))
+                found[at][0].extend(items)
+                found[at][1].extend(answers)
         return {CONTENDERS: [columns(*own) for own in found]}
 
     def _answered(

@@ -76,6 +76,7 @@ def report(every: Sequence[TriedDecoding]) -> DecodingReport:
         search_items=ITEMS,
         validation_items=ITEMS,
         report_items=4 * ITEMS,
+        report_processes=2,
         stopped_because="all were drawn",
         seconds=10.0,
         seed=0,

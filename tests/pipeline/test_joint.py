@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from autocompress.cli import commands
 from autocompress.cli.observers import make_observer
 from autocompress.errors import SpecError
-from autocompress.export.decoding_report import DecodingReport, TriedDecoding
+from autocompress.export.decoding_report import DecodingStanding
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, JointVerdict, to_markdown
 from autocompress.pipeline.joint import (
     Told,
     Turn,
+    answered_faster,
     compression_of,
     decoding_of,
-    fastest_without_loss,
     next_speedup,
     pick,
 )
@@ -121,6 +121,8 @@ def written() -> dict[str, str]:
         (("--decoding-fix", "stop=never"), "fix: stop must be one of"),
         (("--decoding-fix", "draft=both"), "fix: draft must be one of"),
         (("--decoding-tune", "draft,top_k"), "tune: top_k acts only where do_sample is True"),
+        (("--calibration", "nowhere.txt"), "nowhere.txt"),
+        (("--latency-table", "nowhere.json"), "nowhere.json"),
     ],
 )
 def test_what_cannot_be_searched_jointly_is_told_in_one_line(
@@ -198,23 +200,15 @@ def test_compression_is_asked_for_what_decoding_leaves() -> None:
     assert next_speedup([Turn(2.0, 2.5), Turn(1.0, 1.2)], 2.0) is None
 
 
-def decoded(*tried: tuple[str, float, float, bool]) -> DecodingReport:
-    """Return a report whose winner is `top_k=1`."""
-    every = tuple(
-        TriedDecoding(name, 32, score, seconds, score, seconds, read_all, met=True)
-        for name, score, seconds, read_all in tried
-    )
-    return dataclasses.replace(example_decoding(()), tried=every)
+def test_what_a_winner_keeps_is_told_by_its_answers_beside_dense() -> None:
+    def told(name: str, seconds: float) -> DecodingStanding:
+        estimate = Estimate(seconds, (seconds, seconds))
+        return DecodingStanding(name, "untuned", {"seconds": estimate}, 100, None)
 
+    tuned, untuned, dense = told("tuned", 0.5), told("untuned", 1.0), told("against", 2.0)
+    standings = (tuned, untuned, dense)
 
-def test_the_fastest_without_loss_scores_as_the_winner_does() -> None:
-    winner, fast = ("top_k=1", 0.50, 1.0, True), ("draft=lookup", 0.49, 0.5, True)
-    worse, dropped = ("temperature=2.0", 0.40, 0.1, True), ("batch=8", 0.50, 0.1, False)
-
-    assert fastest_without_loss(decoded(winner, fast, worse, dropped)) == 0.5
-    # The winner itself was not tried: the best that was stands for it.
-    assert fastest_without_loss(decoded(fast, worse, dropped)) == 0.5
-    assert fastest_without_loss(decoded(dropped)) == 0.1
+    assert answered_faster(dataclasses.replace(example_decoding(()), standings=standings)) == 4.0
 
 
 def test_the_least_compressed_wins_that_keeps_the_speedup_and_is_not_surely_worse() -> None:
@@ -282,6 +276,7 @@ def report(low: float) -> JointReport:
         one,
         8,
         8,
+        4,
         0,
         {},
         90.0,
