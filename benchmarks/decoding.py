@@ -6,7 +6,8 @@ Each seed: `autocompress decode` by TPE with pruning; then, with as many generat
 and grid search without it, as they are commonly run (the grid's cells in random order); then as
 many decodings by TPE without pruning. All for quality a second on lines of
 code to end, judged by ROUGE-L. The winners, and the untuned, then answer the same held-out items
-in turn. A seed that the output holds is not run again.
+in turn, in several processes. A seed that the output holds is not run again; with `--judge` its
+winners answer once more.
 """
 
 import argparse
@@ -21,16 +22,17 @@ import numpy as np
 
 from autocompress.evaluators.sample_tasks import N_LINES, sample_items
 from autocompress.evaluators.tasks import needs_generation, to_line
-from autocompress.pipeline import decoding, decoding_opened
+from autocompress.models import loading
+from autocompress.pipeline import decoding
 from autocompress.pipeline.decoding_asked import DecodeAsked, decode_asked
 from autocompress.pipeline.decoding_conclusion import gain
-from autocompress.pipeline.decoding_opened import answered
+from autocompress.pipeline.decoding_opened import answered, in_processes
+from autocompress.pipeline.latency import hardware
 from autocompress.search.racing import Answered, Objective
 from autocompress.spaces.decoding import Decoding
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender
 from autocompress.workers.tune import in_ray
-from autocompress.workers.tune_alone import measuring_alone
 from benchmarks.contest import write_whole
 from benchmarks.laboratory import MODEL
 from benchmarks.recovery import Watcher
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--items", type=int, default=32)
+    parser.add_argument("--judge", action="store_true", help="hold known winners against anew")
     arguments = parser.parse_args()
     known = []
     if arguments.output.is_file():
@@ -62,7 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, in_ray(None):
         tasks = write_tasks(Path(folder))
         for seed in range(arguments.seeds):
-            if seed in rows:
+            if seed in rows and not arguments.judge:
                 continue
             given = {
                 "model": str(MODEL),
@@ -74,7 +77,8 @@ def main() -> None:
                 "items": arguments.items,
                 "seed": seed,
             }
-            rows[seed] = run(given, Path(folder) / f"seed-{seed}")
+            ways = rows[seed]["ways"] if seed in rows else None
+            rows[seed] = judged(given, ways or searched(given, Path(folder) / f"seed-{seed}"))
             told = [rows[own] for own in sorted(rows)]
             write_whole(arguments.output, {"summary": summary(told), "rows": told})
             print(json.dumps(summary(told)), flush=True)
@@ -89,23 +93,28 @@ def write_tasks(folder: Path, n: int = N_LINES) -> Path:
     return path
 
 
-def run(given: Mapping[str, Any], folder: Path) -> Row:
-    """Search by each way with one seed, and hold the winners against each other."""
+def searched(given: Mapping[str, Any], folder: Path) -> dict[str, Row]:
+    """Search by each way with one seed."""
     own = search(given, folder, "tpe")
-    spent = own["tokens"]
-    equal = {"trials": MANY, "max_tokens": spent, "no_pruning": True}
-    ways = {
+    equal = {"trials": MANY, "max_tokens": own["tokens"], "no_pruning": True}
+    return {
         "tpe": own,
         "random": search({**given, **equal, "strategy": "random"}, folder, "random"),
         "grid": search({**given, **equal, "strategy": "grid"}, folder, "grid"),
         "tpe unpruned": search({**given, "no_pruning": True}, folder, "tpe-unpruned"),
     }
-    made_of = in_turn(
-        decode_asked(given), [*(way["winner"] for way in ways.values()), own["untuned"]]
-    )
-    for name, made in zip([*ways, "untuned"], made_of, strict=True):
+
+
+def judged(given: Mapping[str, Any], searched_by: Mapping[str, Row]) -> Row:
+    """Hold the winners of each way, and the untuned, against each other."""
+    asked = decode_asked(given)
+    ways = {name: dict(way) for name, way in searched_by.items()}
+    own = ways["tpe"]
+    winners = [way["winner"] for way in ways.values() if "winner" in way]
+    made_of = in_turn(asked, [*winners, own["untuned"]])
+    for name, made in zip(dict.fromkeys([*ways, "untuned"]), made_of, strict=True):
         value = OBJECTIVE.shown(OBJECTIVE.ratio(made))
-        beside = gain(OBJECTIVE, made_of[0], made, 0)
+        beside = gain(OBJECTIVE, made_of[0], made, 0, asked.timing_processes)
         ways.setdefault(name, {})
         ways[name] |= {
             "quality_per_second": value,
@@ -118,8 +127,9 @@ def run(given: Mapping[str, Any], folder: Path) -> Row:
         "seed": given["seed"],
         "items": given["items"],
         "held_out_items": len(made_of[0]),
-        "pruned_share_of_tokens": spent / ways["tpe unpruned"]["tokens"],
-        "hardware": own["hardware"],
+        "processes": asked.timing_processes,
+        "pruned_share_of_tokens": own["tokens"] / ways["tpe unpruned"]["tokens"],
+        "hardware": hardware(loading.pick_device(asked.device), 0),
         "ways": ways,
     }
 
@@ -147,11 +157,8 @@ def in_turn(asked: DecodeAsked, decodings: Sequence[Decoding]) -> list[Answered]
     opened = decoding.opened_for(dataclasses.replace(asked, items=HELD_OUT))
     n = min(HELD_OUT, len(opened.items[Split.REPORT]))
     contenders = [Contender(own) for own in decodings]
-    with measuring_alone(opened.factory(Split.REPORT), None) as alone:
-        return [
-            answered(parts)
-            for parts in decoding_opened.in_turn(alone, contenders, 0, n, Watcher())
-        ]
+    factory = opened.factory(Split.REPORT)
+    return list(map(answered, in_processes(factory, asked, contenders, (0, n), Watcher())))
 
 
 def summary(rows: Sequence[Row]) -> Row:

@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autocompress.export.joint_report import joint_headline
-from autocompress.pipeline.joint import search_jointly
+from autocompress.export.joint_report import JointVerdict, joint_headline
+from autocompress.pipeline import joint
 from autocompress.spec import from_mapping
+from autocompress.trial import Split
 from benchmarks.contest import write_whole
 from benchmarks.decoding import FIXED, write_tasks
 from benchmarks.laboratory import MODEL, ROOT
 from benchmarks.recovery import Watcher
 
-LINES = 1200
-"""So many that differences of some hundredths of the score are seen."""
+LINES = 3600
+CONCLUDED = {**joint.CONCLUDED, Split.SELECTION: 12, Split.REPORT: 24}
+"""So many that differences of a hundredth or two of the score are seen."""
 TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
 
 Row = dict[str, Any]
@@ -33,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--studies", type=Path, default=Path(".autocompress/joint-decoding"))
-    parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0])
+    parser.add_argument("--targets", type=float, nargs="+", default=[1.5, 2.0, 3.0, 4.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--budget", default="60s", help="of each search for a compressed model")
     parser.add_argument("--recover", default="100k", help="tokens that each winner is trained on")
@@ -62,9 +64,8 @@ def main() -> None:
             }
             name = f"{target:g}x-seed{seed}"
             storage = f"sqlite:///{arguments.studies / 'studies.db'}"
-            report = search_jointly(
-                from_mapping(given), storage, name, arguments.studies / name, Watcher()
-            )
+            spec, folder = from_mapping(given), arguments.studies / name
+            report = joint.search_jointly(spec, storage, name, folder, Watcher(), CONCLUDED)
             print(joint_headline(report), flush=True)
             rows[seed, target] = report.to_json() | {"model": MODEL.name, "seed": seed}
             told = [rows[own] for own in sorted(rows)]
@@ -77,6 +78,7 @@ def summary(rows: Sequence[Row]) -> Row:
     beside = [row["options"][row["winner"]]["beside_first"]["interval"] for row in rows]
     return {
         "searches": len(rows),
+        "met": sum(row["verdict"] == JointVerdict.MET for row in rows),
         "surely_better": sum(low > 0 for low, _ in beside),
         "surely_worse": sum(high < 0 for _, high in beside),
     }
