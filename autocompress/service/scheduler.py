@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from autocompress.errors import AutocompressError
-from autocompress.service.firings import due
+from autocompress.errors import SpecError, StoreError
+from autocompress.service.firings import due, firings
 from autocompress.store.base import Json
 from autocompress.store.claims import BEAT_SECONDS, claimant, is_gone
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
@@ -42,43 +42,74 @@ class Scheduler:
         self._name = claimant()
 
     def forever(self) -> None:
-        """Run what is due, until interrupted."""
+        """Run what is due, until interrupted.
+
+        A database that is away or locked is told of and waited for: what ran then goes on after.
+        """
         while True:
-            if not self.step(datetime.now(UTC)):
+            try:
+                has_run = self.step(datetime.now(UTC))
+            except StoreError as error:
+                self._say("problem", {"error": " ".join(str(error).split())})
+                has_run = False
+            if not has_run:
                 time.sleep(LOOK_SECONDS)
 
     def step(self, now: datetime) -> bool:
-        """Run the first thing that is due; False if nothing is.
+        """Run the schedule whose firing has waited longest; False if nothing is due.
 
         What was missed while no scheduler ran is run once: the last of a schedule's firings, the
         ones before are recorded as missed.
         """
+        waiting: list[tuple[datetime, str, Schedule]] = []
         for schedule in self._store.all():
             try:
-                run = self._next(schedule, now)
-            except AutocompressError as error:
+                since = self._waits_since(schedule, now)
+            except SpecError as error:
                 # Of one schedule: the others are run all the same.
                 said = " ".join(str(error).split())
                 self._say("problem", {"schedule": schedule.name, "error": said})
                 continue
+            if since is not None:
+                waiting.append((since, schedule.name, schedule))
+        # By name alone, a schedule whose runs last longer than its interval would always be next.
+        for _, _, schedule in sorted(waiting, key=lambda own: own[:2]):
+            run = self._next(schedule, now)
             if run is not None:
                 self.carry_out(schedule, run)
                 return True
         return False
+
+    def _waits_since(self, schedule: Schedule, now: datetime) -> datetime | None:
+        """Return the first firing that nobody has run or runs; None if there is none.
+
+        Raises:
+            SpecError: If the schedule's expression or zone cannot be read here.
+        """
+        runs = self._store.runs(schedule.id)
+        for run in runs:
+            if run.state is RunState.RUNNING:
+                return datetime.fromisoformat(run.due_at) if self._is_left(run, now) else None
+        first = next(firings(schedule.cron, schedule.zone, _last_due(schedule, runs)))
+        return first if first <= now else None
+
+    def _is_left(self, run: Run, now: datetime) -> bool:
+        """Whether nobody carries a run out: this scheduler does one at a time, and looks between.
+
+        It claimed one that it does not carry out if the database was away in the midst of it.
+        """
+        return run.claimed_by == self._name or is_gone(run.claimed_by, run.beat_at, now)
 
     def _next(self, schedule: Schedule, now: datetime) -> Run | None:
         """Claim what is to be run of a schedule: one run at a time."""
         runs = self._store.runs(schedule.id)
         for run in runs:
             if run.state is RunState.RUNNING:
-                if not is_gone(run.claimed_by, run.beat_at, now):
-                    return None
-                if not self._store.take_over(run, self._name):
+                if not self._is_left(run, now) or not self._store.take_over(run, self._name):
                     return None
                 self._say("taken over", {"schedule": schedule.name, "due_at": run.due_at})
                 return run
-        last = max((run.due_at for run in runs), default=schedule.created_at)
-        waiting = due(schedule.cron, schedule.zone, datetime.fromisoformat(last), now)
+        waiting = due(schedule.cron, schedule.zone, _last_due(schedule, runs), now)
         for missed in waiting[:-1]:
             if self._store.claim(schedule.id, missed, self._name, RunState.MISSED):
                 self._say("missed", {"schedule": schedule.name, "due_at": missed.isoformat()})
@@ -133,3 +164,9 @@ class Scheduler:
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
+
+
+def _last_due(schedule: Schedule, runs: Sequence[Run]) -> datetime:
+    """Return the last firing that was run or missed; where none was, when the schedule began."""
+    last = max((run.due_at for run in runs), default=schedule.created_at)
+    return datetime.fromisoformat(last)
