@@ -6,12 +6,14 @@ from typing import cast
 
 from autocompress.errors import StoreError
 from autocompress.store.base import Json
+from autocompress.store.rows import storable
 
 
 def plain(name: str, value: Mapping[str, Json]) -> dict[str, Json]:
     """Return a mapping as dicts and lists, the same for every database.
 
-    Neither NaN nor infinity is JSON: PostgreSQL refuses them and other readers stumble.
+    Neither NaN nor infinity is JSON: PostgreSQL refuses them and other readers stumble. Texts are
+    made storable: what a byte-level tokenizer decodes may hold a NUL, which JSONB refuses too.
 
     Raises:
         StoreError: Naming every place that holds something else.
@@ -42,7 +44,7 @@ def _offenders(place: str, value: object) -> Iterator[str]:
 
 def _copied(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return {storable(key): _copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_copied(item) for item in value]
-    return value
+    return storable(value) if isinstance(value, str) else value

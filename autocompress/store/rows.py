@@ -90,10 +90,10 @@ def trial_key(genotype: Genotype) -> str:
     return hashlib.blake2b(genotype.to_bytes(), digest_size=16).hexdigest()
 
 
-def storable(error: str) -> str:
-    """Return an error's text as every database takes it."""
+def storable(text: str) -> str:
+    """Return a text as every database takes it."""
     # An error may quote anything; half a character or a NUL in it must not cost the whole shard.
-    return error.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def now() -> str:

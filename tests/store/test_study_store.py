@@ -200,6 +200,19 @@ def test_an_error_text_may_quote_anything(store: StudyStore) -> None:
     assert found.error == "bad \\0 and \\ud800 ö"
 
 
+def test_a_payload_may_quote_anything(store: StudyStore) -> None:
+    payload: dict[str, Json] = {"bad \0": ["half \ud800", {"whole": "ö"}]}
+    kept: dict[str, Json] = {"bad \\0": ["half \\ud800", {"whole": "ö"}]}
+
+    store.save_document("answers", payload)
+    store.add_event(Event("stopped", payload))
+    store.finish(StudyState.FINISHED, payload)
+
+    assert store.document("answers") == kept
+    assert store.events() == [Event("stopped", kept)]
+    assert store.row().report == kept
+
+
 @LAW
 @given(payloads=st.lists(PAYLOADS, max_size=5))
 def test_events_keep_their_order(url: str, payloads: list[dict[str, Json]]) -> None:
