@@ -24,6 +24,15 @@ LOCK_SECONDS = 30.0
 # Any number will do, as long as it is the same for all who migrate one PostgreSQL database.
 MIGRATION_LOCK = 0x61635F
 SQLITE_HEADER_BYTES = 100
+# A host that is lost without a word is given up within a minute or so. Left alone, libpq waits a
+# quarter of an hour for a sign that what it sent arrived, and two hours for an answer to that.
+POSTGRES_CONNECTION = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 # SQLAlchemy spells "insert unless it is there" anew for each database.
 INSERTS: dict[str, Callable[[sa.Table], sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
@@ -56,6 +65,17 @@ def masked(url: str | sa.URL) -> str:
         StoreError: If it is no URL of a database that we know.
     """
     return _parsed(url).set(query={}).render_as_string(hide_password=True)
+
+
+def connection_options(url: str | sa.URL) -> dict[str, int]:
+    """Return what a connection is made with, beside what its URL says itself.
+
+    Raises:
+        StoreError: If it is no URL of a database that we know.
+    """
+    parsed = _parsed(url)
+    own = POSTGRES_CONNECTION if parsed.get_driver_name().startswith("psycopg") else {}
+    return {name: value for name, value in own.items() if name not in parsed.query}
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -110,7 +130,9 @@ def _engine(url: str) -> sa.Engine:
             if file.is_file() and 0 < file.stat().st_size < SQLITE_HEADER_BYTES:
                 raise StoreError(f"Cannot use {masked(url)}: file is not a database.")
         # The ping finds a connection that the server dropped while candidates were measured.
-        engine = sa.create_engine(_parsed(url), pool_pre_ping=True)
+        engine = sa.create_engine(
+            _parsed(url), pool_pre_ping=True, connect_args=connection_options(url)
+        )
     except OSError as error:
         raise StoreError(
             f"Cannot make the folder of {masked(url)}: {error.strerror}. Choose another --storage."

@@ -27,7 +27,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from autocompress.errors import StoreError
-from autocompress.store.database import masked, open_database, reading, sqlite_file, writing
+from autocompress.store.database import (
+    connection_options,
+    masked,
+    open_database,
+    reading,
+    sqlite_file,
+    writing,
+)
 
 MOST_TRIALS: Final = 2000
 """Of a study: Optuna's dashboard takes seconds to show more."""
@@ -120,7 +127,8 @@ class Mirror:
         self.artifacts = FileSystemArtifactStore(artifacts)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with _told_as_ours(self.url):
-            self.storage = RDBStorage(self.url)
+            options = {"connect_args": connection_options(self.url)}
+            self.storage = RDBStorage(self.url, engine_kwargs=options)
 
     def show(self, shown: ShownStudy) -> int:
         """Bring a study's mirror up to date; return how many trials were added.

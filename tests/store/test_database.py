@@ -14,7 +14,14 @@ from alembic.script import ScriptDirectory
 
 from autocompress.errors import StoreError
 from autocompress.store.base import Event, StudyState
-from autocompress.store.database import migration_config, open_database, reading, writing
+from autocompress.store.database import (
+    POSTGRES_CONNECTION,
+    connection_options,
+    migration_config,
+    open_database,
+    reading,
+    writing,
+)
 from autocompress.store.study_store import create_study, list_studies, open_study
 from autocompress.trial import Fidelity, Measurement, Split
 
@@ -246,6 +253,19 @@ def test_a_url_of_no_known_database_is_answered_with_the_form(url: str, text: st
         create_study(url, "first", {})
 
     assert str(caught.value) == f"{text}postgresql+psycopg://USER@HOST/DATABASE."
+
+
+def test_a_url_says_itself_when_a_lost_host_is_given_up() -> None:
+    plain, own = "postgresql+psycopg://root@host/test", "?connect_timeout=3&keepalives_idle=5"
+
+    assert connection_options(plain) == POSTGRES_CONNECTION
+    assert set(POSTGRES_CONNECTION) - set(connection_options(plain + own)) == {
+        "connect_timeout",
+        "keepalives_idle",
+    }
+    # Another driver, or none, has no word for them.
+    assert connection_options("postgresql+pg8000://root@host/test") == {}
+    assert connection_options("sqlite:///studies.db") == {}
 
 
 CREATE = """

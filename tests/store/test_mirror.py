@@ -3,13 +3,16 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import optuna_dashboard
 import pytest
+import sqlalchemy as sa
 from optuna.artifacts import get_all_artifact_meta
 
 from autocompress.errors import StoreError
+from autocompress.store.database import connection_options
 from autocompress.store.mirror import Mirror, Parameter, ShownStudy, ShownTrial
 from autocompress.store.study_store import create_study, list_studies
 
@@ -120,6 +123,25 @@ def test_our_tables_are_left_alone(mirror: Mirror, url: str) -> None:
 
     assert [row.name for row in list_studies(url)] == ["ours"]
     assert mirror.url != url
+
+
+def test_all_connections_are_given_up_when_the_host_is_lost(url: str, tmp_path: Path) -> None:
+    made: list[dict[str, object]] = []
+
+    def keep(_dialect: object, _record: object, _arguments: object, named: Any) -> None:
+        made.append(dict(named))
+
+    sa.event.listen(sa.Engine, "do_connect", keep)
+    try:
+        own = Mirror(url, tmp_path / "artifacts")
+        own.version("first")
+        own.storage.remove_session()
+        own.storage.engine.dispose()
+    finally:
+        sa.event.remove(sa.Engine, "do_connect", keep)
+
+    assert made
+    assert all(connection_options(url).items() <= options.items() for options in made)
 
 
 def test_what_is_no_database_is_named(tmp_path: Path) -> None:
