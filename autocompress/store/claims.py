@@ -11,8 +11,8 @@ import psutil
 BEAT_SECONDS: Final = 20.0
 """Between two words that a claimant says of itself."""
 SILENT_SECONDS: Final = 900.0
-"""What another machine claimed and was silent about for so long is taken over: a database that is
-waited for may keep it silent for five minutes."""
+"""What a claimant was silent about for so long is taken over: a database that is waited for may
+keep it silent for five minutes."""
 BEGAN_SECONDS: Final = 60.0
 """By which a clock may have been set since a process began: another of its number began later."""
 
@@ -25,19 +25,22 @@ def claimant() -> str:
 
 
 def is_gone(name: str, beat_at: str, now: datetime) -> bool:
-    """Whether a claimant is gone: a process of this machine, or long silent elsewhere.
+    """Whether a claimant is gone: a process of this machine that ended, or a long silent one.
 
     Args:
         beat_at: When it was last heard of, ISO 8601.
     """
+    # Also here: in a container that is started again at once, another process looks like it.
+    if now - datetime.fromisoformat(beat_at) > timedelta(seconds=SILENT_SECONDS):
+        return True
     machine, pid, began, _ = name.rsplit(":", 3)
-    if machine == _machine():
-        try:
-            born = psutil.Process(int(pid)).create_time()
-            return abs(born - float(began)) > BEGAN_SECONDS
-        except (psutil.NoSuchProcess, ValueError):
-            return True
-    return now - datetime.fromisoformat(beat_at) > timedelta(seconds=SILENT_SECONDS)
+    if machine != _machine():
+        return False
+    try:
+        born = psutil.Process(int(pid)).create_time()
+        return abs(born - float(began)) > BEGAN_SECONDS
+    except (psutil.NoSuchProcess, ValueError):
+        return True
 
 
 def in_words(name: str) -> str:

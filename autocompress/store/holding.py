@@ -62,7 +62,10 @@ def _hold(store: SqlStudyStore, own: str) -> None:
 
 
 def _beat(store: SqlStudyStore, own: str, ended: threading.Event) -> None:
-    # A database that stays away fails the driver too, which says so.
-    with contextlib.suppress(AutocompressError):
-        while not ended.wait(BEAT_SECONDS) and store.beat(own):
-            pass
+    """Say that a study goes on, until the end or until another driver has taken it over."""
+    while not ended.wait(BEAT_SECONDS):
+        # A driver that writes nothing for long outlives a database that is away or locked: silent
+        # ever after, it would lose its study to another machine.
+        with contextlib.suppress(AutocompressError):
+            if not store.beat(own):
+                return
