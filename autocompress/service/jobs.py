@@ -27,6 +27,8 @@ WAITING: Final = ".waiting.json"
 EVENTS: Final = ".events.jsonl"
 RETRY_SECONDS: Final = 5.0
 """Until a search is begun again that could not be."""
+GRACE_SECONDS = 30.0
+"""For a search to end that was interrupted, before it is killed: it would hold up all others."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,12 +98,17 @@ class Jobs:
             StoreError: If the name is taken.
         """
         with self._changed:
-            if name in self.waiting or find_study(self._storage, name) is not None:
+            # What was cancelled runs for some seconds more, and may not be in the store yet.
+            known = {*self.waiting, self._running}
+            if name in known or find_study(self._storage, name) is not None:
                 raise StoreError(f"Study {name!r} exists already; choose another name.")
             self._enqueue(name, spec)
 
     def resume(self, name: str) -> None:
-        """Let a study that was stopped wait for its turn; one that waits or runs is left so."""
+        """Let a study that was stopped wait for its turn; one that waits or runs is left so.
+
+        One that was cancelled and has not ended yet goes on when it has.
+        """
         with self._changed:
             if name not in self.waiting:
                 row = find_study(self._storage, name)
@@ -119,7 +126,8 @@ class Jobs:
             if name not in self.waiting:
                 return False
             (self._folder / f"{name}{WAITING}").unlink(missing_ok=True)
-            if name == self._running:
+            # One that was cancelled, resumed and is taken back is ending already.
+            if name == self._running and not self._cancelled:
                 self._cancelled = True
                 self._interrupt()
         return True
@@ -139,9 +147,23 @@ class Jobs:
         self._changed.notify_all()
 
     def _interrupt(self) -> None:
+        """Ask what runs to end, and kill it when it does not."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGINT)
+            self._signal(self._process, signal.SIGINT)
+            timer = threading.Timer(GRACE_SECONDS, self._kill, [self._process])
+            timer.daemon = True
+            timer.start()
+
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
+        with self._changed:
+            if self._process is process:
+                _log.warning("Search %s did not end when asked to: killed.", self._running)
+                self._signal(process, signal.SIGKILL)
+
+    @staticmethod
+    def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
     def _work(self) -> None:
         while True:
@@ -164,6 +186,9 @@ class Jobs:
                 # What was interrupted by `stop` waits on.
                 if self._stopped.is_set() and not self._cancelled and status != 0:
                     return
+                # What was cancelled and waits was resumed since.
+                if self._cancelled and name in self.waiting:
+                    continue
                 self._tell(name, {"event": "end", "status": status, "cancelled": self._cancelled})
                 (self._folder / f"{name}{WAITING}").unlink(missing_ok=True)
 
