@@ -126,6 +126,7 @@ def _verdict(
     if report is not None and lacking is None:
         found = _beside(spec, report, folder, deployed_at, deployed, observer)
     verdict = promotion.decide(deployed, found)
+    verdict = promotion.unless_changed(verdict, deployed_at, promotion.current(output))
     verdict = dataclasses.replace(verdict, reasons=(*changes, *verdict.reasons))
     told: dict[str, Json] = {
         **verdict.to_json(),
@@ -348,7 +349,7 @@ def main() -> int:
             verdict = run_once(storage, store, schedule, run, claimant, log)
         except DatabaseAway:
             raise
-        except AutocompressError as error:
+        except (AutocompressError, OSError) as error:
             said = " ".join(str(error).split())
             told: dict[str, Json] = {"outcome": None, "schedule": schedule.name, "error": said}
             told["hooks"] = list(_tell(Settings.from_json(schedule.settings), told))

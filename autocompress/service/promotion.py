@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from autocompress.errors import ExportError, SpecError
 from autocompress.export.render import write_texts
 from autocompress.pipeline.intervals import mean_interval
 from autocompress.store.base import Json
+from autocompress.store.holding import LOOK_SECONDS, PATIENCE_SECONDS
 from autocompress.trial import Measurement
 
 CURRENT: Final = "current"
@@ -157,22 +159,58 @@ def decide(deployed: Deployed | None, found: Candidate) -> Verdict:
     return Verdict(stays, (*complaints, f"no improvement beyond the interval: {difference}"))
 
 
+def unless_changed(verdict: Verdict, began_with: Path | None, now: Path | None) -> Verdict:
+    """Return a verdict that promotes nothing where something else is deployed by now.
+
+    A search takes hours, and a person may roll back in the midst of it: the new model was measured
+    beside what is deployed no more, and to promote it would undo what was done on purpose.
+    """
+    if verdict.outcome is not Outcome.PROMOTED or now == began_with:
+        return verdict
+    before, after = (None if own is None else own.name for own in (began_with, now))
+    said = f"rolled back meanwhile: {before or 'nothing'} was deployed when the run began, now "
+    return Verdict(Outcome.KEPT, (*verdict.reasons, f"{said}{after or 'nothing'} is"))
+
+
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[Path]:
-    """Let nobody else change what is deployed, until the block ends.
+    """Let no other run change what is deployed, until the block ends.
 
     Raises:
-        ExportError: If somebody else does that now, or the folder cannot be written.
+        ExportError: If another does that now and does not end within `PATIENCE_SECONDS`, or the
+            folder cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with (output / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield output
-    except BlockingIOError as error:
-        raise ExportError(f"Another run works on {output}.") from error
+        lock = (output / LOCK).open("w")
     except OSError as error:
-        raise ExportError(f"Cannot write {output}: {error.strerror}.") from error
+        raise _unwritable(output, error) from error
+    with lock:
+        _lock(lock, output)
+        yield output
+
+
+def _lock(lock: IO[str], output: Path) -> None:
+    """Lock a file now, or when the run that has locked it has ended.
+
+    A run whose scheduler died lives on for some seconds, and may be gone on with before that.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise ExportError(f"Another run works on {output}.") from error
+            time.sleep(LOOK_SECONDS)
+        except OSError as error:
+            raise _unwritable(output, error) from error
+        else:
+            return
+
+
+def _unwritable(path: Path, error: OSError) -> ExportError:
+    return ExportError(f"Cannot write {path}: {error.strerror}.")
 
 
 def current(output: Path) -> Path | None:
@@ -193,7 +231,7 @@ def promote(output: Path, folder: Path) -> None:
             link.symlink_to(os.path.relpath(folder, output))
             link.replace(output / CURRENT)
     except OSError as error:
-        raise ExportError(f"Cannot write {output / CURRENT}: {error.strerror}.") from error
+        raise _unwritable(output / CURRENT, error) from error
 
 
 def keep_verdict(folder: Path, told: Mapping[str, Json]) -> None:

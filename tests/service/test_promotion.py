@@ -1,5 +1,7 @@
 """What is deployed changes only for a measured improvement, and can be taken back."""
 
+import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import ExportError, SpecError
+from autocompress.service import promotion
 from autocompress.service.promotion import (
     CURRENT,
     HISTORY,
@@ -20,6 +23,7 @@ from autocompress.service.promotion import (
     locked,
     promote,
     roll_back,
+    unless_changed,
 )
 from autocompress.trial import Measurement
 
@@ -137,13 +141,55 @@ def test_a_link_leads_to_what_is_deployed_and_back(tmp_path: Path) -> None:
         roll_back(tmp_path)
 
 
-def test_one_run_at_a_time_changes_what_is_deployed(tmp_path: Path) -> None:
+def test_nothing_is_promoted_over_what_was_deployed_meanwhile(tmp_path: Path) -> None:
+    first, second = tmp_path / "s-1", tmp_path / "s-2"
+    better = decide(SOUND, beside(losing(-0.01, 0.001)))
+
+    kept = unless_changed(better, second, first)
+
+    assert (kept.outcome, kept.reasons[:-1]) == (Outcome.KEPT, better.reasons)
+    assert kept.reasons[-1] == (
+        "rolled back meanwhile: s-2 was deployed when the run began, now s-1 is"
+    )
+    assert unless_changed(better, second, second) == better
+    assert unless_changed(better, second, None).outcome is Outcome.KEPT
+    assert unless_changed(kept, second, second) == kept
+
+
+def test_one_run_at_a_time_changes_what_is_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "PATIENCE_SECONDS", 0.0)
     with locked(tmp_path / "out") as output, pytest.raises(ExportError) as caught, locked(output):
         pass
     with locked(tmp_path / "out"):
         pass
 
     assert "Another run works on" in str(caught.value)
+
+
+def test_a_run_that_is_ending_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promotion, "LOOK_SECONDS", 0.01)
+    ending = contextlib.ExitStack()
+    ending.enter_context(locked(tmp_path))
+    threading.Timer(0.2, ending.close).start()
+
+    with locked(tmp_path) as output:
+        assert output == tmp_path
+
+
+def test_what_fails_under_the_lock_is_told_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"text\.txt"), locked(tmp_path):
+        (tmp_path / "text.txt").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ExportError, match=r"Cannot write .*/file: File exists"):
+        locked(tmp_path / "file").__enter__()
 
 
 def test_nothing_deployed_cannot_be_rolled_back(tmp_path: Path) -> None:
