@@ -5,11 +5,10 @@ loopback's names: what it shows is a view of our tables, and changing it means n
 """
 
 import contextlib
-import fcntl
 import logging
 import socketserver
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS: Final = 10.0
 """Between two looks at what was measured."""
-LOCK: Final = ".mirror-lock"
 
 _log = logging.getLogger(__name__)
 
@@ -54,15 +52,27 @@ class Refresher:
     def refresh(self) -> int:
         """Bring the mirror up to date; return how many studies had changed.
 
+        While another dashboard of this database does, it shows what that one writes.
+
         Raises:
             StoreError: If one of the databases fails.
         """
+        with self._mirror.alone() as is_alone:
+            return self._refresh() if is_alone else 0
+
+    def _refresh(self) -> int:
         rows = list_studies(self._storage)
         self._mirror.forget([row.name for row in rows])
         changed = [row for row in rows if self._shown.get(row.name) != row]
         for row in changed:
-            self._show(row)
-            self._shown[row.name] = row
+            try:
+                self._show(row)
+            except AutocompressError:
+                raise
+            except Exception:  # noqa: BLE001  # The others are shown; this one is tried again.
+                _log.exception("Study %s is not shown.", row.name)
+            else:
+                self._shown[row.name] = row
         return len(changed)
 
     def _show(self, row: StudyRow) -> None:
@@ -107,10 +117,8 @@ def serve(
         raise EngineError(f"Cannot listen on {host}:{port}: {error}.") from error
     ended = threading.Event()
     refresher = Refresher(storage, mirror, artifacts / "reports")
-    with server, _only_writer(artifacts) as is_writer:
-        thread = threading.Thread(target=_keep_fresh, args=(refresher, ended), daemon=True)
-        if is_writer:
-            thread.start()
+    with server:
+        threading.Thread(target=_keep_fresh, args=(refresher, ended), daemon=True).start()
         said(f"http://{host}:{server.server_port}/dashboard")
         try:
             server.serve_forever()
@@ -150,20 +158,10 @@ def _keep_fresh(refresher: Refresher, ended: threading.Event) -> None:
             refresher.refresh()
         except AutocompressError as error:
             _log.warning("The dashboard is not fresh: %s", error)
+        except Exception:  # noqa: BLE001  # The page would stay up, and never be fresh again.
+            _log.exception("The dashboard is not fresh.")
         if ended.wait(LOOK_SECONDS):
             return
-
-
-@contextlib.contextmanager
-def _only_writer(artifacts: Path) -> Iterator[bool]:
-    """Tell whether this is the only one that writes the mirror; others show what it wrote."""
-    with (artifacts / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):

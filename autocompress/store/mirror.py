@@ -3,10 +3,11 @@
 Our tables are the one truth, and the mirror is a view of them that can be thrown away: a second
 SQLite file beside the first, or a schema of its own on PostgreSQL. Optuna's storage takes 16 ms a
 trial at a few parameters and 150 ms at hundreds, and its dashboard reads all of a study at once:
-so few trials come here, with few parameters, and only one process writes.
+so few trials come here, with few parameters, and one process writes at a time.
 """
 
 import contextlib
+import fcntl
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ from autocompress.store.database import (
 MOST_TRIALS: Final = 2000
 """Of a study: Optuna's dashboard takes seconds to show more."""
 SUFFIX: Final = ".optuna.db"
+LOCK_SUFFIX: Final = ".lock"
+# Any number will do, as long as it is the same for all who write a mirror on PostgreSQL.
+MIRROR_LOCK: Final = 0x61636D
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class ShownStudy:
 
 
 class Mirror:
-    """Optuna's storage beside a database of ours; its only writer, as long as it is open."""
+    """Optuna's storage beside a database of ours."""
 
     def __init__(self, url: str, artifacts: Path) -> None:
         """Make the storage where there is none.
@@ -129,6 +133,35 @@ class Mirror:
         with _told_as_ours(self.url):
             options = {"connect_args": connection_options(self.url)}
             self.storage = RDBStorage(self.url, engine_kwargs=options)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Tell whether nobody else writes this mirror, until the block ends.
+
+        The lock belongs to the database: whoever has none of our folders in common sees it too.
+
+        Raises:
+            StoreError: If the storage fails.
+        """
+        with contextlib.ExitStack() as held:
+            with _told_as_ours(self.url):
+                is_alone = self._lock(held)
+            yield is_alone
+
+    def _lock(self, held: contextlib.ExitStack) -> bool:
+        file = sqlite_file(self.url)
+        if file is None:
+            # Of the mirror's own schema, until the transaction ends, or its connection is lost.
+            connection = held.enter_context(self.storage.engine.begin())
+            schema = sa.func.hashtext(sa.func.current_schema())
+            lock = sa.select(sa.func.pg_try_advisory_xact_lock(MIRROR_LOCK, schema))
+            return bool(connection.execute(lock).scalar_one())
+        opened = held.enter_context(file.with_name(file.name + LOCK_SUFFIX).open("w"))
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def show(self, shown: ShownStudy) -> int:
         """Bring a study's mirror up to date; return how many trials were added.

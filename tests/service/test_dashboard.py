@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,13 +17,15 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import optuna
 import pytest
 
+from autocompress.errors import StoreError
 from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.pipeline.shapes import space_of, to_document
 from autocompress.pipeline.targets import DenseSize
-from autocompress.service.dashboard import Refresher, read_only
+from autocompress.service import dashboard
+from autocompress.service.dashboard import Refresher, _keep_fresh, read_only
 from autocompress.spec import from_mapping
 from autocompress.store.base import Record, StudyState
-from autocompress.store.mirror import Mirror
+from autocompress.store.mirror import Mirror, ShownStudy
 from autocompress.store.study_store import create_study
 from autocompress.trial import Fidelity, Measurement, Split
 from tests.pipeline.test_joint import report as example_joint
@@ -134,6 +137,52 @@ def test_a_joint_search_shows_its_options_at_its_end(tmp_path: Path) -> None:
     lost = [(1 / option.speedup.value, -option.quality_difference.value) for option in own.options]
     assert [tuple(trial.values) for trial in trials] == lost
     assert [trial.user_attrs["winner"] for trial in trials] == ["False", "True"]
+
+
+def test_a_study_that_cannot_be_shown_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    for name in ("older", "newer"):
+        store = create_study(url, name, {"kind": "joint"})
+        store.finish(StudyState.FINISHED, example_joint(2.0).to_json())
+        store.close()
+    mirror = Mirror(url, tmp_path / "artifacts")
+    refresher = Refresher(url, mirror, tmp_path / "reports")
+    show = Mirror.show
+
+    def fail(own: Mirror, shown: ShownStudy) -> int:
+        if shown.name == "newer":
+            raise KeyError("no record")
+        return show(own, shown)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Mirror, "show", fail)
+        refresher.refresh()
+    shown_first = [mirror.version(name) is not None for name in ("older", "newer")]
+    changed = refresher.refresh()
+
+    assert (shown_first, changed) == ([True, False], 1)
+    assert mirror.version("newer") is not None
+
+
+@pytest.mark.parametrize("error", [KeyError("trial"), OSError("full"), StoreError("away")])
+def test_what_fails_once_is_refreshed_later(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    ended, calls = threading.Event(), iter([error])
+
+    def refresh(_own: Refresher) -> int:
+        for failure in calls:
+            raise failure
+        ended.set()
+        return 0
+
+    monkeypatch.setattr(dashboard, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(Refresher, "refresh", refresh)
+    _keep_fresh(Refresher.__new__(Refresher), ended)
+
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize(

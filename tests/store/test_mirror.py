@@ -117,6 +117,25 @@ def test_what_our_tables_know_no_more_is_forgotten(mirror: Mirror) -> None:
     assert optuna.get_all_study_names(mirror.storage) == ["second"]
 
 
+def test_one_writes_a_mirror_at_a_time(mirror: Mirror, url: str, tmp_path: Path) -> None:
+    # Of another container, say, that has no folder in common with the first.
+    other = Mirror(url, tmp_path / "elsewhere")
+
+    with mirror.alone() as first, other.alone() as second:
+        mirror.show(SHOWN)
+    with other.alone() as later:
+        pass
+    other.storage.remove_session()
+    other.storage.engine.dispose()
+
+    assert (first, second, later) == (True, False, True)
+
+
+def test_what_fails_while_nobody_else_writes_is_told_as_it_is(mirror: Mirror) -> None:
+    with pytest.raises(FileNotFoundError), mirror.alone():
+        raise FileNotFoundError("picture")
+
+
 def test_our_tables_are_left_alone(mirror: Mirror, url: str) -> None:
     create_study(url, "ours", {}).close()
     mirror.show(SHOWN)
