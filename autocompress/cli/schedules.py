@@ -17,10 +17,12 @@ DEFAULT_OUTPUT = Path("autocompress-out")
 def add(parsed: argparse.Namespace) -> None:
     """Add a schedule, all of it checked."""
     from autocompress.service.firings import check_cron, firings
+    from autocompress.service.named_files import from_anywhere
     from autocompress.service.nightly import Settings
     from autocompress.store.schedules import open_schedules
 
-    spec = from_mapping(read_yaml(parsed.spec))
+    # The scheduler that runs it may have been started elsewhere.
+    spec = from_anywhere(from_mapping(read_yaml(parsed.spec)))
     check_compresses_alone(spec, "a schedule")
     check_cron(parsed.cron, parsed.zone)
     name = parsed.name or parsed.spec.stem

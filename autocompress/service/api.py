@@ -29,6 +29,7 @@ from autocompress.errors import AutocompressError, SpecError, StoreError
 from autocompress.evaluators.lm_eval_tasks import PREFIX as LM_EVAL
 from autocompress.service.firings import check_cron
 from autocompress.service.jobs import Jobs, read_events
+from autocompress.service.named_files import FILES
 from autocompress.service.nightly import Settings
 from autocompress.service.web_page import PAGE, POLICY
 from autocompress.spec import check_compresses_alone, from_mapping
@@ -46,10 +47,8 @@ NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LOOK_SECONDS: Final = 0.5
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-FILES: Final = ("model", "calibration", "latency_table", "recovery_text", "start", "tasks")
-"""What a spec names that is read from this machine."""
 FOLDERS: Final = ("model", "tasks")
-"""Which of them may be folders."""
+"""Which of the files that a spec names may be folders."""
 
 Name = Annotated[str, InPath(pattern=NAME)]
 Call = Callable[[Request], Awaitable[Response]]
