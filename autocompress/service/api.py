@@ -25,7 +25,7 @@ from prometheus_client.core import GaugeMetricFamily
 from pydantic import BaseModel, ConfigDict, Field
 
 import autocompress
-from autocompress.errors import AutocompressError, SpecError, StoreError
+from autocompress.errors import AutocompressError, DatabaseAway, SpecError, StoreError
 from autocompress.evaluators.lm_eval_tasks import PREFIX as LM_EVAL
 from autocompress.service.firings import check_cron
 from autocompress.service.jobs import Jobs, read_events
@@ -98,7 +98,7 @@ class Refusal(BaseModel):
 def make_app(service: Service, jobs: Jobs) -> FastAPI:
     """Return the application."""
     refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": Refusal} for status in (400, 401, 403, 404, 409, 413, 429)
+        status: {"model": Refusal} for status in (400, 401, 403, 404, 409, 413, 429, 503)
     }
     app = FastAPI(
         title="autocompress",
@@ -181,6 +181,10 @@ class _Allowance:
 def _answer_failures(app: FastAPI) -> None:
     """Answer failures that a user can cause in one line."""
 
+    @app.exception_handler(DatabaseAway)
+    async def away(_request: Request, error: Exception) -> Response:
+        return _refusal(503, str(error))
+
     @app.exception_handler(AutocompressError)
     async def failed(_request: Request, error: Exception) -> Response:
         return _refusal(409 if "exists already" in str(error) else 400, str(error))
@@ -238,17 +242,20 @@ def _add_studies(app: FastAPI, service: Service, jobs: Jobs) -> None:
         return {"name": name, "state": "cancelled"}
 
     @app.post("/v1/studies/{name}/resume")
-    def resume(name: Name) -> dict[str, Any]:
+    def resume(name: Name, row: Found) -> dict[str, Any]:
         """Let a study that was stopped wait for its turn."""
-        with contextlib.closing(open_study(service.storage, name)) as store:
-            if store.row().state is StudyState.FINISHED:
-                raise HTTPException(409, f"Study {name!r} is finished.")
+        if isinstance(row, StudyRow) and row.state is StudyState.FINISHED:
+            raise HTTPException(409, f"Study {name!r} is finished.")
         jobs.resume(name)
         return {"name": name, "state": "waiting"}
 
     @app.get("/v1/studies/{name}/best")
-    def best(name: Name, n: Annotated[int, Query(ge=1, le=1000)] = 20) -> list[dict[str, Any]]:
+    def best(
+        name: Name, row: Found, n: Annotated[int, Query(ge=1, le=1000)] = 20
+    ) -> list[dict[str, Any]]:
         """List the trials that were read furthest, and of these those that lose least."""
+        if isinstance(row, str):
+            return []
         with contextlib.closing(open_study(service.storage, name)) as store:
             return [
                 {
@@ -398,6 +405,8 @@ def _add_schedules(app: FastAPI, service: Service) -> None:
     @app.delete("/v1/schedules/{name}")
     def remove(name: Name, store: Store) -> dict[str, Any]:
         """Take a schedule away; what it published stays."""
+        if name not in {own.name for own in store.all()}:
+            raise HTTPException(404, f"Unknown schedule {name!r}.")
         store.remove(name)
         return {"name": name, "state": "removed"}
 

@@ -91,7 +91,43 @@ def test_the_best_of_a_study_are_told(client: TestClient, service: Service) -> N
 
     assert [(own["levels"], own["sequences"], own["kl"]) for own in told] == [([2], 1, 0.25)]
     assert client.get("/v1/studies/going/best", params={"n": 0}).status_code == 422
-    assert client.get("/v1/studies/nowhere/best").status_code == 400
+    client.post("/v1/studies", json={"name": "next", "spec": SPEC})
+    assert client.get("/v1/studies/next/best").json() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "studies/nowhere"),
+        ("GET", "studies/nowhere/best"),
+        ("GET", "studies/nowhere/report"),
+        ("POST", "studies/nowhere/resume"),
+        ("POST", "studies/nowhere/cancel"),
+        ("DELETE", "schedules/nowhere"),
+    ],
+)
+def test_what_is_unknown_is_not_found(client: TestClient, method: str, path: str) -> None:
+    answer = client.request(method, f"/v1/{path}")
+
+    assert answer.status_code == 404
+    assert "'nowhere'" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "studies"), ("POST", "studies/first/resume"), ("GET", "schedules")],
+)
+def test_a_database_that_is_away_may_come_back(
+    service: Service, jobs: Jobs, method: str, path: str
+) -> None:
+    # Port 9 is closed everywhere.
+    storage = "postgresql+psycopg://root@127.0.0.1:9/test"
+    gone = Service(storage, service.folder, service.root)
+    with TestClient(make_app(gone, jobs), base_url="http://localhost") as client:
+        answer = client.request(method, f"/v1/{path}")
+
+    assert answer.status_code == 503
+    assert "Connection refused" in answer.json()["error"]
 
 
 def test_a_finished_study_has_a_report_and_files(client: TestClient, service: Service) -> None:
