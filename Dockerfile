@@ -1,12 +1,10 @@
-# The image of all of docker-compose.yml's own services. For GPUs:
-#
-#     docker compose build --build-arg TORCH=cuda
-#
-# For Kubernetes, `kubernetes` is one of its EXTRAS more; docs/kubernetes.md.
+# The image of all of docker-compose.yml's own services, with all that a search may ask for over HTTP.
+# docker-compose.gpu.yml builds it with TORCH=cuda. For Kubernetes, `kubernetes` is one of its EXTRAS
+# more; docs/kubernetes.md.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH=cpu
-ARG EXTRAS=compressed-tensors,dashboard,postgres,service
+ARG EXTRAS=bayes,compressed-tensors,dashboard,pareto,postgres,recovery,service,sweep
 
 RUN useradd --create-home --uid 10001 autocompress \
     && mkdir -p /app /cache /data /models \

@@ -40,7 +40,7 @@ from autocompress.store.database import (
 MOST_TRIALS: Final = 2000
 """Of a study: Optuna's dashboard takes seconds to show more."""
 SUFFIX: Final = ".optuna.db"
-LOCK_SUFFIX: Final = ".lock"
+LOCK_SUFFIX: Final = "-lock"
 # Any number will do, as long as it is the same for all who write a mirror on PostgreSQL.
 MIRROR_LOCK: Final = 0x61636D
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ from tests.tiny_models import make_config, write_model
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
+GPU_FILE = ROOT / "docker-compose.gpu.yml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+OF_GPUS: dict[str, Any] = yaml.safe_load(GPU_FILE.read_text(encoding="utf-8"))["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+BESIDES = {"dev", "kubernetes", "llama-cpp", "lm-eval"}
+"""What the image lacks: what is compiled, what the API refuses, what Kubernetes alone needs."""
 
 
-def test_the_file_is_of_composes_schema() -> None:
+@pytest.mark.parametrize("file", [FILE, GPU_FILE], ids=lambda file: file.name)
+def test_the_file_is_of_composes_schema(file: Path) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
 
-    done = subprocess.run([*check, str(FILE)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*check, str(file)], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout
 
@@ -33,6 +40,46 @@ def test_a_service_is_nobody_special_and_says_whether_it_is_well(name: str) -> N
     assert service["healthcheck"]["test"][0] == "CMD"
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert "privileged" not in service
+
+
+def test_the_image_holds_what_a_submitted_search_may_ask_for() -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", DOCKERFILE, re.M)
+    (of_kubernetes,) = re.findall(
+        r"EXTRAS=(\S+)", (ROOT / "docs/kubernetes.md").read_text("utf-8")
+    )
+
+    wanted = {*known["optional-dependencies"]} - BESIDES
+    assert {*extras.split(",")} == wanted
+    assert {*of_kubernetes.split(",")} == wanted | {"kubernetes"}
+
+
+def test_whoever_measures_reserves_gpus() -> None:
+    reserved = {
+        name: own["deploy"]["resources"]["reservations"]["devices"]
+        for name, own in OF_GPUS.items()
+        if "deploy" in own
+    }
+    args = OF_GPUS["ray-head"]["build"]["args"]
+    (torch,) = re.findall(r"^ARG (\w+)=cpu$", DOCKERFILE, re.M)
+
+    assert {*OF_GPUS} == {*reserved, "ray-head"} <= {*COMPOSE["services"]}
+    assert {*reserved} == {"ray-worker", "api", "scheduler"}
+    wanted = [{"driver": "nvidia", "count": "${GPUS:-1}", "capabilities": ["gpu"]}]
+    assert all(devices == wanted for devices in reserved.values())
+    # One image serves all, and one service builds it.
+    assert [name for name, own in COMPOSE["services"].items() if "build" in own] == ["ray-head"]
+    assert args == {torch: "cuda"}
+
+
+def test_a_worker_with_gpus_is_begun_as_one_without() -> None:
+    plain, own = (services["ray-worker"] for services in (COMPOSE["services"], OF_GPUS))
+
+    other = {*own["command"]} - {*plain["command"]}
+    assert other == {"--num-cpus=${GPUS:-1}", "--num-gpus=${GPUS:-1}"}
+    assert {*plain["command"]} - {*own["command"]} == {"--num-cpus=${WORKER_CPUS:-2}"}
+    # All of a machine's GPUs are one node's: two would count each of them twice.
+    assert own["deploy"]["replicas"] == 1
 
 
 def test_no_secret_is_in_the_file() -> None:
