@@ -20,13 +20,12 @@ from autocompress.spec import from_mapping
 from autocompress.trial import Split
 from benchmarks.contest import write_whole
 from benchmarks.decoding import FIXED, write_tasks
-from benchmarks.laboratory import MODEL, ROOT
+from benchmarks.laboratory import MODEL
 from benchmarks.recovery import Watcher
 
 LINES = 3600
 CONCLUDED = {**joint.CONCLUDED, Split.SELECTION: 12, Split.REPORT: 24}
 """So many that differences of a hundredth or two of the score are seen."""
-TABLE = ROOT / "benchmarks" / "results" / "latency-table.json"
 
 Row = dict[str, Any]
 
@@ -54,7 +53,7 @@ def main() -> None:
                 "model": str(MODEL),
                 "space": "depth,width,decoding",
                 "target_speedup": target,
-                "latency_table": str(TABLE),
+                "timing_processes": 8,
                 "budget_seconds": arguments.budget,
                 "recover": arguments.recover,
                 "tasks": str(tasks.resolve()),

@@ -2,7 +2,7 @@
 
 The two take turns. Compression is first asked for all of the speedup, and the decoding of what it
 gives is searched for the best score within the time, and for the least time without loss of it. By
-what its answers to unread items then leave of the time, compression is asked for less the next
+what its answers to validation items then leave of the time, compression is asked for less the next
 time, or for more where they take too long. At last the dense model is decoded with the compressed
 one as its draft. Each part is a study of its own; what they end with answers the same items in
 turn. The winner is the least compressed of those that keep the speedup and are not surely worse
@@ -21,7 +21,7 @@ import numpy as np
 
 from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.export.decoding_outputs import decoding_outputs
-from autocompress.export.decoding_report import DecodingReport
+from autocompress.export.decoding_report import AGAINST, DecodingReport
 from autocompress.export.evaluation import Estimate
 from autocompress.export.joint_report import JointOption, JointReport, write_joint
 from autocompress.export.right_choices import RightChoices
@@ -61,6 +61,7 @@ from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
 from autocompress.workers.tune_alone import Part, measuring_alone
+from autocompress.workload import USUAL_MIX, Mix, Workload
 
 MOST_TURNS: Final = 3
 """Of compression, beside the dense model's."""
@@ -69,9 +70,11 @@ NEAR: Final = 1.05
 CONCLUDED: Final[Mapping[Split, int]] = {**ITEMS, Split.SELECTION: 4, Split.REPORT: 8}
 """Items of a split, at most, for each that a search for a decoding may read: options differ by
 little, and there are few of them."""
-MARGIN: Final = 1.1
+OF_PARTS: Final[Mapping[Split, int]] = {**ITEMS, Split.SELECTION: 4, Split.REPORT: 1}
+"""And of a part's own: how fast its winner answers validation items decides what is asked next."""
+MARGIN: Final = 1.05
 """By which a decoding has to be faster than asked: on other items it may be slower."""
-UNTUNED_SECONDS: Final = "dense seconds"
+DENSE: Final = "dense answers"
 TURNS: Final = "turns"
 
 
@@ -158,8 +161,8 @@ def search_jointly(
             report = JointReport.from_json(known)
         else:
             with in_ray(spec.address):
-                seconds = _dense_seconds(opened, store, observer)
-                parts = _Parts(spec, seconds, storage, study, output, observer)
+                dense = _dense_answers(opened, store, observer)
+                parts = _Parts(spec, dense, storage, study, output, observer)
                 options = _searched(parts, store, _target(spec))
                 unread = opened_for(asked, items)
                 report = _concluded(spec, unread, options, study, observer)
@@ -192,12 +195,29 @@ def _searched(parts: "_Parts", store: StudyStore, target: float) -> list[_Option
 
 
 def answered_faster(found: DecodingReport) -> float:
-    """Return how many times as fast as dense a winner answered items that no search reads.
+    """Return how many times as fast as dense a winner answered what it was picked on.
 
     What a search expects of the fastest of many that it tried is more than that one keeps.
     """
-    own, *_, dense = (of.values[Objective.SECONDS.value].value for of in found.standings)
-    return dense / own
+    winner = to_text(found.winner)
+    seconds = {
+        AGAINST if of.name == AGAINST else of.decoding: of.values[Objective.SECONDS.value].value
+        for of in found.validation
+    }
+    return seconds.get(AGAINST, seconds[winner]) / seconds[winner]
+
+
+@dataclass(frozen=True, slots=True)
+class _Dense:
+    """What the dense model's answers to the search's items take, untuned.
+
+    Args:
+        seconds: The mean.
+        workload: One request of their mean lengths.
+    """
+
+    seconds: float
+    workload: Workload
 
 
 class _Parts:
@@ -206,14 +226,14 @@ class _Parts:
     def __init__(
         self,
         spec: SearchSpec,
-        seconds: float,
+        dense: _Dense,
         storage: str,
         study: str,
         output: Path,
         observer: Observer,
     ) -> None:
         self._spec = spec
-        self._seconds = seconds
+        self._dense = dense
         self._storage = storage
         self._study = study
         self._output = output
@@ -234,12 +254,13 @@ class _Parts:
             return None
         rules = Rules(
             (Objective.QUALITY, Objective.SECONDS),
-            limits={Objective.SECONDS: self._seconds / _target(self._spec) / MARGIN},
+            limits={Objective.SECONDS: self._dense.seconds / _target(self._spec) / MARGIN},
         )
         model = self._spec.model if speedup == 1 else str(folder)
         asked = decoding_of(self._spec, model, None if draft is None else str(draft), rules)
         name = f"{self._study}-decoded-{speedup:.3g}x"
-        found = decode(asked, self._storage, name, self._output / name, self._observer)
+        output = self._output / name
+        found = decode(asked, self._storage, name, output, self._observer, OF_PARTS)
         drafted = Drafted(folder.resolve(), None if draft is None else draft.resolve())
         answers = answered_faster(found) / MARGIN
         return _Option(speedup, drafted, dict(found.winner), answers)
@@ -253,7 +274,9 @@ class _Parts:
             if row.state is not StudyState.FINISHED or not (folder / MODEL).is_dir():
                 studies.resume(self._storage, name, folder, self._observer)
         elif self._first is None:
-            spec = dataclasses.replace(compression_of(self._spec), target_speedup=speedup)
+            spec = dataclasses.replace(
+                compression_of(self._spec), target_speedup=speedup, workload=self._workload()
+            )
             studies.start(spec, self._storage, name, folder, self._observer)
         else:
             parent = self._folder(self._first).name
@@ -261,6 +284,16 @@ class _Parts:
             studies.refine(self._storage, parent, targets, name, folder, self._observer)
         self._first = self._first or speedup
         return folder / MODEL
+
+    def _workload(self) -> Mix:
+        """Return what compression is asked to be faster at: requests like the tasks' answers.
+
+        Unless another workload, or a latency table, which is of one, is given.
+        """
+        spec = self._spec
+        if spec.workload != USUAL_MIX or spec.latency_table is not None:
+            return spec.workload
+        return Mix(((1.0, self._dense.workload),))
 
     def _folder(self, speedup: float) -> Path:
         """Where a compressed model lies; its study is of the folder's name."""
@@ -428,13 +461,21 @@ def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -
     return dataclasses.replace(decode_asked(given), rules=rules)
 
 
-def _dense_seconds(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> float:
-    """Return the mean seconds of the dense model's answers to the search's items, untuned."""
-    known = store.document(UNTUNED_SECONDS)
+def _dense_answers(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> _Dense:
+    """Have the dense model answer the search's items, untuned."""
+    known = store.document(DENSE)
     if known is None:
         observer.stage("dense answers")
         usual = Contender(opened.space.values(opened.untuned))
         found = answer_search_items(opened, usual, observer)
-        known = {"seconds": Objective.SECONDS.ratio(found)}
-        store.save_document(UNTUNED_SECONDS, known)
-    return float(str(known["seconds"]))
+        tokenizer = loading.load_tokenizer(opened.folder, opened.asked.trust_remote_code)
+        prompts = [len(tokenizer(own.prompt).input_ids) for own in opened.items[Split.SEARCH]]
+        known = {
+            "seconds": Objective.SECONDS.ratio(found),
+            "prompt": max(1, round(float(np.mean(prompts)))),
+            "generated": max(1, round(float(found.said.mean()))),
+        }
+        store.save_document(DENSE, known)
+    seconds, prompt, generated = (known[name] for name in ("seconds", "prompt", "generated"))
+    workload = Workload(1, int(str(prompt)), int(str(generated)))
+    return _Dense(float(str(seconds)), workload)

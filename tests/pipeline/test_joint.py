@@ -201,14 +201,20 @@ def test_compression_is_asked_for_what_decoding_leaves() -> None:
 
 
 def test_what_a_winner_keeps_is_told_by_its_answers_beside_dense() -> None:
-    def told(name: str, seconds: float) -> DecodingStanding:
+    def told(name: str, decoding: str, seconds: float) -> DecodingStanding:
         estimate = Estimate(seconds, (seconds, seconds))
-        return DecodingStanding(name, "untuned", {"seconds": estimate}, 100, None)
+        return DecodingStanding(name, decoding, {"seconds": estimate}, 100, None)
 
-    tuned, untuned, dense = told("tuned", 0.5), told("untuned", 1.0), told("against", 2.0)
-    standings = (tuned, untuned, dense)
+    others = (told("abcd", "top_k=1", 0.5), told("efgh", "top_k=2", 0.1))
+    untuned, dense = told("untuned", "untuned", 1.0), told("against", "untuned", 2.0)
+    report = dataclasses.replace(example_decoding(()), winner={"top_k": 1})
 
-    assert answered_faster(dataclasses.replace(example_decoding(()), standings=standings)) == 4.0
+    validated = dataclasses.replace(report, validation=(*others, untuned, dense))
+    alone = dataclasses.replace(report, validation=(*others, untuned))
+
+    assert answered_faster(validated) == 4.0
+    # The dense model itself is held against nothing else: nothing is asked after it.
+    assert answered_faster(alone) == 1.0
 
 
 def test_the_least_compressed_wins_that_keeps_the_speedup_and_is_not_surely_worse() -> None:
