@@ -69,7 +69,8 @@ def read_architecture(config: PreTrainedConfig) -> Architecture:
     """Return the shape of a model from its config.
 
     Raises:
-        ModelError: If the family is unknown or the layers are not alike.
+        ModelError: If the family is unknown, the layers are not alike, or the weights are stored
+            quantized.
     """
     family = getattr(config, "model_type", None)
     if not isinstance(family, str) or family not in HETEROGENEOUS_CLASS:
@@ -77,6 +78,10 @@ def read_architecture(config: PreTrainedConfig) -> Architecture:
         raise ModelError(f"Unknown architecture {family!r}. Known: {known}.")
     if config.is_heterogeneous:
         raise ModelError("The model is already heterogeneous: give the dense one.")
+    # Levels are built of the weights themselves: what was rounded once is not to be had back, and
+    # transformers keeps it in layers of another make.
+    if getattr(config, "quantization_config", None):
+        raise ModelError("The model is already quantized: give the one that is not.")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if len(kinds) > 1:
         raise ModelError(

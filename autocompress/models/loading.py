@@ -114,7 +114,8 @@ def load_model(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are named below
             )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        # An ImportError names the package without which a quantized checkpoint is not read.
         raise ModelError(f"Cannot load {folder}: {_one_line(error)}") from error
     # `output_loading_info` makes a pair of it, which the declared type leaves out.
     model, problems = cast("tuple[PreTrainedModel, Mapping[str, set[object]]]", loaded)

@@ -250,6 +250,21 @@ def test_a_heterogeneous_model_is_refused(copied: Path) -> None:
         load_architecture(copied)
 
 
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "compressed-tensors"])
+def test_a_quantized_model_is_refused(copied: Path, method: str) -> None:
+    edit_config(copied, quantization_config={"quant_method": method, "bits": 8})
+
+    with refuses("already quantized: give the one that is not."):
+        load_architecture(copied)
+
+
+def test_a_checkpoint_that_needs_another_package_is_refused(copied: Path) -> None:
+    edit_config(copied, quantization_config={"quant_method": "eetq"})
+
+    with refuses(f"Cannot load {copied}: "):
+        load_model(copied, CPU)
+
+
 def test_tensors_that_the_config_wants_are_missed(copied: Path) -> None:
     edit_config(copied, num_hidden_layers=4)
 
