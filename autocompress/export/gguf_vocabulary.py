@@ -1,7 +1,7 @@
 """Writes a tokenizer into a GGUF file as llama.cpp reads it.
 
-Only what `tokenizer.json` says of byte-level BPE; llama.cpp knows how to cut text into words by
-the name of a family, found here by the pattern that the tokenizer itself cuts with.
+Of tokens, only what `tokenizer.json` says of byte-level BPE; llama.cpp knows how to cut text into
+words by the name of a family, found here by the pattern that the tokenizer itself cuts with.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from autocompress.errors import ExportError
+from autocompress.operators.ggml_blocks import gguf_package
 
 _LLAMA3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -20,7 +21,7 @@ _PATTERNS: Final[Mapping[str, str]] = {_LLAMA3: "llama-bpe", _QWEN2: "qwen2"}
 
 
 def write_vocabulary(writer: Any, source: Path, size: int) -> None:
-    """Write the tokens, their kinds and merges, and the special ids.
+    """Write the tokens, their kinds and merges, the special ones and the chat template.
 
     Args:
         size: Rows of the embedding; what the tokenizer lacks of them is filled up, unused.
@@ -50,7 +51,7 @@ def write_vocabulary(writer: Any, source: Path, size: int) -> None:
     writer.add_token_list([by_id.get(i, f"[PAD{i}]") for i in range(size)])
     writer.add_token_types([_kind(i, by_id, added) for i in range(size)])
     writer.add_token_merges([_merge(pair) for pair in model["merges"]])
-    _write_special(writer, source, vocabulary)
+    _write_special(writer, source, size)
 
 
 def _family(pre_tokenizer: Mapping[str, Any], source: Path) -> str:
@@ -79,19 +80,14 @@ def _merge(pair: str | Sequence[str]) -> str:
     return pair if isinstance(pair, str) else " ".join(pair)
 
 
-def _write_special(writer: Any, source: Path, vocabulary: Mapping[str, int]) -> None:
-    """Write the ids of the special tokens; nothing is added to a text by itself."""
+def _write_special(writer: Any, source: Path, size: int) -> None:
+    """Write the special tokens, which of them begin and end a text, and the chat template."""
     try:
-        config = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    for name, add in (
-        ("bos_token", writer.add_bos_token_id),
-        ("eos_token", writer.add_eos_token_id),
-        ("pad_token", writer.add_pad_token_id),
-    ):
-        token = config.get(name)
-        text = token.get("content") if isinstance(token, Mapping) else token
-        if isinstance(text, str) and text in vocabulary:
-            add(vocabulary[text])
-    writer.add_add_bos_token(bool(config.get("add_bos_token", False)))
+        special = gguf_package().SpecialVocab(source, load_merges=False, n_vocab=size)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"The special tokens of {source} cannot be told in GGUF: {error}."
+        ) from error
+    # llama.cpp begins texts of some families with a token unless a file says that it must not.
+    special.add_special_token.setdefault("bos", False)
+    special.add_to_gguf(writer, quiet=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from autocompress.errors import ExportError, ModelError
 from autocompress.evaluators.gguf_tokens import gguf_token_ids
@@ -14,12 +15,22 @@ from autocompress.evaluators.llama_cpp_model import LlamaCppPredictor
 from autocompress.export.gguf_file import read_gguf, write_gguf
 from autocompress.models.loading import load_tokenizer
 from autocompress.models.text import token_ids as read_tokens
-from autocompress.operators.ggml_blocks import gguf_package, quantize
+from autocompress.operators.ggml_blocks import gguf_package, llama_cpp_package, quantize
 from autocompress.operators.ggml_ends import packed_ends, stored_ends
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.settings import WeightSetting
 from tests.gguf_files import need_llama_cpp
-from tests.tiny_models import LAYERS, VOCABULARY, TinyModels, logits_of, token_ids
+from tests.tiny_models import (
+    END_OF_TEXT,
+    LAYERS,
+    VOCABULARY,
+    TinyModels,
+    logits_of,
+    make_config,
+    make_tokenizer,
+    token_ids,
+    write_model,
+)
 
 need_llama_cpp()
 
@@ -178,6 +189,71 @@ def test_its_vocabulary_reads_text_as_the_tokenizer_does(
     found = gguf_token_ids(tmp_path / "model.gguf", documents)
 
     assert found == read_tokens(load_tokenizer(tiny_models.folder()), documents)
+
+
+def special_of(file: Path, text: str) -> tuple[list[int], dict[str, str]]:
+    """Return what llama.cpp reads of a text with what is added to it, and of a file's metadata."""
+    opened = llama_cpp_package().Llama(str(file), vocab_only=True, verbose=False)
+    return opened.tokenize(text.encode(), add_bos=True), opened.metadata
+
+
+@pytest.mark.parametrize("ends", [(), ("<|end|>",)], ids=["begins", "begins and ends"])
+def test_a_text_begins_and_ends_as_the_tokenizer_has_it(
+    tmp_path: Path, ends: tuple[str, ...]
+) -> None:
+    config = make_config()
+    config.vocab_size += 2
+    write_model(tmp_path / "model", config)
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=["<|begin|>", "$A", *ends],
+        special_tokens=[("<|begin|>", VOCABULARY), ("<|end|>", VOCABULARY + 1)],
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    text = "def repair(): ..."
+
+    write_gguf(tmp_path / "model", tmp_path / "model.gguf")
+
+    found, told = special_of(tmp_path / "model.gguf", text)
+    assert found == tokenizer(text)["input_ids"]
+    assert found[0] == VOCABULARY
+    # What ends a text is no longer what ends a turn: generation must stop at both.
+    turn = None if not ends else str(tokenizer.convert_tokens_to_ids(END_OF_TEXT))
+    assert told.get("tokenizer.ggml.eot_token_id") == turn
+
+
+def test_nothing_is_added_where_the_tokenizer_adds_nothing(
+    tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    write_gguf(tiny_models.folder(), tmp_path / "model.gguf")
+
+    found, told = special_of(tmp_path / "model.gguf", "def repair(): ...")
+
+    assert found == load_tokenizer(tiny_models.folder())("def repair(): ...")["input_ids"]
+    assert told["tokenizer.ggml.add_bos_token"] == "false"
+    assert "tokenizer.chat_template" not in told
+
+
+def test_the_chat_template_comes_along(tiny_models: TinyModels, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_models.folder(), tmp_path / "chat")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+
+    write_gguf(folder, tmp_path / "model.gguf")
+
+    assert special_of(tmp_path / "model.gguf", "")[1]["tokenizer.chat_template"] == template
+
+
+def test_special_tokens_that_cannot_be_read_are_refused(
+    tiny_models: TinyModels, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_models.folder(), tmp_path / "broken")
+    (folder / "tokenizer_config.json").write_text("{", "utf-8")
+
+    with pytest.raises(ExportError, match=r"The special tokens of .* cannot be told in GGUF"):
+        write_gguf(folder, tmp_path / "model.gguf")
 
 
 def test_what_is_cut_off_is_no_file(tiny_models: TinyModels, tmp_path: Path) -> None:
