@@ -83,7 +83,7 @@ class Levels:
         """Whether anything of a site has to be built, because it is absent or broken."""
         if widths_of(site) and self._widths(site) is None:
             return True
-        if any(gene.group for gene in site.genes) and self._output_hessian(site) is None:
+        if _keeps_hessian(site) and self._output_hessian(site) is None:
             return True
         reads_gradients = self._operators.reads_gradients and _keeps_gradients(site)
         if reads_gradients and self._output_gradients(site) is None:
@@ -107,7 +107,7 @@ class Levels:
             levels = self._operators.widths.build(group, statistics.output, widths)
             self._write_widths(site, levels)
             built += len(levels)
-        if any(gene.group for gene in site.genes):
+        if _keeps_hessian(site):
             self._database.write(
                 f"{_name(site)}.output-inputs", {"hessian": statistics.output.hessian}
             )
@@ -301,6 +301,15 @@ def stored_as(site: Site, setting: WeightSetting) -> Choice:
     ]
     stored = tuple(found) if any(not own.is_dense for own in found) else ()
     return Choice(site.units, site.units, stored)
+
+
+def _keeps_hessian(site: Site) -> bool:
+    """Whether a narrower output projection may be stored otherwise, when it is asked for.
+
+    Of whole sites alone nothing is built later, and (columns, columns) in single precision are
+    more than the weights of a large model's MLP.
+    """
+    return bool(widths_of(site)) and any(gene.group for gene in site.genes)
 
 
 def _keeps_gradients(site: Site) -> bool:

@@ -144,6 +144,19 @@ def test_a_formula_of_gradients_reads_those_of_the_columns_that_a_width_keeps(
     assert built(tmp_path / "other", site).lacks(site) is False
 
 
+def test_hessians_are_kept_only_where_a_narrow_output_may_be_asked_for(tmp_path: Path) -> None:
+    whole = tiny_space(width=False, weights=BITS).sites[3]
+    plain = tiny_space().sites[3]
+
+    assert not built(tmp_path / "whole", whole).lacks(whole)
+    assert not built(tmp_path / "plain", plain).lacks(plain)
+    assert not [*tmp_path.glob("*/*output-inputs*")]
+    # A study of the same model that narrows it finds that it is not there.
+    wider = built(tmp_path / "whole", MLP)
+    next((tmp_path / "whole").glob("*output-inputs*")).unlink()
+    assert wider.lacks(MLP)
+
+
 def test_rows_do_not_depend_on_the_width(tmp_path: Path) -> None:
     levels = built(tmp_path, MLP)
 
