@@ -23,6 +23,7 @@ from autocompress.errors import ExportError
 from autocompress.export.packing import PackedLayers, packed_layers
 from autocompress.models.architecture import HETEROGENEOUS_CLASS, MODELING_FILES, Architecture
 from autocompress.models.packed_weights import describe
+from autocompress.models.saving import writing
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.base import PackedSource
 from autocompress.operators.packed import PackedWeight
@@ -131,7 +132,7 @@ def write_files(
         ExportError: If the folder cannot be written.
     """
     tensors = _tensors(shaped, stored, {old: new for new, old in enumerate(left)})
-    try:
+    with writing(folder, ExportError):
         folder.mkdir(parents=True)
         for pattern in BESIDE:
             for file in sorted(source.glob(pattern)):
@@ -140,8 +141,6 @@ def write_files(
             shutil.copyfile(file, folder / file.name)
         config.save_pretrained(folder)
         save_torch_state_dict(tensors, folder, max_shard_size=shard_size)
-    except OSError as error:
-        raise ExportError(f"Cannot write {folder}: {error.strerror}.") from error
     return Artifact(
         folder,
         _kept_parameters(tensors, packed, stored),

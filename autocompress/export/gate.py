@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from autocompress.errors import GateError
+from autocompress.errors import ExportError, GateError
 from autocompress.evaluators.subprocess_call import answer_call, call_module
 from autocompress.evaluators.torch_engine import load_checkpoint
 from autocompress.export.checkpoint import Artifact, changed_files, stored_tensor_bytes
 from autocompress.models.generation import generate
+from autocompress.models.saving import save_whole
 from autocompress.models.surgery import ShapedModel
 
 ANSWER_TOKENS = 24
@@ -105,10 +105,14 @@ def write_reference(shaped: ShapedModel, prompt: Tensor, folder: Path) -> Path:
 
     They are those without a KV cache, whatever setting the candidate has for one: no engine is
     credited with it, and the gate generates with a dense cache.
+
+    Raises:
+        ExportError: If the folder cannot be written.
     """
     file = folder / REFERENCE
     logits = shaped.model(prompt.to(shaped.model.device), use_cache=False).logits
-    save_file({"prompt": prompt.cpu(), "logits": logits.float().cpu().contiguous()}, file)
+    tensors = {"prompt": prompt.cpu(), "logits": logits.float().cpu().contiguous()}
+    save_whole(file, tensors, ExportError)
     return file
 
 

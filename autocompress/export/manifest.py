@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from autocompress.errors import ExportError, GateError
 from autocompress.export.checkpoint import Artifact, changed_files, file_digest
+from autocompress.models.saving import save_whole, writing
 
 MANIFEST: Final = "manifest.json"
 REFERENCE: Final = "reference.npz"
@@ -56,7 +56,7 @@ def write_manifest(manifest: Manifest, reference: Path) -> None:
         ExportError: If the folder cannot be written.
     """
     artifact = manifest.artifact
-    try:
+    with writing(artifact.folder, ExportError):
         _keep_reference(reference, artifact.folder / REFERENCE)
         told = {
             "manifest": _VERSION,
@@ -78,8 +78,6 @@ def write_manifest(manifest: Manifest, reference: Path) -> None:
         told = json.loads(json.dumps(told, allow_nan=False))  # as it will be read: keys are text
         text = json.dumps(told | {"sha256": _digest(told)}, indent=2)
         (artifact.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"Cannot write {artifact.folder}: {error.strerror}.") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -134,13 +132,15 @@ def unpack_reference(folder: Path, file: Path) -> None:
 
     Raises:
         GateError: If it is broken.
+        ExportError: If the file cannot be written.
     """
     try:
         with np.load(folder / REFERENCE, allow_pickle=False) as kept:
             prompt, logits = kept["prompt"], kept["logits"]
-        save_file({"prompt": torch.from_numpy(prompt), "logits": torch.from_numpy(logits)}, file)
     except (OSError, ValueError, KeyError) as error:
         raise GateError(f"{folder / REFERENCE} is not as it was written: {error}.") from error
+    tensors = {"prompt": torch.from_numpy(prompt), "logits": torch.from_numpy(logits)}
+    save_whole(file, tensors, ExportError)
 
 
 def _keep_reference(reference: Path, file: Path) -> None:

@@ -6,15 +6,15 @@ storage that all of them reach: what a node lacks is fetched from there, once.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from autocompress.errors import EvaluationError
+from autocompress.models.saving import save_whole
 from autocompress.operators.shared_storage import SharedStorage
 
 CHECKSUM = "checksum"
@@ -63,14 +63,11 @@ class LevelDatabase:
         """Write tensors under a name, in the place of what was there.
 
         Raises:
-            EvaluationError: If the shared storage cannot be written.
+            EvaluationError: If the folder or the shared storage cannot be written.
         """
         plain = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
-        self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(name)
-        partial = file.with_suffix(f".{os.getpid()}.partial")
-        save_file(plain, partial, {CHECKSUM: _checksum(plain)})
-        partial.replace(file)
+        save_whole(file, plain, EvaluationError, {CHECKSUM: _checksum(plain)})
         if self._shared is not None:
             self._shared.give(file)
 

@@ -1,16 +1,17 @@
 """What a training leaves on disk, to go on with after any interruption."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from autocompress.errors import EvaluationError
+from autocompress.models.saving import save_whole
 from autocompress.training.validation import Validation
 
 STATE = "state.safetensors"
@@ -69,7 +70,11 @@ class SavedState:
         optimizer: torch.optim.Optimizer,
         progress: Progress,
     ) -> None:
-        """Replace the state."""
+        """Replace the state.
+
+        Raises:
+            EvaluationError: If the folder cannot be written.
+        """
         tensors: dict[str, Tensor] = {}
         for name, own in trained.items():
             tensors[f"weight.{name}"] = own.detach()
@@ -78,7 +83,11 @@ class SavedState:
         self._write(STATE, tensors, {PROGRESS: json.dumps(asdict(progress))})
 
     def keep_best(self, trained: Mapping[str, nn.Parameter]) -> None:
-        """Replace the best tensors by those of now."""
+        """Replace the best tensors by those of now.
+
+        Raises:
+            EvaluationError: If the folder cannot be written.
+        """
         self._write(BEST, {name: own.detach() for name, own in trained.items()}, {})
 
     def take_best(self, trained: Mapping[str, nn.Parameter]) -> None:
@@ -89,11 +98,8 @@ class SavedState:
                 own.copy_(tensors[name])
 
     def _write(self, name: str, tensors: Mapping[str, Tensor], told: dict[str, str]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f"{name}.{os.getpid()}.partial"
         plain = {key: tensor.contiguous().cpu().clone() for key, tensor in tensors.items()}
-        save_file(plain, partial, told)
-        partial.replace(self._folder / name)
+        save_whole(self._folder / name, plain, EvaluationError, told)
 
     def _metadata(self) -> str:
         with safe_open(self._folder / STATE, framework="pt") as file:

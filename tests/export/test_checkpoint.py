@@ -21,6 +21,7 @@ from autocompress.export.checkpoint import (
 from autocompress.models.surgery import ShapedModel
 from autocompress.spaces.base import SiteKind
 from tests.built_levels import open_levels
+from tests.full_disk import FULL, no_room
 from tests.tiny_models import (
     CPU,
     LAYERS,
@@ -233,6 +234,15 @@ def test_a_folder_that_is_there_is_not_overwritten(
 ) -> None:
     with pytest.raises(ExportError, match=f"Cannot write {tmp_path}: File exists."):
         export(tiny_models, "llama", DENSE, tmp_path)
+
+
+def test_a_full_disk_is_told_in_a_line(tiny_models: TinyModels, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    tiny_models.folder("llama")
+
+    # Room for what lies beside the weights.
+    with no_room(2**16), pytest.raises(ExportError, match=f"^Cannot write {folder}: .*{FULL}"):
+        export(tiny_models, "llama", DENSE, folder)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.errors import GateError
+from autocompress.errors import ExportError, GateError
 from autocompress.export import gate
 from autocompress.export.checkpoint import Artifact, changed_files, write_checkpoint
 from autocompress.export.compressed_checkpoint import write_compressed_checkpoint
@@ -20,6 +20,7 @@ from autocompress.export.manifest import (
     Manifest,
     check_files,
     read_manifest,
+    unpack_reference,
     write_manifest,
 )
 from autocompress.export.publishing import put_in_place
@@ -29,6 +30,7 @@ from autocompress.spaces.base import SUB_BLOCKS
 from autocompress.spaces.making import Weights
 from autocompress.spaces.settings import WeightSetting
 from tests.built_levels import build_levels, open_levels
+from tests.full_disk import FULL, no_room
 from tests.tiny_models import TinyModels, tiny_space, token_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,6 +65,25 @@ def published(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureR
         write_manifest(manifest, reference)
         put_in_place(artifact.folder, root / form / "model")
     return root
+
+
+def test_a_full_disk_is_told_in_a_line(published: Path, tmp_path: Path) -> None:
+    model = TinyModels(tmp_path / "models").load(dtype=torch.bfloat16)
+    shaped = ShapedModel(model, SPACE, open_levels(tmp_path / "levels"))
+    folder = published / "hf" / "model"
+
+    with no_room(), pytest.raises(ExportError, match=f"^Cannot write {tmp_path}: .*{FULL}"):
+        gate.write_reference(shaped, PROMPT, tmp_path)
+    with no_room(), pytest.raises(ExportError, match=f"^Cannot write {tmp_path}: .*{FULL}"):
+        unpack_reference(folder, tmp_path / "reference.safetensors")
+    manifest = read_manifest(folder)
+    manifest = dataclasses.replace(
+        manifest, artifact=dataclasses.replace(manifest.artifact, folder=tmp_path)
+    )
+    with no_room(), pytest.raises(ExportError, match=f"^Cannot write {tmp_path}: {FULL}"):
+        write_manifest(manifest, published / gate.REFERENCE)
+
+    assert not [*tmp_path.glob("*safetensors*")]
 
 
 @pytest.fixture(params=WRITERS)

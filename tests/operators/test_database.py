@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from autocompress.errors import EvaluationError
 from autocompress.operators.database import LevelDatabase, address
+from tests.full_disk import FULL, no_room
 
 TENSORS = {
     "codes": torch.arange(100, dtype=torch.uint8),
@@ -89,6 +91,17 @@ def test_what_another_process_is_writing_is_not_there(tmp_path: Path) -> None:
     file.rename(file.with_suffix(".4711.partial"))
 
     assert database.read("one") is None
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_what_was_there(tmp_path: Path) -> None:
+    database = LevelDatabase(tmp_path)
+    database.write("one", TENSORS)
+    before = file_of(tmp_path).read_bytes()
+
+    with no_room(), pytest.raises(EvaluationError, match=f"^Cannot write {tmp_path}: .*{FULL}"):
+        database.write("one", {"codes": torch.zeros(300)})
+
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
 
 
 def test_an_address_depends_on_every_part_and_on_where_parts_end() -> None:

@@ -17,6 +17,7 @@ from autocompress.training import distillation
 from autocompress.training.distillation import Trained, TrainingSettings, distil, divergence
 from autocompress.training.saved_state import SavedState
 from autocompress.training.validation import Validation
+from tests.full_disk import FULL, no_room
 from tests.tiny_models import TinyModels, token_ids
 
 STEPS, SEQUENCES, CONTEXT = 40, 4, 16
@@ -247,3 +248,12 @@ def test_the_learning_rate_rises_then_falls(n_steps: int) -> None:
     assert shares[:top] == sorted(shares[:top])
     assert shares[top:] == sorted(shares[top:], reverse=True)
     assert min(shares) > 0
+
+
+def test_a_full_disk_is_told_in_a_line(student: nn.Module, tmp_path: Path) -> None:
+    saved = SavedState(tmp_path)
+
+    with no_room(), pytest.raises(EvaluationError, match=f"^Cannot write {tmp_path}: .*{FULL}"):
+        saved.keep_best(dict(student.named_parameters()))
+
+    assert not [*tmp_path.iterdir()]
