@@ -87,7 +87,7 @@ class SymbolicMetric:
     def __init__(self, expression: str) -> None:
         self._tree = parse(expression)
         self._text = to_text(self._tree)
-        self.version = f"symbolic-1-{address(self._text)}"  # part of a file's name
+        self.version = f"symbolic-2-{address(self._text)}"  # part of a file's name
 
     @property
     def reads_gradients(self) -> bool:

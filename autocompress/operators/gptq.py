@@ -47,7 +47,7 @@ class Gptq:
         shrinkages: Shares of a group's range to try (`grids.fit_integer_grid`).
     """
 
-    version = "gptq-1"
+    version = "gptq-2"
 
     def __init__(
         self,

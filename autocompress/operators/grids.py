@@ -82,8 +82,9 @@ def fit_integer_grid(
 
     Of each group's range the share is taken that loses least in Σ importance·(w - ŵ)²: with a
     Hessian's diagonal, the output error if inputs were uncorrelated. Scales are rounded to 16 bits
-    before anything is rounded on them: fp16, which keeps more digits, but bf16 for a bf16 model
-    and wherever fp16 would lose small scales.
+    before anything is rounded on them: to the model's own format where that has 16, in which
+    engines hold them; else to fp16, which keeps more digits, but bf16 where fp16 would lose small
+    scales. Those of an fp16 model are never too small: its faintest groups take a longer step.
 
     Args:
         importance: (columns,), at least 0.
@@ -105,7 +106,8 @@ def fit_integer_grid(
     # An input that calibration never saw still counts a little, or its groups would be random.
     floor = importance.mean() * 1e-3 + torch.finfo(torch.float32).tiny
     roots = importance.to(groups).clamp_min(floor).sqrt().view(-1, size)
-    candidates = [(full * share).to(dtype) for share in shrinkages]
+    least = SMALLEST_FP16_SCALE if dtype is torch.float16 else 0.0
+    candidates = [(full * share).clamp_min(least).to(dtype) for share in shrinkages]
     zeros = [
         _zeros(low * s, c, setting, bits) for s, c in zip(shrinkages, candidates, strict=True)
     ]
@@ -149,9 +151,9 @@ def _zeros(low: Tensor, scales: Tensor, setting: WeightSetting, bits: int) -> Te
 
 
 def _scale_dtype(dtype: torch.dtype, scales: Tensor, least_share: float) -> torch.dtype:
-    """Return bf16 for a bf16 model and where fp16 would lose scales, else fp16."""
-    if dtype is torch.bfloat16:
-        return torch.bfloat16
+    """Return a model's own format of 16 bits, else bf16 where fp16 would lose scales, or fp16."""
+    if dtype in (torch.bfloat16, torch.float16):
+        return dtype
     smallest, largest = (float(end) for end in scales.aminmax())
     if smallest * least_share < SMALLEST_FP16_SCALE or largest > LARGEST_FP16_SCALE:
         return torch.bfloat16

@@ -21,7 +21,7 @@ PRUNES = Law(
 class Magnitude:
     """The largest weights of the whole matrix stay; integers are rounded to nearest."""
 
-    version = "magnitude-1"
+    version = "magnitude-2"
 
     def build(
         self, weight: Tensor, statistics: Statistics, settings: Sequence[WeightSetting]
@@ -38,7 +38,7 @@ class Wanda:
     ‖X‖₂ is the norm of a column's inputs; here their root mean square, which ranks alike.
     """
 
-    version = "wanda-1"
+    version = "wanda-2"
 
     def build(
         self, weight: Tensor, statistics: Statistics, settings: Sequence[WeightSetting]

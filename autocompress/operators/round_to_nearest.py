@@ -24,7 +24,7 @@ class RoundToNearest:
         shrinkages: Shares of an integer group's range to try (`grids.fit_integer_grid`).
     """
 
-    version = "round-to-nearest-1"
+    version = "round-to-nearest-2"
 
     def __init__(self, shrinkages: Sequence[float] = SHRINKAGES) -> None:
         self._shrinkages = tuple(shrinkages)

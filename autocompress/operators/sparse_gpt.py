@@ -37,7 +37,7 @@ class SparseGpt:
         shrinkages: Shares of a group's range to try (`grids.fit_integer_grid`).
     """
 
-    version = "sparsegpt-1"
+    version = "sparsegpt-2"
 
     def __init__(
         self,

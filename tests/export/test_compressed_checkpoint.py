@@ -148,6 +148,23 @@ def test_stock_transformers_computes_what_was_searched(
     assert torch.equal(logits_of(model, IDS), logits_of(shaped.model, IDS))
 
 
+def test_an_fp16_model_with_faint_weights_is_told_exactly(tmp_path: Path) -> None:
+    space, levels = space_of("llama"), open_levels(tmp_path / "levels")
+    config = make_config("llama")
+    config.intermediate_size = COLUMNS
+    write_model(tmp_path / "model", config, torch.float16)
+    model = load_model(tmp_path / "model", CPU)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, :8] *= 1e-5
+    shaped = ShapedModel(model, space, levels)
+    build_levels(shaped, levels, SUB_BLOCKS)
+    shaped.apply(space.choices(genotype(space, *[("dense", "dense", "dense", "w6g8sym")] * 3)))
+
+    artifact = write_compressed_checkpoint(shaped, tmp_path / "model", tmp_path / "out", levels)
+
+    assert torch.equal(logits_of(load(artifact), IDS), logits_of(shaped.model, IDS))
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_formats_are_loaded_too(export: Exported, name: str) -> None:
     layers = (("dense", name, name, name),) * LAYERS

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autocompress.operators.grids import FULL_RANGE, SHRINKAGES, IntegerGrid, fit_integer_grid
+from autocompress.operators.grids import (
+    FULL_RANGE,
+    SHRINKAGES,
+    SMALLEST_FP16_SCALE,
+    IntegerGrid,
+    fit_integer_grid,
+)
 from autocompress.spaces.settings import INTEGER_BITS, WeightSetting
 from tests.operators.layers import random_layer
 
@@ -89,6 +95,22 @@ def test_scales_have_the_number_format_that_engines_expect() -> None:
     ]
 
     assert dtypes == [torch.bfloat16, torch.float16, torch.float16]
+
+
+@pytest.mark.parametrize("text", ["w8g128sym", "w4g128", "w2"])
+def test_scales_of_an_fp16_model_are_fp16_however_faint_a_group_is(text: str) -> None:
+    weight, _ = random_layer(64, 256, dtype=torch.float16)
+    weight[3, 128:] *= 0.0005 / weight[3, 128:].abs().max()
+    weight[5] *= 1e-5
+
+    grid = fit_integer_grid(weight, WeightSetting.parse(text), torch.ones(256), FULL_RANGE)
+
+    lost = (grid.values(grid.codes(weight)) - weight.float()).abs()
+    assert grid.scales.dtype is torch.float16
+    assert float(grid.scales.min()) >= SMALLEST_FP16_SCALE
+    # As above: of a whole step at most, and the rounding of scales.
+    steps = lost.view(64, -1, grid.group_size) / grid.scales[..., None].float()
+    assert float(steps.max()) <= 1 + 2**grid.bits * 2.0**-11
 
 
 def test_what_is_on_a_grid_stays() -> None:
