@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig
 from autocompress.errors import ExportError
 from autocompress.export.packing import PackedLayers, packed_layers
 from autocompress.models.architecture import HETEROGENEOUS_CLASS, MODELING_FILES, Architecture
+from autocompress.models.ends import HEAD, ties_ends
 from autocompress.models.packed_weights import describe
 from autocompress.models.saving import writing
 from autocompress.models.surgery import ShapedModel
@@ -139,6 +140,8 @@ def write_files(
                 shutil.copyfile(file, folder / file.name)
         for file in code:
             shutil.copyfile(file, folder / file.name)
+        # Two ends that differ are both written, also where the dense model's config ties them.
+        config.tie_word_embeddings = ties_ends(shaped.model)
         config.save_pretrained(folder)
         save_torch_state_dict(tensors, folder, max_shard_size=shard_size)
     return Artifact(
@@ -248,8 +251,8 @@ def _tensors(
 ) -> dict[str, Tensor]:
     """Return the tensors to store under their new names; tied embeddings once."""
     state = shaped.model.state_dict()
-    if shaped.model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
+    if ties_ends(shaped.model):
+        del state[HEAD]
     for place, tensors in stored.items():
         del state[f"{place}.weight"]
         state |= {f"{place}.{kind}": tensor for kind, tensor in tensors.items()}

@@ -20,13 +20,18 @@ Of a model that ties them there is the embedding alone.
 
 
 def dense_ends(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Return the weights of the ends by their names in a checkpoint; tied ones once.
+    """Return the weights of the ends by their names in a checkpoint; tied ones once."""
+    names = (EMBEDDING,) if ties_ends(model) else (EMBEDDING, HEAD)
+    return {name: model.get_parameter(name) for name in names}
 
-    Whether they are tied the model says, not its config: where a checkpoint holds two that differ,
-    transformers leaves them two.
+
+def ties_ends(model: PreTrainedModel) -> bool:
+    """Whether embedding and head are one tensor.
+
+    The model says so, not its config: where a checkpoint holds two that differ, transformers
+    leaves them two.
     """
-    embedding, head = model.get_parameter(EMBEDDING), model.get_parameter(HEAD)
-    return {EMBEDDING: embedding} if head is embedding else {EMBEDDING: embedding, HEAD: head}
+    return model.get_parameter(HEAD) is model.get_parameter(EMBEDDING)
 
 
 class Ends:

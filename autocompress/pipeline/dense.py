@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from autocompress.models import loading
+from autocompress.models.ends import HEAD, ties_ends
 from autocompress.models.surgery import ShapedModel
 from autocompress.pipeline.deployment import report_text
 from autocompress.pipeline.prepared import Prepared
@@ -17,11 +18,9 @@ from autocompress.trial import Measurement
 def measure_dense(shaped: ShapedModel) -> DenseSize:
     """Return the size of the untouched model; leaves it dense."""
     shaped.apply_dense()
-    tied = shaped.model.config.tie_word_embeddings
+    tied = ties_ends(shaped.model)
     tensors = [
-        tensor
-        for name, tensor in shaped.model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
+        tensor for name, tensor in shaped.model.state_dict().items() if not (tied and name == HEAD)
     ]
     return DenseSize(
         parameters=sum(tensor.numel() for tensor in tensors),

@@ -1,6 +1,7 @@
 """Checkpoints hold what was searched, load where they should, and the gate lets no other pass."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from autocompress.export.checkpoint import (
     stored_tensor_bytes,
     write_checkpoint,
 )
+from autocompress.models.loading import load_model
 from autocompress.models.surgery import ShapedModel
+from autocompress.pipeline.dense import measure_dense
 from autocompress.spaces.base import SiteKind
 from tests.built_levels import open_levels
 from tests.full_disk import FULL, no_room
@@ -234,6 +237,27 @@ def test_a_folder_that_is_there_is_not_overwritten(
 ) -> None:
     with pytest.raises(ExportError, match=f"Cannot write {tmp_path}: File exists."):
         export(tiny_models, "llama", DENSE, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [WHOLE_LAYERS, MIXED], ids=["plain", "heterogeneous"])
+def test_two_ends_that_differ_stay_two_whatever_the_config_says(
+    tiny_models: TinyModels, changes: Changes, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_models.folder(), tmp_path / "source")
+    told = json.loads((source / "config.json").read_text("utf-8"))
+    (source / "config.json").write_text(json.dumps(told | {"tie_word_embeddings": True}), "utf-8")
+    model = load_model(source, CPU)
+    shaped = ShapedModel(model, SPACE, PlainSlices(model))
+    dense = measure_dense(shaped)
+    shaped.apply(with_changes(SPACE, changes))
+
+    artifact = write_checkpoint(shaped, source, tmp_path / "out", NO_LEVELS)
+
+    loaded = load(artifact)
+    assert not is_tied(loaded)
+    assert not loaded.config.tie_word_embeddings
+    assert float((logits_of(loaded, IDS) - logits_of(shaped.model, IDS)).abs().max()) < EXACT
+    assert dense.bytes == stored_tensor_bytes(source)
 
 
 def test_a_full_disk_is_told_in_a_line(tiny_models: TinyModels, tmp_path: Path) -> None:
