@@ -26,6 +26,7 @@ from autocompress.models.ends import HEAD, ties_ends
 from autocompress.models.packed_weights import describe
 from autocompress.models.saving import writing
 from autocompress.models.surgery import ShapedModel
+from autocompress.models.weight_files import weight_files
 from autocompress.operators.base import PackedSource
 from autocompress.operators.packed import PackedWeight
 from autocompress.spaces.base import Choice, SearchSpace, SiteKind
@@ -222,7 +223,7 @@ def stored_linear_bytes(folder: Path) -> int:
 
 def _stored(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Yield the name, the numbers and the bytes of every tensor in the weight files."""
-    for file in folder.glob("*.safetensors"):
+    for file in weight_files(folder):
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         for name, entry in header.items():

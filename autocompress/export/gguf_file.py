@@ -22,6 +22,7 @@ from autocompress.export.checkpoint import renumbered
 from autocompress.export.gguf_vocabulary import write_vocabulary
 from autocompress.models.architecture import Architecture, read_architecture
 from autocompress.models.loading import load_config
+from autocompress.models.weight_files import weight_files
 from autocompress.operators.ggml_blocks import gguf_package
 from autocompress.operators.packed import PackedWeight
 
@@ -181,7 +182,7 @@ def _rope_factors(config: PreTrainedConfig) -> np.ndarray | None:
 
 
 def _tensors(source: Path) -> Iterator[tuple[str, Tensor]]:
-    for shard in sorted(source.glob("*.safetensors")):
+    for shard in weight_files(source):
         with safe_open(shard, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118  # it is no mapping
                 yield key, opened.get_tensor(key)

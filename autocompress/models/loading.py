@@ -1,7 +1,6 @@
 """Reads a causal LM and its tokenizer from a folder or the hub, once, without a second copy."""
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -27,8 +26,11 @@ from transformers.utils import logging as transformers_logging
 
 from autocompress.errors import ModelError
 from autocompress.models.architecture import Architecture, read_architecture
+from autocompress.models.weight_files import WHOLE, weight_files
 
 WANTED = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+OTHERS = ("consolidated*", "original/*")
+"""The same weights for other programs, as large again."""
 CONFIGS = ("*.json",)
 AROUND_LAYERS = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
 
@@ -40,9 +42,10 @@ def resolve(model: str) -> Path:
         ModelError: If it is neither, or holds no config or no safetensors weights.
     """
     folder = _find(model, WANTED)
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{model} holds no .safetensors weights; pickles are refused.")
-    _check_weights(folder)
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(f"{model} holds no {WHOLE}, whole or in shards; pickles are refused.")
+    _check_weights(files)
     return folder
 
 
@@ -203,7 +206,7 @@ def fingerprint(folder: Path) -> str:
     """Return a digest of the config and every weight byte of a model."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "blake2b").digest())
@@ -217,7 +220,9 @@ def _find(model: str, wanted: Sequence[str]) -> Path:
         if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
             raise ModelError(f"No model folder at {model}.")
         try:
-            folder = Path(snapshot_download(model, allow_patterns=list(wanted)))
+            folder = Path(
+                snapshot_download(model, allow_patterns=list(wanted), ignore_patterns=list(OTHERS))
+            )
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise ModelError(
                 f"{model} is no folder here, and the hub did not give it: {_one_line(error)}"
@@ -227,25 +232,15 @@ def _find(model: str, wanted: Sequence[str]) -> Path:
     return folder
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(files: Sequence[Path]) -> None:
     """Open every shard: a truncated file is found before any work is done."""
-    index = folder / "model.safetensors.index.json"
-    files = {file.name for file in folder.glob("*.safetensors")}
-    if index.is_file():
+    for file in files:
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{index} is not a weight index: {_one_line(error)}") from error
-        if named - files:
-            raise ModelError(f"{folder} lacks {', '.join(sorted(named - files))}.")
-        files = named
-    for name in sorted(files):
-        try:
-            with safe_open(folder / name, framework="pt") as opened:
+            with safe_open(file, framework="pt") as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"{folder / name} is not a whole safetensors file: {_one_line(error)}"
+                f"{file} is not a whole safetensors file: {_one_line(error)}"
             ) from error
 
 

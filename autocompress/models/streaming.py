@@ -4,7 +4,6 @@ A checkpoint that was read once stays in the kernel's page cache as long as memo
 there, and only else from the disk, a site's tensors go to the device.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from autocompress.errors import EvaluationError, ModelError
+from autocompress.models.weight_files import weight_files
 
 
 class Checkpoint:
@@ -25,16 +25,11 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self._files: dict[str, Path] = {}
-        index = folder / "model.safetensors.index.json"
         try:
-            if index.is_file():
-                named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                self._files = {name: folder / file for name, file in named.items()}
-            else:
-                for file in sorted(folder.glob("*.safetensors")):
-                    with safe_open(file, framework="pt") as opened:
-                        self._files |= dict.fromkeys(opened.keys(), file)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            for file in weight_files(folder):
+                with safe_open(file, framework="pt") as opened:
+                    self._files |= dict.fromkeys(opened.keys(), file)
+        except (OSError, SafetensorError) as error:
             raise ModelError(f"Cannot read the weights of {folder}: {error}") from error
 
     def lacks(self, names: Collection[str]) -> list[str]:

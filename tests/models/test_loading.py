@@ -1,5 +1,6 @@
 """What of a model folder is read, and what is refused before any work is done."""
 
+import fnmatch
 import json
 import re
 import shutil
@@ -11,6 +12,8 @@ import torch
 from transformers import LlamaConfig
 
 from autocompress.errors import ModelError
+from autocompress.export.checkpoint import stored_tensor_bytes
+from autocompress.models import loading
 from autocompress.models.architecture import Architecture, read_architecture
 from autocompress.models.loading import (
     fingerprint,
@@ -157,7 +160,7 @@ def test_a_file_is_no_model_folder(copied: Path) -> None:
     ("breaks", "reason"),
     [
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "holds no .safetensors weights"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "holds no model.safetensors, whole or in"),
         (
             lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
             "pickles are refused",
@@ -306,6 +309,45 @@ def test_the_fingerprint_sees_every_byte(copied: Path) -> None:
 
     assert same == before
     assert len({before, after_weights, after_config}) == 3
+
+
+def test_the_same_weights_for_other_programs_are_no_part_of_a_model(
+    copied: Path, sharded: Path
+) -> None:
+    for folder in (copied, sharded):
+        before = fingerprint(folder), stored_tensor_bytes(folder)
+        (folder / "consolidated.safetensors").write_bytes(b"not even whole")
+
+        assert resolve(str(folder)) == folder
+        assert (fingerprint(folder), stored_tensor_bytes(folder)) == before
+
+
+def test_the_hub_is_not_asked_for_the_same_weights_twice(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "consolidated.safetensors",
+        "consolidated.safetensors.index.json",
+        "original/consolidated.00.pth",
+        "original/params.json",
+        "tokenizer.json",
+    ]
+    fetched: list[str] = []
+
+    def snapshot(_: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        wanted = {name for own in allow_patterns for name in fnmatch.filter(listed, own)}
+        refused = {name for own in ignore_patterns for name in fnmatch.filter(listed, own)}
+        fetched.extend(sorted(wanted - refused))
+        return str(copied)
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot)
+
+    resolve("mistralai/a-model")
+
+    assert fetched == [*listed[:3], "tokenizer.json"]
 
 
 @pytest.mark.parametrize(
