@@ -52,26 +52,55 @@ class Key(NamedTuple):
     setting: WeightSetting
 
 
+@dataclass(slots=True)
+class _Kept:
+    """Tensors with the walk in which they were used last."""
+
+    tensors: Changed
+    walk: int
+
+
 class TensorCache:
-    """Changed tensors of blocks, up to a number of bytes."""
+    """Changed tensors of blocks, up to a number of bytes; the newest stay, however large.
+
+    Walks go through the sites in order, again and again. Where more is used than fits, keeping
+    what was used last would keep nothing until the next walk comes by: what it needs last is what
+    the walk has just passed, and that goes. What two walks have not used goes before.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = 0
-        self._kept: OrderedDict[Key, Changed] = OrderedDict()
+        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        """In the order of their last use."""
+        self._walk = 0
+        self._site = 0
 
     def get(self, key: Key) -> Changed | None:
         """Return known tensors."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        if key.site < self._site:
+            self._walk += 1
+        self._site = key.site
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        found.walk = self._walk
+        self._kept.move_to_end(key)
+        return found.tensors
 
     def add(self, key: Key, tensors: Changed) -> None:
-        """Keep tensors; those that were not used for longest go."""
-        self._kept[key] = tensors
+        """Keep the tensors of a key that was just asked for in vain."""
+        self._kept[key] = _Kept(tensors, self._walk)
         self._bytes += _bytes(tensors)
         while self._bytes > self._limit and len(self._kept) > 1:
-            self._bytes -= _bytes(self._kept.popitem(last=False)[1])
+            self._bytes -= _bytes(self._kept.pop(self._least_wanted(key)).tensors)
+
+    def _least_wanted(self, newest: Key) -> Key:
+        """Return what is wanted last of all: other levels of the newest one's site may be next."""
+        oldest = next(iter(self._kept))
+        if self._kept[oldest].walk < self._walk - 1:
+            return oldest
+        return next((key for key in reversed(self._kept) if key.site != newest.site), oldest)
 
 
 def _bytes(tensors: Changed) -> int:

@@ -5,8 +5,9 @@ Dense tensors are kept once and shared: a choice costs only the tensors that dif
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -30,6 +31,10 @@ from autocompress.models.modeling_autocompress import (
 from autocompress.models.streaming import Checkpoint, Streamer
 from autocompress.spaces.base import Choice, SearchSpace, Site, SiteKind
 from autocompress.spaces.settings import DENSE, WeightSetting
+
+CPU_CACHE_BYTES: Final = 2**30
+# The rest is for what is measured and built: activations, teachers, Hessians and their factors.
+GPU_CACHE_PART: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class ShapedModel:
     Owns the model: its layers are turned into ones whose sub-blocks may be absent.
 
     Args:
-        cache_bytes: Of changed tensors kept on the model's device; the least recently used go.
+        cache_bytes: Of changed tensors kept on the model's device; None is 1 GiB on a CPU, and on
+            a GPU a quarter of what is free.
         streamed: Where the layers' dense tensors come from if they were not loaded, and how many
             bytes of them may be on the device. Such a model is run site by site, each set right
             before; it cannot be run or saved as a whole.
@@ -78,7 +84,7 @@ class ShapedModel:
         model: PreTrainedModel,
         space: SearchSpace,
         levels: LevelSource,
-        cache_bytes: int = 2**30,
+        cache_bytes: int | None = None,
         streamed: tuple[Checkpoint, int] | None = None,
         ends: EndWeights | None = None,
     ) -> None:
@@ -90,8 +96,9 @@ class ShapedModel:
         self.layers: list[SkippingLayer] = let_layers_skip(model.model.layers)
         self._parts = [LayerParts(cast("DenseLayer", layer)) for layer in self.layers]
         self._now = [Choice(site.units, site.units) for site in space.sites]
-        self._cache_bytes = cache_bytes
-        self._cache = TensorCache(cache_bytes)
+        held = 0 if streamed is None else streamed[1]
+        self._cache_bytes = _room(model.device, held) if cache_bytes is None else cache_bytes
+        self._cache = TensorCache(self._cache_bytes)
         self._streamer: Streamer | None = None
         if streamed is not None:
             modules = [self._parts[site.layer].modules(site) for site in space.sites]
@@ -201,3 +208,15 @@ class ShapedModel:
             return tuple(made)
         kept = self._levels.level(site, choice).kept
         return tuple(rows_of(tensors, kept, choice.total) for tensors in made)
+
+
+def _room(device: torch.device, held: int) -> int:
+    """Return how many bytes of changed tensors are kept on a device.
+
+    Args:
+        held: Bytes that dense tensors are going to take, of those that are free.
+    """
+    if device.type != "cuda":
+        return CPU_CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0, free - held) // GPU_CACHE_PART
