@@ -16,7 +16,7 @@ from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.operators.statistics import gather
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.spaces.base import SiteKind
-from tests.tiny_models import token_ids
+from tests.tiny_models import CPU, token_ids
 
 GPTQ = Gptq()
 
@@ -26,6 +26,7 @@ def open_levels(folder: Path, codes: WeightOperator = GPTQ) -> Levels:
     return Levels(
         LevelDatabase(folder),
         Operators(StructuredObs(), codes, SparseGpt(), RoundToNearest(), GgmlRounding()),
+        CPU,
     )
 
 

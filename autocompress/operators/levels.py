@@ -73,11 +73,18 @@ class SiteStatistics:
 
 
 class Levels:
-    """The levels of one model, as `LevelSource` gives them to a `ShapedModel`."""
+    """The levels of one model, as `LevelSource` gives them to a `ShapedModel`.
 
-    def __init__(self, database: LevelDatabase, operators: Operators) -> None:
+    Args:
+        device: Where stored weights are decoded, and those of narrowed outputs built.
+    """
+
+    def __init__(
+        self, database: LevelDatabase, operators: Operators, device: torch.device
+    ) -> None:
         self._database = database
         self._operators = operators
+        self._device = device
 
     def lacks(self, site: Site) -> bool:
         """Whether anything of a site has to be built, because it is absent or broken."""
@@ -160,10 +167,13 @@ class Levels:
     def weight(self, site: Site, choice: Choice, group: int) -> Tensor:
         """Return what a linear group computes with: (rows, columns) in float32.
 
+        Packed tensors are moved and then decoded: a worker has one thread of a CPU, and less is
+        copied so.
+
         Raises:
             EvaluationError: If it was never built, or its file is gone or broken.
         """
-        return self.packed(site, choice, group).decode(torch.float32)
+        return self.packed(site, choice, group).to(self._device).decode(torch.float32)
 
     def packed(self, site: Site, choice: Choice, group: int) -> PackedWeight:
         """Return a linear group as it is stored, built now if its width was never visited.
@@ -182,10 +192,11 @@ class Levels:
             columns = places_of(level.kept, linear.columns // site.units)
             gradients = self._output_gradients(site) if self._operators.reads_gradients else None
             part = Statistics(
-                hessian[columns][:, columns],
-                None if gradients is None else gradients[:, columns],
+                hessian[columns][:, columns].to(self._device),
+                None if gradients is None else gradients[:, columns].to(self._device),
             )
-            self._build_weights(site, linear, kept, level.output, part, settings_of(site, group))
+            output = level.output.to(self._device)
+            self._build_weights(site, linear, kept, output, part, settings_of(site, group))
             found = self._packed(site, linear, kept, setting)
         if found is None:
             raise _lost(site, f"{linear.name} in {setting}")

@@ -97,6 +97,13 @@ class PackedWeight:
             return dequantize(self.tensors["blocks"], str(self.setting)).to(dtype)
         return decode(str(self.setting), self.shape, self.tensors).to(dtype)
 
+    def to(self, device: torch.device) -> "PackedWeight":
+        """Return the weight to be decoded on a device; GGUF's types are decoded on the CPU."""
+        if self.setting.is_gguf:
+            return self
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return PackedWeight(self.setting, self.shape, moved)
+
     def take_rows(self, rows: Tensor) -> "PackedWeight":
         """Return some rows, in the order given, exactly as they are; no tensor is shared.
 

@@ -80,7 +80,7 @@ class SessionPlan:
         names = (self.codes, self.zeros, "round-to-nearest", "ggml")
         operators = Operators(StructuredObs(), *map(load_weight_operator, names))
         shared = None if self.shared_levels is None else SharedStorage(self.shared_levels)
-        return Levels(LevelDatabase(self.levels, shared), operators)
+        return Levels(LevelDatabase(self.levels, shared), operators, torch.device(self.device))
 
 
 class ModelSession:

@@ -1,5 +1,6 @@
 """Levels of sites: built once, packed, brought back as built, and rebuilt when broken."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,26 +20,52 @@ from autocompress.operators.levels import (
     settings_of,
     widths_of,
 )
+from autocompress.operators.packed import PackedWeight
 from autocompress.operators.round_to_nearest import RoundToNearest
 from autocompress.operators.sparse_gpt import SparseGpt
 from autocompress.operators.structured_obs import StructuredObs
 from autocompress.spaces.base import Choice, Site
 from autocompress.spaces.making import Weights
 from autocompress.spaces.settings import DENSE, WeightSetting
-from tests.tiny_models import tiny_space
+from tests.tiny_models import CPU, tiny_space
 
 BITS = Weights(bits=(4, 2), group_size=8)
 BOTH = Weights(bits=(4,), group_size=8, sparsities=(WeightSetting(sparsity=0.5),))
 W4, W2 = (WeightSetting(bits=bits, group_size=8) for bits in (4, 2))
 SPARSE_GPT = SparseGpt()
+GPTQ = Gptq()
+# Torch's device of shapes without numbers: what mixes it with another fails.
+ELSEWHERE = torch.device("meta")
 MLP = tiny_space(weights=BITS).sites[3]
 
 
-def levels_in(folder: Path, zeros: WeightOperator = SPARSE_GPT) -> Levels:
+def levels_in(
+    folder: Path,
+    zeros: WeightOperator = SPARSE_GPT,
+    codes: WeightOperator = GPTQ,
+    device: torch.device = CPU,
+) -> Levels:
     return Levels(
         LevelDatabase(folder),
-        Operators(StructuredObs(), Gptq(), zeros, RoundToNearest(), GgmlRounding()),
+        Operators(StructuredObs(), codes, zeros, RoundToNearest(), GgmlRounding()),
+        device,
     )
+
+
+class Placed:
+    """Builds on the CPU whatever it is given, and remembers where that was."""
+
+    version = "placed-1"
+
+    def __init__(self) -> None:
+        self.devices: set[torch.device] = set()
+
+    def build(
+        self, weight: Tensor, statistics: Statistics, settings: Sequence[WeightSetting]
+    ) -> Mapping[WeightSetting, PackedWeight]:
+        self.devices |= {weight.device, statistics.hessian.device}
+        own = Statistics(torch.eye(weight.shape[1]))
+        return RoundToNearest().build(torch.zeros(weight.shape), own, settings)
 
 
 def weights_of(site: Site) -> list[Tensor]:
@@ -116,6 +143,26 @@ def test_a_narrow_output_is_built_from_its_own_width_when_it_is_asked_for(tmp_pa
     assert torch.equal(found, expected.decode(torch.float32))
     # Both settings of the width: they come from one pass.
     assert len(list(tmp_path.iterdir())) == before + 2
+
+
+def test_weights_are_decoded_on_the_device_that_is_given(tmp_path: Path) -> None:
+    built(tmp_path, MLP)
+
+    found = levels_in(tmp_path, device=ELSEWHERE).weight(MLP, Choice(48, 48, (W4, W2)), 0)
+
+    assert found.device == ELSEWHERE
+    assert found.shape == (96, 32)
+
+
+def test_a_narrow_output_is_built_on_the_device_that_is_given(tmp_path: Path) -> None:
+    operator = Placed()
+    levels = levels_in(tmp_path, codes=operator, device=ELSEWHERE)
+    levels.build(MLP, weights_of(MLP), statistics_of(MLP))
+    operator.devices.clear()
+
+    levels.packed(MLP, Choice(16, 48, (W4, W2)), 1)
+
+    assert operator.devices == {ELSEWHERE}
 
 
 def test_a_formula_of_gradients_reads_those_of_the_columns_that_a_width_keeps(
