@@ -22,7 +22,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import time_limit
-from autocompress.search.base import Batch, Strategy, Task
+from autocompress.search.base import Batch, Strategy, Task, go_on
 from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings, settings_for
@@ -309,9 +309,13 @@ def check_darwin(prepared: Prepared) -> None:
 
 
 def baseline(name: str, task: Task, driver: SearchDriver) -> Genotype | None:
-    """Return what a simple strategy finds under a task's constraint; None if it finds nothing."""
+    """Return what a simple strategy finds under a task's constraint; None if it finds nothing.
+
+    The limits of the search that it is held against are not its own.
+    """
+    own = dataclasses.replace(task, max_tokens=None, stop=go_on)
     try:
-        strategy = make_strategy(name, task, EvolveSettings())
+        strategy = make_strategy(name, own, EvolveSettings())
         driver.run(strategy, lambda: None)
     except UnreachableTarget:
         return None
@@ -402,6 +406,8 @@ def stopper(store: StudyStore, phase: int, budget: float | None) -> Callable[[in
         if event.kind == "stop"
     }
     decided = any(key[0] == phase for key in known)
+    if budget is None and not decided:
+        return go_on
     before = store.document(TAKEN) or {"generation": -1, "seconds": 0.0}
     done, seconds = _number(before["generation"]), _number(before["seconds"])
     started = time.monotonic()

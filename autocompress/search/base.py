@@ -92,6 +92,11 @@ class Task:
         """The levels of each gene that are worth taking."""
         return self.constraint.useful_levels(LEAST_SHARE)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether tokens or time may end the search before its strategy does."""
+        return self.max_tokens is not None or self.stop is not go_on
+
     def out_of_tokens(self, spent: int) -> str:
         """Say that the tokens are spent; empty as long as they are not."""
         most = self.max_tokens

@@ -23,6 +23,8 @@ MOST_ENUMERATED = 100_000
 READ_ONCE = (Rung(32, 1),)
 RANDOM_CANDIDATES = 32
 SINGLE_SEQUENCES = 4
+CHUNK_SEQUENCES = 256
+"""Read between two looks at the limits of a search: a few seconds of a small model's."""
 
 Windows = Sequence[tuple[int, int]]
 """Runs of layers as (how many, the first one), shortest first."""
@@ -33,13 +35,22 @@ List = Callable[[Task, Ledger], Generator[Batch, None, list[Genotype]]]
 
 @dataclass(frozen=True, slots=True)
 class ListSettings:
-    """How the candidates of a list are told apart."""
+    """How the candidates of a list are told apart.
+
+    Args:
+        heeds_limits: Whether tokens or time may end the reading, which is then done by parts.
+    """
 
     rungs: tuple[Rung, ...] = READ_ONCE
+    heeds_limits: bool = False
 
 
 class ListedStrategy(Conversing):
-    """Measures a list of candidates, rung by rung, and ends."""
+    """Measures a list of candidates, rung by rung, and ends.
+
+    Where a limit may end it, candidates come in a random order: what was read until then is a fair
+    part of the list.
+    """
 
     def __init__(self, task: Task, make: List, settings: ListSettings) -> None:
         self._task = task
@@ -47,6 +58,8 @@ class ListedStrategy(Conversing):
         self._settings = settings
         self._ledger = Ledger(task.context)
         self._ranked: list[Genotype] = []
+        self._chunks = 0
+        self._stopped_because = ""
         self._talk = Conversation(self._run(), self._ledger)
 
     def standing(self) -> Standing:
@@ -58,19 +71,45 @@ class ListedStrategy(Conversing):
     @property
     def stopped_because(self) -> str:
         """Why the search is over."""
-        return "every candidate of the list was measured"
+        return self._stopped_because
 
     def finalists(self, n: int) -> list[Genotype]:
-        """Return the best of the list."""
+        """Return the best of the list: those that read furthest, then those of the rung before."""
         return self._ranked[:n]
 
     def _run(self) -> Steps:
-        pool = yield from self._make(self._task, self._ledger)
+        task, limited = self._task, self._settings.heeds_limits and self._task.is_limited
+        pool = yield from self._make(task, self._ledger)
+        n = len(pool)
+        if limited:
+            pool = [pool[index] for index in task.rng(0).permutation(n)]
         for rung in self._settings.rungs:
-            end = min(rung.sequences, self._task.available)
-            yield from read(pool, 0, end, self._ledger)
-            self._ranked = self._ledger.best(pool, 0, end, len(pool))
+            end = min(rung.sequences, task.available)
+            if limited:
+                yield from self._read_within_limits(pool, end)
+            else:
+                yield from read(pool, 0, end, self._ledger)
+            done = {genotype for genotype in pool if self._ledger.read(genotype, 0) >= end}
+            if done:
+                others = [genotype for genotype in self._ranked if genotype not in done]
+                self._ranked = self._ledger.best(done, 0, end, len(done)) + others
+            if self._stopped_because:
+                self._stopped_because += f", {len(done):,} of {len(pool):,} candidates read so far"
+                return
             pool = self._ranked[: rung.survivors]
+        self._stopped_because = "every candidate of the list was measured"
+
+    def _read_within_limits(self, pool: Sequence[Genotype], end: int) -> Steps:
+        """Read by parts, of which the first of all is read whatever the limits say."""
+        size = max(1, CHUNK_SEQUENCES // end)
+        for first in range(0, len(pool), size):
+            if self._chunks:
+                spent = self._task.out_of_tokens(self._ledger.tokens)
+                self._stopped_because = spent or self._task.stop(self._chunks) or ""
+                if self._stopped_because:
+                    return
+            yield from read(pool[first : first + size], 0, end, self._ledger)
+            self._chunks += 1
 
 
 def additive(task: Task, ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:

@@ -88,13 +88,14 @@ def make_strategy(
         case "leave-one-out":
             return ListedStrategy(task, listed.leave_one_out, once)
         case "random":
-            return ListedStrategy(task, listed.random, once)
+            return ListedStrategy(task, listed.random, ListSettings(heeds_limits=True))
         case "uniform":
             return ListedStrategy(task, listed.uniform, once)
         case "given" if task.extra:
             return ListedStrategy(task, listed.given, once)
         case "brute-force":
-            return ListedStrategy(task, listed.brute_force, ListSettings(BRUTE_FORCE_RUNGS))
+            by_rungs = ListSettings(BRUTE_FORCE_RUNGS, heeds_limits=True)
+            return ListedStrategy(task, listed.brute_force, by_rungs)
         case "weight-error" | "fisher" if name in scores.by_rule:
             return ListedStrategy(task, listed.by_knapsack(scores.by_rule[name]), once)
         case "owl" if scores.outlier_shares:

@@ -9,10 +9,15 @@ from autocompress.errors import SpecError
 from autocompress.pipeline import searching
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.prepared import prepare
-from autocompress.pipeline.searching import _measured, check_darwin, stopper
+from autocompress.pipeline.searching import _measured, baseline, check_darwin, stopper
+from autocompress.search.base import Task, go_on
+from autocompress.search.driver import SearchDriver
+from autocompress.search.evolve import EvolveSettings
+from autocompress.search.strategies import make_strategy
 from autocompress.spec import from_mapping
 from autocompress.store.study_store import create_study
 from autocompress.trial import Genotype
+from tests.search.synthetic import SynchronousPool, constraint_at, run
 
 BUDGET = 10.0
 
@@ -55,6 +60,12 @@ def test_what_an_interrupted_run_took_counts_against_the_budget(
     assert stopper(store, 0, BUDGET)(3) is None
 
 
+def test_without_a_budget_no_search_is_asked_whether_it_may_go_on(tmp_path: Path) -> None:
+    store = create_study(f"sqlite:///{tmp_path}/s.db", "study", {})
+
+    assert stopper(store, 0, None) is go_on
+
+
 def test_what_was_measured_is_gone_through_again_whatever_the_clock_says(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -69,6 +80,18 @@ def test_what_was_measured_is_gone_through_again_whatever_the_clock_says(
 
     assert again(5) is None
     assert again(6) == "the budget of 10 seconds ran out"
+
+
+def test_a_simple_strategy_beside_a_search_has_none_of_its_limits(tmp_path: Path) -> None:
+    store = create_study(f"sqlite:///{tmp_path}/s.db", "study", {})
+    over = Task(constraint_at(2.0), 0, 16, 64, max_tokens=1, stop=lambda _: pytest.fail("asked"))
+    free = Task(constraint_at(2.0), 0, 16, 64)
+
+    found = baseline("random", over, SearchDriver(SynchronousPool(), store, lambda *_: None))
+
+    alone = make_strategy("random", free, EvolveSettings())
+    run(alone)
+    assert found == alone.standing().best
 
 
 def test_darwin_is_refused_where_its_readings_leave_nothing_to_train_on(

@@ -14,7 +14,7 @@ from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
-from autocompress.search.listed import ListedStrategy, ListSettings, brute_force
+from autocompress.search.listed import CHUNK_SEQUENCES, ListedStrategy, ListSettings, brute_force
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
 from autocompress.spaces.base import SiteKind
@@ -197,6 +197,59 @@ def test_a_stop_ends_the_search_before_a_generation(name: str) -> None:
     assert strategy.stopped_because == "enough"
 
 
+@pytest.mark.parametrize("name", ["brute-force", "random"])
+def test_a_list_is_read_no_further_once_the_tokens_are_spent(name: str) -> None:
+    whole, cut_short = make(name, task()), make(name, task(max_tokens=5_000))
+    run(whole)
+
+    batches = run(cut_short)
+
+    within = {genotype for batch in batches for genotype in batch.candidates}
+    chunk = CHUNK_SEQUENCES * CONTEXT
+    assert 5_000 <= cut_short.standing().tokens < 5_000 + chunk < whole.standing().tokens
+    assert cut_short.standing().best == min(within, key=loss_of)
+    assert cut_short.stopped_because.startswith("5,000 tokens spent, ")
+    assert cut_short.stopped_because.endswith("candidates read so far")
+
+
+@pytest.mark.parametrize("name", ["brute-force", "random"])
+def test_a_stop_ends_a_list_with_the_best_of_what_was_read(name: str) -> None:
+    strategy = make(name, task(stop=lambda part: "enough" if part == 1 else None))
+
+    (batch,) = run(strategy)
+
+    assert strategy.standing().best == min(batch.candidates, key=loss_of)
+    assert strategy.stopped_because.startswith("enough, ")
+
+
+@pytest.mark.parametrize("stopped_at", range(1, 6))
+def test_a_stop_within_any_rung_leaves_finalists(stopped_at: int) -> None:
+    def stop(part: int) -> str | None:
+        return "enough" if part == stopped_at else None
+
+    rungs = ListSettings((Rung(16, 24), Rung(32, 8), Rung(64, 1)), heeds_limits=True)
+    strategy = ListedStrategy(task(1.2, stop=stop), brute_force, rungs)
+
+    run(strategy)
+
+    finalists = strategy.finalists(6)
+    assert len(set(finalists)) == 6
+    assert finalists[0] == strategy.standing().best
+    assert strategy.stopped_because.startswith("enough, ")
+
+
+@pytest.mark.parametrize("name", ["brute-force", "random"])
+def test_a_limit_that_is_not_reached_changes_nothing_that_a_list_ends_with(name: str) -> None:
+    free, limited = make(name, task()), make(name, task(max_tokens=10**9, stop=lambda _part: None))
+
+    whole, parts = run(free), run(limited)
+
+    assert limited.finalists(6) == free.finalists(6)
+    assert limited.standing() == free.standing()
+    assert limited.stopped_because == free.stopped_because
+    assert len(parts) > len(whole)
+
+
 @every_strategy
 def test_the_order_in_which_workers_answer_decides_nothing(name: str, tmp_path: Path) -> None:
     alone, driven = make(name, task()), make(name, task())
@@ -209,18 +262,19 @@ def test_the_order_in_which_workers_answer_decides_nothing(name: str, tmp_path: 
 
 
 @every_strategy
-@pytest.mark.parametrize("patience", [0, 1, 5])
+@pytest.mark.parametrize(("patience", "max_tokens"), [(0, None), (1, None), (5, None), (2, 5_000)])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(
-    name: str, patience: int, tmp_path: Path
+    name: str, patience: int, max_tokens: int | None, tmp_path: Path
 ) -> None:
     whole, cut_short, resumed = SynchronousPool(), SynchronousPool(), SynchronousPool()
-    undisturbed, again = make(name, task()), make(name, task())
+    given = task(max_tokens=max_tokens)
+    undisturbed, again = make(name, given), make(name, given)
     drive(undisturbed, whole, new_study(tmp_path, "undisturbed"))
     cut_short.patience = min(patience, len(whole.asked) - 1)
     url = new_study(tmp_path, "killed")
 
     with pytest.raises(KeyboardInterrupt):
-        drive(make(name, task()), cut_short, url)
+        drive(make(name, given), cut_short, url)
     drive(again, resumed, url)
 
     assert again.standing() == undisturbed.standing()
