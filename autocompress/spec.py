@@ -33,6 +33,8 @@ from autocompress.spec_rules import (
     format_problems,
     is_llama_cpp,
     names,
+    strategy_problems,
+    untimed_problems,
     usual_bits,
     usual_format,
     usual_space,
@@ -339,7 +341,10 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked) + darwin_problems(checked, DARWIN)
-    problems += cache_problems(checked)
+    usual_values = {field.name: field.default for field in dataclasses.fields(SearchSpec)}
+    problems += cache_problems(checked) + strategy_problems(checked, usual_values)
+    if targets:
+        problems += untimed_problems(checked, TIMED)
     problems += decoding_problems(checked, targets, DECODING_FIELDS)
     if checked.get("strategy") == "given" and checked.get("start") is None:
         problems.append("strategy: `given` measures what a file tells: name it by `start`.")

@@ -45,6 +45,29 @@ OF_SPACES: Final[Mapping[str, tuple[str, ...]]] = {
 """What says something of some spaces alone: one of these must be searched."""
 
 
+_FROM_CHANGES: Final = (
+    "evolve",
+    "darwin",
+    *("pareto", "pareto-nsga2", "pareto-map-elites", "pareto-snes"),
+    *("bayes", "bayes-tpe", "bayes-gp", "bayes-profile"),
+)
+_LIMITED: Final = (
+    *_FROM_CHANGES,
+    "tpe",
+    *("evopress", "evopress-fast", "evopress-free", "evopress-fast-free"),
+    *("random", "brute-force"),
+)
+OF_STRATEGIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "budget_seconds": _LIMITED,
+    "max_tokens": _LIMITED,
+    "start": (*_FROM_CHANGES, "tpe", "given"),
+    "warm_start": _FROM_CHANGES,
+}
+"""What some strategies alone read; the others measure a handful that they make by themselves."""
+OF_TIMES: Final = ("latency_table", "fresh_profile")
+"""What says something of targets that are told by the clock alone."""
+
+
 METRIC_VARIABLES: Final = ("W", "X", "G")
 """Of symbolic metrics; no name of a pruner has one of these letters."""
 
@@ -254,6 +277,40 @@ def decoding_problems(
     if checked.get("engine", "torch") != "torch" or checked.get("format", "hf") != "hf":
         problems.append("space: decodings are measured by torch, of checkpoints in `hf`.")
     return problems
+
+
+def strategy_problems(checked: Mapping[str, object], usual: Mapping[str, object]) -> list[str]:
+    """Return what the strategy would not read.
+
+    One candidate that is given keeps to every limit, and comes with the spec of its study.
+
+    Args:
+        usual: What each field is where nobody says it.
+    """
+    strategy = str(checked.get("strategy", usual["strategy"]))
+    if strategy == "given":
+        return []
+    unread: dict[tuple[str, ...], list[str]] = {}
+    for key, readers in OF_STRATEGIES.items():
+        if strategy not in readers and checked.get(key, usual[key]) != usual[key]:
+            unread.setdefault(readers, []).append(key)
+    return [
+        f"{', '.join(keys)}: `strategy: {strategy}` does not read it; leave it out, or take one "
+        f"of {', '.join(readers)}."
+        for readers, keys in unread.items()
+    ]
+
+
+def untimed_problems(checked: Mapping[str, object], timed: Sequence[str]) -> list[str]:
+    """Return what says something of times where no target is told by the clock.
+
+    Args:
+        timed: The targets that are.
+    """
+    if any(checked.get(name) is not None for name in timed):
+        return []
+    told = [name for name in OF_TIMES if checked.get(name)]
+    return [f"{name}: no target reads times; give one of {', '.join(timed)}." for name in told]
 
 
 def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) -> list[str]:

@@ -21,7 +21,14 @@ from autocompress.spec import (
     from_mapping,
     read_yaml,
 )
-from autocompress.spec_rules import BITS, BLOCK_FORMATS, BY_TORCH, ENGINES, GGUF_TYPES
+from autocompress.spec_rules import (
+    BITS,
+    BLOCK_FORMATS,
+    BY_TORCH,
+    ENGINES,
+    GGUF_TYPES,
+    OF_STRATEGIES,
+)
 from autocompress.spec_values import Amount
 from autocompress.workload import Mix, Workload
 
@@ -491,6 +498,57 @@ def test_a_candidate_that_a_file_tells_may_have_a_cache_of_few_bits() -> None:
 
     assert spec.space == ("depth", "kv")
     assert from_mapping(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_a_strategy_does_not_read_is_refused_with_those_that_do(strategy: str) -> None:
+    given = {"start": "recipe.yaml"} if strategy == "given" else {}
+    trained = {"recover": 1000, "space": "depth"} if strategy == "darwin" else {}
+    least = {"strategy": strategy, **given, **trained}
+    values = {"budget_seconds": "1m", "max_tokens": 9, "start": "a.yaml", "warm_start": "weights"}
+    # What publishes one candidate has the spec of that candidate's study.
+    unread = [
+        key
+        for key in values
+        if strategy not in OF_STRATEGIES[key] and strategy != "given" and key not in least
+    ]
+
+    from_mapping(LEAST | least | {key: values[key] for key in values if key not in unread})
+
+    for key in unread:
+        told = refusal(**least, **{key: values[key]})
+        assert told == (
+            f"{key}: `strategy: {strategy}` does not read it; leave it out, or take one of "
+            f"{', '.join(OF_STRATEGIES[key])}."
+        )
+
+
+def test_all_that_a_strategy_does_not_read_is_told_at_once() -> None:
+    told = refusal(strategy="uniform", budget_seconds="1m", max_tokens=9, start="a.yaml")
+
+    assert told.startswith("budget_seconds, max_tokens: `strategy: uniform` does not read it")
+    assert "start: `strategy: uniform` does not read it; " in told
+
+
+def test_only_known_strategies_are_said_to_read_something() -> None:
+    assert {name for readers in OF_STRATEGIES.values() for name in readers} <= {*STRATEGIES}
+
+
+@pytest.mark.parametrize("target", ["target_bytes", "target_bits", "target_params"])
+@pytest.mark.parametrize(("key", "value"), [("latency_table", "t.json"), ("fresh_profile", True)])
+def test_what_is_said_of_times_needs_a_target_that_reads_them(
+    target: str, key: str, value: object
+) -> None:
+    alone = {"model": "m", target: 2, key: value}
+
+    with pytest.raises(SpecError) as caught:
+        from_mapping(alone)
+
+    assert str(caught.value) == (
+        f"{key}: no target reads times; give one of target_speedup, target_latency, "
+        "target_throughput."
+    )
+    assert from_mapping(alone | {"target_speedup": 2}).is_timed
 
 
 def test_compressed_tensors_hold_whole_layers_and_codes_around_0() -> None:

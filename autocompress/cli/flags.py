@@ -347,8 +347,9 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget",
         metavar="30m",
-        help="time for the search: 90s, 30m, 1.5h; with decoding in --space for each one of a "
-        "compressed model",
+        help="time for the search alone: 90s, 30m, 1.5h; levels and profile before it, timing, "
+        "corrections of a missed target and recovery after it come on top; with decoding in "
+        "--space for each search for a compressed model",
     )
     parser.add_argument(
         "--max-tokens",

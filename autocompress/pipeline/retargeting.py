@@ -17,7 +17,8 @@ from autocompress.search.listed import SINGLE_SEQUENCES
 from autocompress.search.memo import Memo
 from autocompress.search.retarget import retarget
 from autocompress.spaces.cost import Constraint, Limit, least_left
-from autocompress.spec import TARGETS, SearchSpec, from_mapping
+from autocompress.spec import TARGETS, TIMED, SearchSpec, from_mapping
+from autocompress.spec_rules import OF_TIMES
 from autocompress.trial import Genotype
 
 
@@ -90,13 +91,18 @@ class Retargeted:
 def with_targets(spec: SearchSpec, targets: Mapping[str, object]) -> SearchSpec:
     """Return a spec with other targets in place of all of its own.
 
+    What it says of times is left out where none of the new targets is one.
+
     Args:
         targets: By their names in a spec; `counted_bits` may be among them.
 
     Raises:
         SpecError: If they are none that a spec can have.
     """
-    return from_mapping({**spec.to_json(), **dict.fromkeys(TARGETS), **targets})
+    told = {**spec.to_json(), **dict.fromkeys(TARGETS), **targets}
+    if not {*TIMED} & targets.keys():
+        told |= dict.fromkeys(OF_TIMES)
+    return from_mapping(told)
 
 
 def answer(storage: str, study: str, targets: Mapping[str, object]) -> Retargeted:

@@ -245,11 +245,11 @@ def _search(
 
 
 def _begun_at(spec: SearchSpec, deployed: Path | None) -> SearchSpec:
-    """Return the spec that begins with what is deployed, where its space holds that."""
+    """Return the spec that begins with what is deployed, where its strategy and space do that."""
     if deployed is None or spec.start is not None:
         return spec
-    begun = dataclasses.replace(spec, start=str(deployed / RECIPE))
     try:
+        begun = from_mapping({**spec.to_json(), "start": str(deployed / RECIPE)})
         prepare(begun)
     except SpecError:
         return spec

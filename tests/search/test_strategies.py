@@ -15,12 +15,14 @@ from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import CHUNK_SEQUENCES, ListedStrategy, ListSettings, brute_force
+from autocompress.search.single_changes import random_candidates
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
 from autocompress.spaces.base import SiteKind
 from autocompress.spaces.cost import drops_of_each_kind, under
 from autocompress.spaces.making import make_space
 from autocompress.spec import PARETO, STRATEGIES
+from autocompress.spec_rules import OF_STRATEGIES
 from autocompress.store.study_store import create_study, open_study
 from autocompress.trial import Fidelity, Genotype, Measurement, Split, Trial
 from tests.search.synthetic import (
@@ -251,6 +253,25 @@ def test_a_limit_that_is_not_reached_changes_nothing_that_a_list_ends_with(name:
 
 
 @every_strategy
+def test_a_strategy_heeds_the_limits_that_it_may_be_given(name: str) -> None:
+    free, limited = make(name, task()), make(name, task(max_tokens=1))
+
+    whole, parts = run(free), run(limited)
+
+    assert (parts != whole) == (name in OF_STRATEGIES["max_tokens"])
+
+
+@every_strategy
+def test_a_strategy_measures_the_start_that_it_may_be_given(name: str) -> None:
+    start = random_candidates(task(seed=7), 1)[0]
+    strategy = make(name, dataclasses.replace(task(), extra=(start,)))
+
+    asked = {genotype for batch in run(strategy) for genotype in batch.candidates}
+
+    assert name not in OF_STRATEGIES["start"] or start in asked
+
+
+@every_strategy
 def test_the_order_in_which_workers_answer_decides_nothing(name: str, tmp_path: Path) -> None:
     alone, driven = make(name, task()), make(name, task())
     run(alone)
@@ -301,6 +322,10 @@ def test_a_limit_that_nothing_meets_is_unreachable(name: str) -> None:
 
     with pytest.raises(UnreachableTarget):
         run(make(name, impossible))
+
+
+def test_the_strategies_said_to_read_a_warm_start_are_those_that_do() -> None:
+    assert {*OF_STRATEGIES["warm_start"]} == {*FROM_SINGLE_CHANGES}
 
 
 def test_an_unknown_strategy_is_refused() -> None:

@@ -180,7 +180,10 @@ def test_no_path_leads_out_of_the_folder(client: TestClient, service: Service, p
         (SPEC | {"calibration": "../secret"}, "calibration: no file of"),
         (SPEC | {"calibration": "model"}, "calibration: no file of"),
         (SPEC | {"start": "/etc/passwd"}, "start: no file of"),
-        (SPEC | {"latency_table": "nowhere.json"}, "latency_table: no file of"),
+        (
+            SPEC | {"target_speedup": 2, "latency_table": "nowhere.json"},
+            "latency_table: no file of",
+        ),
         (JOINT | {"tasks": "/etc/passwd"}, "tasks: no file of"),
         (JOINT | {"tasks": "../secret"}, "tasks: no file of"),
         (JOINT | {"tasks": "nowhere"}, "tasks: no file of"),

@@ -1,6 +1,7 @@
 """What is deployed changes only for a measured improvement, and can be taken back."""
 
 import contextlib
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import ExportError, SpecError
-from autocompress.service import promotion
+from autocompress.service import nightly, promotion
+from autocompress.service.nightly import _begun_at
 from autocompress.service.promotion import (
     CURRENT,
     HISTORY,
@@ -25,6 +27,7 @@ from autocompress.service.promotion import (
     roll_back,
     unless_changed,
 )
+from autocompress.spec import from_mapping
 from autocompress.trial import Measurement
 
 KL = (0.20, 0.24, 0.22, 0.19, 0.25, 0.21)
@@ -210,3 +213,15 @@ def test_the_history_keeps_the_newest_what_is_deployed_and_what_it_replaced(
     left = sorted(path.name for path in (tmp_path / HISTORY).iterdir())
     assert left == ["s-2", "s-3", "s-6", "s-7"]
     assert roll_back(tmp_path).name == "s-2"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "start"), [("evolve", "deployed/recipe.yaml"), ("evopress", None)]
+)
+def test_a_night_begins_with_what_is_deployed_where_its_strategy_can(
+    strategy: str, start: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nightly, "prepare", lambda _: None)
+    spec = from_mapping({"model": "m", "target_speedup": 2, "strategy": strategy})
+
+    assert _begun_at(spec, Path("deployed")) == dataclasses.replace(spec, start=start)
