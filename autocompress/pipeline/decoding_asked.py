@@ -41,7 +41,11 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def _seconds(value: object) -> float:
-    return milliseconds(value) / 1000
+    text = str(value).strip()
+    if text[-1:].isdigit():
+        # The objective is called `seconds`, and targets of a search are told in milliseconds.
+        raise ValueError(f"a time with its unit must hold: write {text}s or {text}ms")
+    return milliseconds(text) / 1000
 
 
 _ANY: Final = number(0, 1e15)

@@ -247,6 +247,9 @@ def test_a_study_of_another_search_is_not_gone_on_with(
         (["--limits", "speed=1"], "limits: name=value of quality, seconds"),
         (["--limits", "seconds"], "limits: name=value of quality, seconds"),
         (["--limits", "memory=much"], "limits: memory: a size such as 8GB must hold"),
+        (["--limits", "seconds=2"], "limits: seconds: a time with its unit must hold: write 2s"),
+        (["--limits", "first-token=0.5"], "with its unit must hold: write 0.5s or 0.5ms"),
+        (["--limits", "seconds=soon"], "limits: seconds: a time such as 20ms must hold"),
         (["--limits", "cost=0"], "limits: cost: `0 < value <= 1e+15` must hold, but got 0"),
         (["--strategy", "guess"], "strategy: one of tpe, random, grid"),
         (["--strategy", "grid", "--tune", "sampling"], "`decodings <= 10000` must hold of a grid"),
@@ -294,12 +297,13 @@ def test_without_flags_all_but_lengths_is_tuned_for_quality_a_second() -> None:
 
 
 def test_limits_are_read_as_people_say_them() -> None:
-    limits = "seconds=80ms,memory=2GB,tokens-per-second=200,quality=0.3,cost=40"
+    limits = "seconds=80ms,first-token=2s,memory=2GB,tokens-per-second=200,quality=0.3,cost=40"
 
     found = decode_asked(asked(limits=limits)).rules.limits
 
     assert found == {
         Objective.SECONDS: 0.08,
+        Objective.TO_FIRST: 2.0,
         Objective.MEMORY: 2e9,
         Objective.TOKENS_PER_SECOND: 0.005,
         Objective.QUALITY: pytest.approx(0.7),
