@@ -13,6 +13,8 @@ from typing import cast
 import pytest
 
 from autocompress.cli import commands, flags
+from autocompress.cli.decoding_flags import default_study
+from autocompress.cli.naming import model_name
 from autocompress.cli.observers import Lines
 from autocompress.errors import SpecError
 from autocompress.pipeline import conclusion, study
@@ -341,6 +343,20 @@ def test_study_name_that_is_taken_is_refused(
     )
 
     assert "autocompress resume mine" in line
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(".", "home"), ("./", "home"), ("..", "up"), ("sub/..", "home"), ("a/b", "b"), ("b/", "b")],
+)
+def test_a_study_has_the_name_of_its_models_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, name: str
+) -> None:
+    (tmp_path / "up" / "home" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "up" / "home")
+
+    assert model_name(model) == name
+    assert default_study(model, 3) == f"decode-{name}-seed3"
 
 
 def test_an_export_says_what_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from autocompress.cli.flags import (
     targets_of,
     text_of,
 )
+from autocompress.cli.naming import model_name
 from autocompress.cli.observers import make_observer
 from autocompress.cli.service_flags import Command
 from autocompress.errors import AutocompressError, SpecError
@@ -291,7 +292,7 @@ def _metric(parsed: argparse.Namespace) -> None:
         parsed.evaluations,
         text_of(parsed),
     )
-    name = f"metric-{Path(parsed.model).name}-seed{asked.spec.seed}"
+    name = f"metric-{model_name(parsed.model)}-seed{asked.spec.seed}"
     output = parsed.output or DEFAULT_OUTPUT / name
     report = _watched(partial(search_metric, asked, output), GOES_ON, parsed.json)
     _tell(metric_headline(report), output / "metric.md", parsed.json)
@@ -441,7 +442,7 @@ def _resumable(study: str, storage: str) -> Iterator[None]:
 
 def _name(spec: SearchSpec) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return f"{Path(spec.model).name}-{_targets(spec.to_json()).replace(' ', '-')}-{stamp}"
+    return f"{model_name(spec.model)}-{_targets(spec.to_json()).replace(' ', '-')}-{stamp}"
 
 
 def _targets(spec: Mapping[str, object]) -> str:

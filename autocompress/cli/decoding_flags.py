@@ -2,8 +2,8 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
+from autocompress.cli.naming import model_name
 from autocompress.cli.service_flags import Add, Command, Parser
 
 GIVEN = (
@@ -123,4 +123,4 @@ def add_decode(
 
 def default_study(model: str, seed: int) -> str:
     """Return the name of a study that was given none."""
-    return f"decode-{Path(model).name}-seed{seed}"
+    return f"decode-{model_name(model)}-seed{seed}"
