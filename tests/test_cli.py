@@ -17,7 +17,7 @@ from autocompress.cli.decoding_flags import default_study
 from autocompress.cli.naming import model_name
 from autocompress.cli.observers import Lines
 from autocompress.errors import SpecError
-from autocompress.pipeline import conclusion, study
+from autocompress.pipeline import conclusion, evaluating, study
 from autocompress.pipeline.observer import Figure
 from autocompress.pipeline.prepared import Prepared
 from autocompress.spec import SearchSpec
@@ -418,6 +418,40 @@ def test_an_evaluation_that_cannot_be_written_is_refused_at_once(
     line = refusal(["evaluate", "model", f"--output={output}"], capsys)
 
     assert "Cannot write" in line
+
+
+@pytest.mark.parametrize(
+    "flags", [["evaluate", "m", "--output=out"], ["profile", "m", "--output=out"]]
+)
+def test_a_file_in_a_folder_that_is_read_alone_is_refused_at_once(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+) -> None:
+    # Root, who may run this, may write everywhere.
+    monkeypatch.setattr("os.access", lambda *_: False)
+
+    line = refusal(flags, capsys)
+
+    assert line == "autocompress: Cannot write out: its folder is not writable.\n"
+
+
+def test_an_evaluation_is_told_even_where_its_file_cannot_be_written_any_more(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(*_: object) -> SimpleNamespace:
+        (home / "out").mkdir()
+        return SimpleNamespace(to_json=lambda: {"kl": 0.5})
+
+    monkeypatch.setattr(evaluating, "evaluate", evaluate)
+
+    status = commands.main(["evaluate", "m", "--output=out", "--json"])
+
+    said = capsys.readouterr()
+    assert status == 2
+    assert json.loads(said.out) == {"event": "evaluation", "kl": 0.5}
+    assert said.err == "autocompress: Cannot write out: Is a directory.\n"
 
 
 def test_an_evaluation_of_one_sequence_has_no_interval(

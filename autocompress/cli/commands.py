@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from autocompress.cli import schedules
 from autocompress.cli.decoding_flags import GIVEN, default_study
+from autocompress.cli.files import check_writable, write_file
 from autocompress.cli.flags import (
     DEFAULT_OUTPUT,
     DEFAULT_STORAGE,
@@ -33,7 +34,7 @@ from autocompress.spec import DECODING, TARGETS, SearchSpec
 from autocompress.spec_rules import FORMATS
 
 if TYPE_CHECKING:
-    from autocompress.evaluators.latency_model import LatencyTable
+    from autocompress.evaluators.latency_model import Check, LatencyTable, LatencyTables
     from autocompress.evaluators.latency_rows import Row
     from autocompress.spaces.base import SearchSpace
 
@@ -147,8 +148,8 @@ def _run_study(
 
 def _profile(parsed: argparse.Namespace) -> None:
     spec = spec_of(parsed, {"target_speedup": 2})
-    _check_parent(parsed.output)
-    _check_parent(parsed.figure)
+    check_writable(parsed.output)
+    check_writable(parsed.figure)
     from autocompress.export.figures import write_png
     from autocompress.export.profile_figure import profile_figure
     from autocompress.pipeline import study as studies
@@ -156,16 +157,24 @@ def _profile(parsed: argparse.Namespace) -> None:
     observer = make_observer(parsed.json)
     prepared, tables = studies.profile(spec, parsed.storage, observer)
     observer.end()
-    text = json.dumps(tables.to_json(), indent=2, allow_nan=False)
-    if parsed.output is not None:
-        parsed.output.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(tables.to_json(), indent=2, allow_nan=False) + "\n"
     check = tables.check(prepared.space)
-    if parsed.figure is not None:
-        write_png(profile_figure(tables, check, prepared.space), parsed.figure)
+    try:
+        _print_tables(tables, check, prepared.space)
+    finally:
+        # Whoever reads what is printed may go away: the files are wanted all the same.
+        write_file(parsed.output, lambda file: file.write_text(text, encoding="utf-8"))
+        write_file(
+            parsed.figure,
+            lambda file: write_png(profile_figure(tables, check, prepared.space), file),
+        )
+
+
+def _print_tables(tables: "LatencyTables", check: "Check", space: "SearchSpace") -> None:
     common = tables.first
     print(f"{common.hardware}; {common.engine} {common.engine_version}; {tables.mix}")
     for table in tables.tables:
-        _print_rows(table, prepared.space)
+        _print_rows(table, space)
     print(
         f"held-out error (MAPE) {check.mape:.1%}, measuring twice differs by "
         f"{check.repeat_error:.1%}, rank correlation {check.rank_correlation:.3f}"
@@ -260,7 +269,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     reading = reading_of(parsed)
     if parsed.sequences < 2:
         raise SpecError(f"`sequences >= 2` must hold, but got {parsed.sequences}.")
-    _check_parent(parsed.output)
+    check_writable(parsed.output)
     from autocompress.export.evaluation import to_text
     from autocompress.pipeline.evaluating import Asked, evaluate
 
@@ -272,12 +281,14 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     found = evaluate(asked, observer)
     observer.end()
     plain = found.to_json()
-    if parsed.output is not None:
-        parsed.output.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    if parsed.json:
-        print(json.dumps({"event": "evaluation", **plain}))
-    else:
-        print(to_text(found), end="")
+    text = json.dumps(plain, indent=2) + "\n"
+    try:
+        if parsed.json:
+            print(json.dumps({"event": "evaluation", **plain}))
+        else:
+            print(to_text(found), end="")
+    finally:
+        write_file(parsed.output, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _metric(parsed: argparse.Namespace) -> None:
@@ -409,13 +420,6 @@ def _api(parsed: argparse.Namespace) -> None:
 
 def _say_now(text: str) -> None:
     print(text, flush=True)
-
-
-def _check_parent(file: Path | None) -> None:
-    """Make sure that a file can be written where it is wanted."""
-    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
-        why = "it is a folder" if file.is_dir() else "its folder does not exist"
-        raise SpecError(f"Cannot write {file}: {why}.")
 
 
 def _studies(parsed: argparse.Namespace) -> None:
