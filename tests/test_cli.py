@@ -17,7 +17,7 @@ from autocompress.cli.decoding_flags import default_study
 from autocompress.cli.naming import model_name
 from autocompress.cli.observers import Lines
 from autocompress.errors import SpecError
-from autocompress.pipeline import conclusion, evaluating, study
+from autocompress.pipeline import conclusion, evaluating, retargeting, study
 from autocompress.pipeline.observer import Figure
 from autocompress.pipeline.prepared import Prepared
 from autocompress.spec import SearchSpec
@@ -343,6 +343,74 @@ def test_study_name_that_is_taken_is_refused(
     )
 
     assert "autocompress resume mine" in line
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["export", "mine", "--format=decilm", "--new-study=taken"],
+        ["retarget", "mine", "--target-bits=3", "--refine", "--new-study=taken"],
+    ],
+)
+def test_what_leads_to_another_study_names_the_flag_that_says_its_name(
+    home: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    for name in ("mine", "taken"):
+        create_study("sqlite:///studies.db", name, {}).close()
+
+    line = refusal([*flags, "--storage=sqlite:///studies.db"], capsys)
+
+    assert line == (
+        "autocompress: Study 'taken' exists already; continue it with `autocompress resume taken "
+        "--storage sqlite:///studies.db` or choose another --new-study.\n"
+    )
+    assert [path.name for path in home.iterdir()] == ["studies.db"]
+
+
+def test_the_way_on_from_a_prediction_names_its_storage(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retargeting, "answer", lambda *_: None)
+    monkeypatch.setattr(retargeting, "to_text", lambda _: "")
+
+    commands.main(["retarget", "mine", "--target-bits=3", "--storage=sqlite:///my studies.db"])
+
+    assert capsys.readouterr().out == (
+        "Search on from there, and have it measured: `autocompress retarget mine --target-bits 3 "
+        "--refine --storage 'sqlite:///my studies.db'`.\n"
+    )
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, study_exists: bool
+) -> str:
+    """Interrupt a search whose study exists by then, or does not; return what is said."""
+
+    def start(_spec: SearchSpec, storage: str, name: str, *_: object) -> None:
+        if study_exists:
+            create_study(storage, name, {}).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "start", start)
+    told = ["search", "m", "--target-bits=4", "--study=mine", "--output=my out"]
+    assert commands.main([*told, "--storage=sqlite:///s.db"]) == 130
+    return capsys.readouterr().err
+
+
+def test_an_interruption_says_all_that_going_on_needs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert interrupted(monkeypatch, capsys, study_exists=True) == (
+        "autocompress: interrupted; go on with `autocompress resume mine --storage sqlite:///s.db "
+        "--output 'my out'`.\n"
+    )
+
+
+def test_an_interruption_before_there_is_a_study_names_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert interrupted(monkeypatch, capsys, study_exists=False) == "autocompress: interrupted.\n"
+    assert not list(home.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -27,7 +28,7 @@ from autocompress.cli.flags import (
 from autocompress.cli.naming import model_name
 from autocompress.cli.observers import make_observer
 from autocompress.cli.service_flags import Command
-from autocompress.errors import AutocompressError, SpecError
+from autocompress.errors import AutocompressError, SpecError, StoreError
 from autocompress.export.report import Report, Verdict
 from autocompress.pipeline.observer import Observer
 from autocompress.spec import DECODING, TARGETS, SearchSpec
@@ -140,7 +141,7 @@ def _run_study(
     """Run a study to its end, telling how it goes, and say what came of it."""
     output = parsed.output or DEFAULT_OUTPUT / study
     observer = make_observer(parsed.json)
-    with _resumable(study, parsed.storage):
+    with _resumable(study, parsed):
         report = run(output, observer)
     observer.end()
     _conclude(report, output, parsed.json)
@@ -241,6 +242,7 @@ def _retarget(parsed: argparse.Namespace) -> None:
     if parsed.refine:
         from autocompress.pipeline.study import refine
 
+        _check_new(name, parsed.storage)
         _run_study(partial(refine, parsed.storage, parsed.study, targets, name), name, parsed)
         return
     found = answer(parsed.storage, parsed.study, targets)
@@ -248,8 +250,9 @@ def _retarget(parsed: argparse.Namespace) -> None:
         print(json.dumps(found.to_json()))
         return
     print(to_text(found), end="")
-    flags = [f"--{name.replace('_', '-')} {value}" for name, value in targets.items()]
-    command = f"autocompress retarget {parsed.study} {' '.join(flags)} --refine"
+    told = [f"--{name.replace('_', '-')} {value}" for name, value in targets.items()]
+    flags = " ".join([*told, "--refine"]) + _where(parsed.storage)
+    command = f"autocompress retarget {shlex.quote(parsed.study)} {flags}"
     print(f"Search on from there, and have it measured: `{command}`.")
 
 
@@ -336,6 +339,7 @@ def _export(parsed: argparse.Namespace) -> None:
         own = [part for part in (parsed.study, parsed.point, parsed.format) if part is not None]
         name = parsed.new_study or "-".join(own)
         folder = parsed.output or DEFAULT_OUTPUT / name
+        _check_new(name, parsed.storage)
         spec = export_spec(parsed.storage, parsed.study, parsed.format, folder, parsed.point)
         _run_study(partial(start, spec, parsed.storage, name), name, parsed)
         return
@@ -433,15 +437,48 @@ def _studies(parsed: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _resumable(study: str, storage: str) -> Iterator[None]:
-    """Let an interruption say how to go on."""
+def _resumable(study: str, parsed: argparse.Namespace) -> Iterator[None]:
+    """Let an interruption say how to go on, once there is a study to go on with."""
     try:
         yield
     except KeyboardInterrupt:
-        from autocompress.store.database import masked
+        if not _is_there(study, parsed.storage):
+            raise
+        output = "" if parsed.output is None else f" --output {shlex.quote(str(parsed.output))}"
+        command = f"autocompress resume {shlex.quote(study)}{_where(parsed.storage)}{output}"
+        raise KeyboardInterrupt(f"; go on with `{command}`") from None
 
-        where = "" if storage == DEFAULT_STORAGE else f" --storage {masked(storage)}"
-        raise KeyboardInterrupt(f"; go on with `autocompress resume {study}{where}`") from None
+
+def _is_there(study: str, storage: str) -> bool:
+    """Whether a study exists, as far as its database tells."""
+    from autocompress.store.study_store import find_study
+
+    try:
+        return find_study(storage, study) is not None
+    except StoreError:
+        return True
+
+
+def _check_new(study: str, storage: str) -> None:
+    """Make sure that a study that another one leads to has a name of its own.
+
+    Raises:
+        SpecError: If there is one of this name.
+    """
+    from autocompress.store.study_store import find_study
+
+    if find_study(storage, study) is not None:
+        raise SpecError(
+            f"Study {study!r} exists already; continue it with `autocompress resume "
+            f"{shlex.quote(study)}{_where(storage)}` or choose another --new-study."
+        )
+
+
+def _where(storage: str) -> str:
+    """Return the flag that tells a storage; nothing for the usual one."""
+    from autocompress.store.database import masked
+
+    return "" if storage == DEFAULT_STORAGE else f" --storage {shlex.quote(masked(storage))}"
 
 
 def _name(spec: SearchSpec) -> str:
