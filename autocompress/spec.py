@@ -418,7 +418,7 @@ def read_yaml(path: Path) -> dict[str, object]:
         SpecError: If the file is missing, not YAML, or not a mapping.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = _from_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"Cannot read spec file {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -426,6 +426,23 @@ def read_yaml(path: Path) -> dict[str, object]:
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise SpecError(f"{path} must hold a mapping of names to values.")
     return loaded
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `2:4` as text, which YAML 1.1 takes for a number of base 60, 124."""
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: object) -> str:
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        is_number = tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        return "tag:yaml.org,2002:str" if is_number and ":" in str(value) else tag
+
+
+def _from_yaml(text: str) -> object:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _unknown(key: str) -> str:

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from autocompress import spec_values
 from autocompress.cli import commands, flags
 from autocompress.cli.decoding_flags import default_study
 from autocompress.cli.naming import model_name
@@ -83,6 +84,45 @@ def test_bad_yaml_is_refused(
 
     assert part in line
     assert [path.name for path in home.iterdir()] == ["autocompress.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("command", "reader"),
+    [
+        (["search", "--spec=own.yaml"], "autocompress.pipeline.study.start"),
+        (["profile", "--spec=own.yaml"], "autocompress.pipeline.study.profile"),
+        (
+            ["schedule", "add", "own.yaml", "--cron=0 2 * * *"],
+            "autocompress.service.nightly.Settings",
+        ),
+        (["sweep", "own.yaml"], "autocompress.service.sweep.run_sweep"),
+    ],
+    ids=["search", "profile", "schedule", "sweep"],
+)
+def test_every_file_of_settings_reads_patterns_of_zeros_as_text(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], reader: str
+) -> None:
+    lines = ["model: m", "target_bits: 4", "space: [sparsity]"]
+    varied = ["vary: {sparsities: [2:4, 4:8]}"] if command[0] == "sweep" else ["sparsities: [2:4]"]
+    (home / "own.yaml").write_text("\n".join(lines + varied), "utf-8")
+    read: list[tuple[str, ...]] = []
+    known = spec_values.names
+
+    def names(value: object, what: str) -> list[str]:
+        found = known(value, what)
+        if what == "sparsities":
+            read.append(tuple(found))
+        return found
+
+    def stop(*_: object) -> None:
+        raise SpecError("enough")
+
+    monkeypatch.setattr(spec_values, "names", names)
+    monkeypatch.setattr(reader, stop)
+
+    assert commands.main(command) == 2
+
+    assert {*read} == ({("2:4",), ("4:8",)} if varied[0].startswith("vary") else {("2:4",)})
 
 
 @pytest.mark.parametrize(

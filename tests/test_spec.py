@@ -656,6 +656,22 @@ def test_a_spec_file_is_read(tmp_path: Path) -> None:
     assert spec == SearchSpec(model="tiny", target_speedup=1.5, space=("depth",))
 
 
+def test_a_spec_file_reads_patterns_of_zeros_as_text(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("sparsities: [0.5, 2:4, 4:8]\nseed: 7\nquality_floor: 1.5\n1:30.5: x", "utf-8")
+
+    read = read_yaml(file)
+
+    assert read == {
+        "sparsities": [0.5, "2:4", "4:8"],
+        "seed": 7,
+        "quality_floor": 1.5,
+        "1:30.5": "x",
+    }
+    told = {"space": "sparsity", "sparsities": read["sparsities"]}
+    assert from_mapping(LEAST | told).sparsities == ("0.5", "2:4", "4:8")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
