@@ -33,6 +33,8 @@ from autocompress.trial import Split
 from autocompress.workers.tune import Plan, in_ray
 from autocompress.workers.tune_race import race_trials
 
+REFERENCE_TAKEN: Final = "reference seconds"
+"""What measuring the reference took, in whichever run that was."""
 ITEMS: Final[Mapping[Split, int]] = {Split.SEARCH: 1, Split.SELECTION: 1, Split.REPORT: 4}
 """Of a split, at most, for each that a search may read."""
 
@@ -114,10 +116,9 @@ def opened_for(asked: DecodeAsked, items: Mapping[Split, int] = ITEMS) -> Opened
 def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Raced:
     """Measure the reference, then race decodings against it."""
     asked, space = opened.asked, opened.space
-    started = time.monotonic()
     n_items = len(opened.items[Split.SEARCH])
     observer.stage("untuned")
-    reference = _reference(opened, store, observer)
+    reference, seconds = _reference(opened, store, observer)
     race = Race(asked.rules, reference, prunes=asked.prunes)
     limits = Limits(asked.max_tokens, asked.budget_seconds)
     judging = Judging(space, race, store, limits, observer, asked.seed)
@@ -140,15 +141,24 @@ def _raced(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Rac
     return Raced(
         judging,
         judging.stopped_because or f"{asked.trials} decodings were drawn",
-        time.monotonic() - started,
+        seconds + judging.seconds,
     )
 
 
-def _reference(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Answered:
-    """Return what the untuned model makes of the search's items, or what it is held against."""
-    known = store.document(REFERENCE)
+def _reference(
+    opened: OpenedDecoding, store: StudyStore, observer: Observer
+) -> tuple[Answered, float]:
+    """Return what the search's items are held against, and the seconds that it has taken.
+
+    That is what the untuned model makes of them, or another one.
+    """
+    known, taken = store.document(REFERENCE), store.document(REFERENCE_TAKEN)
     if known is not None:
-        return Answered.from_json(known)  # type: ignore[arg-type]  # Columns, as saved below.
+        seconds = 0.0 if taken is None else float(str(taken["seconds"]))
+        return Answered.from_json(known), seconds  # type: ignore[arg-type]  # As saved below.
+    started = time.monotonic()
     found = answer_search_items(opened, opened.against, observer)
+    seconds = time.monotonic() - started
+    store.save_document(REFERENCE_TAKEN, {"seconds": seconds})
     store.save_document(REFERENCE, found.to_json())
-    return found
+    return found, seconds

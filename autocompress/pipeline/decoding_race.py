@@ -20,7 +20,7 @@ from autocompress.workers.tune_drawing import Known, Verdict
 MISSED: Final = 1e6
 """Added to the scores of a decoding that misses a constraint: worse than any that meets them."""
 TAKEN: Final = "race seconds"
-"""What a race has taken by its last answer, where its time is limited."""
+"""What a race has taken by its last answer, in runs that were stopped too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,16 @@ class Judging:
         return self.stopped_because is not None
 
     @property
+    def seconds(self) -> float:
+        """What this run has taken until now, and those before it until their last answers."""
+        return time.monotonic() - self._started
+
+    @property
     def stopped_because(self) -> str | None:
         """Why no more is measured."""
         if self._limits.tokens is not None and self.tokens >= self._limits.tokens:
             return f"{self._limits.tokens} tokens are generated"
-        spent = time.monotonic() - self._started
-        if self._limits.seconds is not None and spent >= self._limits.seconds:
+        if self._limits.seconds is not None and self.seconds >= self._limits.seconds:
             return f"{self._limits.seconds:g} seconds are over"
         return None
 
@@ -127,9 +131,7 @@ class Judging:
             return Verdict(True, self._scores[genotype])
         self._begun.pop(genotype, None)
         self._store.record_answers(AnswerRecord(genotype, Split.SEARCH, first, n, part))
-        if self._limits.seconds is not None:
-            taken = time.monotonic() - self._started
-            self._store.save_document(TAKEN, {"seconds": taken})
+        self._store.save_document(TAKEN, {"seconds": self.seconds})
         verdict = self._take(genotype, part)
         if not verdict.goes_on:
             self._observer.tell(

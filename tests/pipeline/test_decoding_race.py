@@ -4,11 +4,14 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from autocompress.cli.observers import make_observer
-from autocompress.pipeline import decoding_race
+from autocompress.pipeline import decoding, decoding_race
+from autocompress.pipeline.decoding import _reference
+from autocompress.pipeline.decoding_opened import OpenedDecoding
 from autocompress.pipeline.decoding_race import Judging, Limits
 from autocompress.search.racing import Answered, Objective, Race, Rules, joined, steps
 from autocompress.spaces.decoding import DecodingSpace, Parameter
@@ -110,3 +113,38 @@ def test_what_an_interrupted_race_took_counts_against_its_time(
     assert not again.is_over
     now[0] += 3.0
     assert again.stopped_because == "10 seconds are over"
+
+
+def test_what_a_race_took_adds_up_over_its_runs_without_a_limit_too(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(decoding_race, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    first = judging(store)
+    now[0] = 7.0
+    pool(first, {1: FAST})
+    # Killed; gone on with much later.
+    now[0] = 1000.0
+    again = judging(store)
+    now[0] += 3.0
+
+    assert again.seconds == 10.0
+
+
+def test_what_the_reference_took_is_known_to_later_runs(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def answer(*_: object) -> Answered:
+        now[0] += 5.0
+        return FAST
+
+    monkeypatch.setattr(decoding, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(decoding, "answer_search_items", answer)
+    opened = cast("OpenedDecoding", SimpleNamespace(against=None))
+
+    first, again = (_reference(opened, store, make_observer(as_json=True)) for _ in "12")
+
+    assert (first[1], again[1], now[0]) == (5.0, 5.0, 5.0)
+    assert again[0].scores.tolist() == FAST.scores.tolist()
