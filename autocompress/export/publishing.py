@@ -2,20 +2,56 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.errors import ExportError
+from autocompress.errors import ExportError, GateError
+from autocompress.export.manifest import read_manifest
 
 
-def put_in_place(folder: Path, published: Path) -> None:
+def check_place(published: Path, needed: Sequence[Path]) -> None:
+    """Make sure that nothing is lost where a folder is to be published: what is there will go.
+
+    Args:
+        needed: What the study reads, such as the folder of its model.
+
+    Raises:
+        ExportError: If there lies what was not published by this package, or what is needed.
+    """
+    place = published.resolve()
+    for path in needed:
+        if path.resolve().is_relative_to(place):
+            raise ExportError(
+                f"{published} is where the model is published, and what the study reads lies "
+                f"there: {path}. Give another --output."
+            )
+    if not os.path.lexists(published):
+        return
+    try:
+        # A link would be replaced, and not the folder that it names.
+        is_ours = not published.is_symlink() and bool(read_manifest(published))
+    except GateError:
+        is_ours = False
+    if not is_ours:
+        raise ExportError(
+            f"{published} is where the model is published, and what lies there was not published "
+            "by autocompress: move it away, or give another --output."
+        )
+
+
+def put_in_place(folder: Path, published: Path, needed: Sequence[Path] = ()) -> None:
     """Rename a finished folder into its place; what was there goes once the new one is there.
 
     Both must be on one disk. Files become readable as the user's mask says: some libraries write
     weights for their owner alone.
 
+    Args:
+        needed: As `check_place` takes it.
+
     Raises:
-        ExportError: If it cannot be done; what was there is there again.
+        ExportError: If it cannot be done, or something would be lost; what was there is there.
     """
+    check_place(published, needed)
     old = published.with_name(f".{published.name}.old")
     try:
         published.parent.mkdir(parents=True, exist_ok=True)

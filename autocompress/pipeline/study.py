@@ -23,7 +23,7 @@ from autocompress.errors import (
 from autocompress.evaluators.latency_model import LatencyModel, LatencyTables
 from autocompress.export.checkpoint import layer_texts, write_checkpoint
 from autocompress.export.manifest import Manifest, write_manifest
-from autocompress.export.publishing import put_in_place
+from autocompress.export.publishing import check_place, put_in_place
 from autocompress.export.render import write_report, write_texts
 from autocompress.export.report import Report
 from autocompress.models import loading
@@ -118,6 +118,7 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     check_kernels(spec)
     prepared = prepare(spec)
     check_output(output)
+    check_place(output / MODEL, _needed(prepared))
     inherited = inherit(storage, spec)
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store), held(store):
@@ -148,6 +149,7 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
             )
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)
+        check_place(output / MODEL, _needed(prepared))
         inherited = inherit(storage, prepared.spec)
         store.finish(StudyState.RUNNING, None)
         try:
@@ -207,6 +209,14 @@ def check_output(output: Path) -> None:
     existing = _nearest_existing(output)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ExportError(f"Cannot write {output}: {existing} is no folder that can be written.")
+
+
+def _needed(prepared: Prepared) -> tuple[Path, ...]:
+    """Return what a study reads that lies in files of the user."""
+    spec = prepared.spec
+    named = (spec.start, spec.calibration, spec.recovery_text, spec.latency_table)
+    files = (Path(name).expanduser() for name in named if name is not None)
+    return (prepared.folder, *files)
 
 
 def _nearest_existing(path: Path) -> Path:
@@ -515,7 +525,7 @@ def _publish(
     promised = {name: told[name] for name in PROMISED}
     manifest = Manifest(study, engine, report.versions, artifact, recipe, promised)
     write_manifest(manifest, verified.reference)
-    put_in_place(artifact.folder, output / MODEL)
+    put_in_place(artifact.folder, output / MODEL, _needed(prepared))
     write_texts({"recipe.yaml": yaml.safe_dump(recipe, sort_keys=False)}, output)
     write_report(report, output)
 

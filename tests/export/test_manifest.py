@@ -275,16 +275,50 @@ def test_modeling_files_of_another_version_are_not_run(
     assert "of another version of autocompress, and are not run" in found.untested
 
 
-def test_a_new_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
-    for name in ("old", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}.txt").write_text(name, encoding="utf-8")
+def test_a_new_folder_takes_the_place_of_one_that_was_published(
+    published: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(published / "hf" / "model", tmp_path / "old")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "new.txt").write_text("new", encoding="utf-8")
 
     put_in_place(tmp_path / "old", tmp_path / "out" / "model")
     put_in_place(tmp_path / "new", tmp_path / "out" / "model")
 
     assert [file.name for file in (tmp_path / "out" / "model").iterdir()] == ["new.txt"]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["model"]
+
+
+def test_what_was_not_published_is_never_replaced(published: Path, tmp_path: Path) -> None:
+    place, other = tmp_path / "out" / "model", tmp_path / "other"
+    (tmp_path / "new").mkdir()
+    place.mkdir(parents=True)
+    (place / "model.safetensors").write_text("dense", encoding="utf-8")
+
+    with pytest.raises(ExportError, match="not published by autocompress: move it away"):
+        put_in_place(tmp_path / "new", place)
+    shutil.copytree(published / "hf" / "model", tmp_path / "elsewhere")
+    other.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match="not published by autocompress"):
+        put_in_place(tmp_path / "new", other)
+
+    assert [file.name for file in place.iterdir()] == ["model.safetensors"]
+    assert other.is_symlink()
+
+
+def test_a_published_model_is_not_replaced_by_what_is_made_of_it(
+    published: Path, tmp_path: Path
+) -> None:
+    place, link = tmp_path / "out" / "model", tmp_path / "link"
+    shutil.copytree(published / "hf" / "model", place)
+    link.symlink_to(place)
+    (tmp_path / "new").mkdir()
+
+    for needed in (place, link, place / "manifest.json"):
+        with pytest.raises(ExportError, match=r"what the study reads lies there: .*another --out"):
+            put_in_place(tmp_path / "new", place, [needed])
+
+    assert (place / "manifest.json").is_file()
 
 
 def test_an_artifact_without_digests_is_not_compared(folder: Path) -> None:

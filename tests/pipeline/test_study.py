@@ -1,13 +1,16 @@
 """What a study tells before any work is done."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from autocompress.cli.observers import Lines
+from autocompress.errors import ExportError
 from autocompress.pipeline import study
 from autocompress.pipeline.observer import Values
 from autocompress.spec import from_mapping
+from autocompress.store.study_store import create_study, list_studies
 
 ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
 
@@ -64,3 +67,28 @@ def test_nothing_is_warned_of_where_engines_load_what_is_searched(
     fused = told_at_first(tiny_llama, calibration, tmp_path, capsys)
 
     assert "Warning" not in fused
+
+
+def test_the_model_itself_is_never_where_the_winner_is_to_lie(
+    tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "model")
+    spec = from_mapping(
+        {
+            "model": str(tmp_path / "model"),
+            "calibration": str(calibration),
+            "context": 16,
+            "target_bits": 4,
+        }
+    )
+    storage = f"sqlite:///{tmp_path}/s.db"
+    before = {file: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+
+    with pytest.raises(ExportError, match=r"what the study reads lies there: .*model\. Give"):
+        study.start(spec, storage, "s", tmp_path, UntilTheFirstStage())
+    assert list_studies(storage) == []
+    create_study(storage, "s", spec.to_json()).close()
+    with pytest.raises(ExportError, match="what the study reads lies there"):
+        study.resume(storage, "s", tmp_path, UntilTheFirstStage())
+
+    assert {file: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
