@@ -70,6 +70,7 @@ class Found:
         task: The winner's: what the baselines have to meet too.
         finalists: All winners that were measured.
         history: Of the search that found it; losses under another constraint do not compare.
+        stopped_because: Why that search ended.
         held: Bytes that serving it holds; None where memory was no target.
     """
 
@@ -108,6 +109,9 @@ def search(
         scores: What the strategy needs to know of the dense model beforehand.
         measure: Times a winner end to end; None has the target met by prediction alone.
         room: None where memory is no target.
+
+    Raises:
+        UnreachableTarget: If no candidate meets all limits, and none was found before.
     """
     spec = prepared.spec
     started = time.monotonic()
@@ -115,7 +119,9 @@ def search(
     share, limits = 1.0, limits_at(1.0)
     attempts: list[Attempt] = []
     histories: list[tuple[Progress, ...]] = []
+    reasons: list[str] = []
     corrections: list[Correction] = []
+    asked_next: list[Correction] = []
     extra = first
     spent = Progress(tokens=0, seconds=0.0, generation=0, loss=0.0)
     while True:
@@ -139,9 +145,23 @@ def search(
             settings = dataclasses.replace(
                 settings, generations=GENERATIONS_AFTER, patience=PATIENCE_AFTER
             )
-        strategy = make_strategy(spec.strategy, task, settings, scores, darwin_settings(spec))
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
-        histories.append(_run(strategy, timed, prepared.space, driver, observer, spent, started))
+        try:
+            strategy = make_strategy(spec.strategy, task, settings, scores, darwin_settings(spec))
+            course = _run(strategy, timed, prepared.space, driver, observer, spent, started)
+        except UnreachableTarget as error:
+            # Each limit can be met by itself: whether all can at once, only a search finds out.
+            if attempts:
+                told = f"Correction {phase} came to nothing, the best winner so far stays: {error}"
+                observer.tell("warning", {"warning": told})
+                break
+            if timed is None or aim <= timed.target:
+                raise
+            aim = timed.target
+            continue
+        histories.append(course)
+        reasons.append(strategy.stopped_because)
+        corrections += asked_next
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
@@ -158,12 +178,13 @@ def search(
                 (),
                 histories[-1],
                 spent.generation,
-                strategy.stopped_because,
+                reasons[-1],
             )
         timing = _Timing(store, timed, room, measure, observer)
         attempts.append(timing.attempt(phase, aim, task, winner))
         reached = attempts[-1].reached
         following = smaller = None
+        asked_next = []
         is_given = spec.strategy == "given"
         is_spent = spec.max_tokens is not None and spent.tokens >= spec.max_tokens
         if timed is not None and prepared.imported is None and not is_given:
@@ -178,10 +199,10 @@ def search(
             except UnreachableTarget:
                 break
             asked, held = share * room.most, round(attempts[-1].held * room.most)
-            corrections.append(Correction(room.most, asked, held, (held, held), "memory"))
+            asked_next.append(Correction(room.most, asked, held, (held, held), "memory"))
             observer.tell("memory correction", {"measured": held, "target_used": asked})
         if timed is not None and following is not None:
-            corrections.append(
+            asked_next.append(
                 Correction(timed.target, following, reached.median, reached.interval)
             )
             observer.tell("correction", {"measured": reached.median, "target_used": following})
@@ -191,7 +212,7 @@ def search(
         # Those found under a tighter constraint are good under a looser one as they are.
         extra = tuple(dict.fromkeys(own.winner.genotype for own in attempts))
     best = best_attempt(None if timed is None else timed.target, attempts)
-    history = histories[attempts.index(best)]
+    found_by = attempts.index(best)
     # What darwin picks was trained before it was read: its neighbours were not.
     may_ease = not is_spent and spec.strategy not in ("given", "darwin")
     if timed is not None and prepared.imported is None and may_ease and best.clears(timed.target):
@@ -207,9 +228,9 @@ def search(
         best.measured,
         best.task,
         tuple(corrections),
-        history,
+        histories[found_by],
         spent.generation,
-        strategy.stopped_because,
+        reasons[found_by],
         tuple((own.winner.genotype, own.measured) for own in attempts),
         None if room is None else round(best.held * room.most),
     )

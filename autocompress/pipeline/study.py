@@ -109,7 +109,8 @@ PROMISED = (
 def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Observer) -> Report:
     """Search under a new study and publish what it found.
 
-    Bad input is refused before the study's row exists; a target out of reach takes the row away.
+    Bad input is refused before the study's row exists; a target out of reach takes the row away,
+    unless something was measured.
 
     Raises:
         AutocompressError: Whatever stops the search.
@@ -124,13 +125,13 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     with contextlib.closing(store), held(store):
         try:
             return _run(prepared, study, storage, store, inherited, output, observer)
-        except UnreachableTarget:
-            store.discard()
-            raise
         except (DatabaseAway, StudyHeld):
             raise
-        except AutocompressError:
-            store.finish(StudyState.FAILED, None)
+        except AutocompressError as error:
+            if isinstance(error, UnreachableTarget) and not store.row().n_trials:
+                store.discard()
+            else:
+                store.finish(StudyState.FAILED, None)
             raise
 
 

@@ -1,23 +1,39 @@
 """Searches keep to their time over interruptions, and are refused before work where none helps."""
 
 import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from autocompress.errors import SpecError
+from autocompress.errors import SpecError, UnreachableTarget
 from autocompress.pipeline import searching
+from autocompress.pipeline.aiming import Timed
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
-from autocompress.pipeline.prepared import prepare
-from autocompress.pipeline.searching import _measured, baseline, check_darwin, stopper
+from autocompress.pipeline.observer import Values
+from autocompress.pipeline.prepared import Prepared, prepare
+from autocompress.pipeline.searching import (
+    Found,
+    _measured,
+    baseline,
+    check_darwin,
+    search,
+    stopper,
+)
 from autocompress.search.base import Task, go_on
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings
-from autocompress.search.strategies import make_strategy
+from autocompress.search.strategies import RuleScores, make_strategy
+from autocompress.spaces.cost import AdditiveCost, Limit, least_left
 from autocompress.spec import from_mapping
+from autocompress.store.base import StudyStore
 from autocompress.store.study_store import create_study
-from autocompress.trial import Genotype
-from tests.search.synthetic import SynchronousPool, constraint_at, run
+from autocompress.trial import Genotype, Split
+from tests.search.synthetic import COST, SPACE, SynchronousPool, constraint_at, run
 
 BUDGET = 10.0
 
@@ -135,3 +151,106 @@ def test_a_winner_is_timed_once_and_read_back_afterwards(
         found = [_measured(store, 1, winner, lambda _: times.pop()) for _ in range(2)]
 
     assert found == [once, once]
+
+
+# Each MLP must have 64 columns: without it more is left of this cost than with them. With all
+# attention gone a model is at most 35 / 11 = 3.18 times as fast; without this limit, 35 / 2.
+OTHER = AdditiveCost(0.0, ((1.0, 1.0, 1.0), (8.0, 6.0, 1.0, 4.0)) * 3)
+MOST_OF_OTHER = Limit(OTHER, 6.5)
+
+
+class Told:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, Values]] = []
+
+    def stage(self, name: str) -> None: ...
+
+    def advance(self, done: int, total: int) -> None: ...
+
+    def tell(self, kind: str, values: Values) -> None:
+        self.said.append((kind, values))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[StudyStore]:
+    with contextlib.closing(create_study(f"sqlite:///{tmp_path}/s.db", "own", {})) as opened:
+        yield opened
+
+
+def searched(
+    store: StudyStore,
+    target: float,
+    shares: Sequence[float],
+    observer: Told,
+    limits: tuple[Limit, ...] = (MOST_OF_OTHER,),
+    **settings: object,
+) -> Found:
+    """Search the synthetic space for a speedup under other limits.
+
+    Args:
+        shares: What winners measure, of what they are predicted; the last of all that follow, too.
+    """
+    asked = {"model": "none", "target_speedup": target, "space": "depth,width", "context": 16}
+    spec = from_mapping(asked | {"strategy": "uniform"} | settings)
+    to_come = list(shares)
+    nothing: Any = None
+    rows = dict.fromkeys(Split, np.zeros((64, 16), np.int32))
+    prepared = Prepared(
+        spec, Path(), nothing, SPACE, nothing, rows, torch.device("cpu"), imported=None
+    )
+
+    def measure(winner: Genotype) -> MeasuredSpeedup:
+        share = to_come.pop(0) if len(to_come) > 1 else to_come[0]
+        median = share * COST.dense / COST.of(SPACE.entries(winner))
+        return dataclasses.replace(ONCE, median=median, interval=(0.99 * median, 1.01 * median))
+
+    return search(
+        prepared,
+        lambda _: limits,
+        Timed(COST, target, COST.dense / least_left(SPACE, COST)),
+        SearchDriver(SynchronousPool(), store, lambda done, total: None),
+        store,
+        (),
+        RuleScores(),
+        measure,
+        None,
+        observer,
+    )
+
+
+def test_a_correction_that_finds_no_candidate_ends_with_the_best_winner_before(
+    store: StudyStore,
+) -> None:
+    observer = Told()
+
+    found = searched(store, 3.0, [0.9], observer)
+
+    assert OTHER.of(SPACE.entries(found.winner)) <= MOST_OF_OTHER.most
+    assert found.speedup is not None
+    assert found.speedup.median < 3.0
+    assert found.corrections == ()
+    assert len(found.finalists) == 1
+    (warned,) = [values["warning"] for kind, values in observer.said if kind == "warning"]
+    assert str(warned).startswith("Correction 1 came to nothing, the best winner so far stays: No")
+
+
+def test_where_the_margin_leaves_no_candidate_the_target_itself_is_asked_for(
+    store: StudyStore,
+) -> None:
+    found = searched(store, 3.15, [1.02], Told())
+
+    assert COST.dense / COST.of(SPACE.entries(found.winner)) == pytest.approx(35 / 11)
+    with pytest.raises(UnreachableTarget, match="No evenly compressed candidate meets"):
+        searched(store, 3.3, [1.0], Told())
+
+
+def test_why_a_search_stopped_is_told_of_the_one_that_found_the_winner(store: StudyStore) -> None:
+    # The first winner is faster than it must be, and the looser searches' are too slow.
+    limited = {"strategy": "evolve", "budget_seconds": 0.001}
+
+    found = searched(store, 2.0, [1.2, 0.5], Told(), (), **limited)
+
+    assert found.corrections
+    assert found.stopped_because == "the budget of 0.001 seconds ran out"

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from autocompress.cli.observers import Lines
-from autocompress.errors import ExportError
+from autocompress.errors import ExportError, UnreachableTarget
 from autocompress.pipeline import study
 from autocompress.pipeline.observer import Values
-from autocompress.spec import from_mapping
+from autocompress.pipeline.prepared import Prepared
+from autocompress.spec import SearchSpec, from_mapping
+from autocompress.store.base import Record, StudyState, StudyStore
 from autocompress.store.study_store import create_study, list_studies
+from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
 
@@ -34,12 +37,16 @@ class UntilTheFirstStage:
         self._lines.tell(kind, values)
 
 
+def spec_of(model: Path, calibration: Path, **own: object) -> SearchSpec:
+    usual = {"model": str(model), "calibration": str(calibration), "context": 16, "workers": 1}
+    return from_mapping({**usual, "target_bits": 4, **own})
+
+
 def told_at_first(
     model: Path, calibration: Path, folder: Path, capsys: pytest.CaptureFixture[str], **own: object
 ) -> str:
     """Return what a study prints before its first stage."""
-    usual = {"model": str(model), "calibration": str(calibration), "context": 16, "workers": 1}
-    spec = from_mapping({**usual, "target_bits": 4, **own})
+    spec = spec_of(model, calibration, **own)
     storage = f"sqlite:///{folder}/s.db"
     with pytest.raises(Stopped, match="levels"):
         study.start(spec, storage, "s", folder / "out", UntilTheFirstStage())
@@ -73,14 +80,7 @@ def test_the_model_itself_is_never_where_the_winner_is_to_lie(
     tiny_llama: Path, calibration: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_llama, tmp_path / "model")
-    spec = from_mapping(
-        {
-            "model": str(tmp_path / "model"),
-            "calibration": str(calibration),
-            "context": 16,
-            "target_bits": 4,
-        }
-    )
+    spec = spec_of(tmp_path / "model", calibration)
     storage = f"sqlite:///{tmp_path}/s.db"
     before = {file: file.read_bytes() for file in (tmp_path / "model").iterdir()}
 
@@ -92,3 +92,26 @@ def test_the_model_itself_is_never_where_the_winner_is_to_lie(
         study.resume(storage, "s", tmp_path, UntilTheFirstStage())
 
     assert {file: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+
+
+def test_a_target_out_of_reach_takes_nothing_away_that_was_measured(
+    tiny_llama: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(
+        prepared: Prepared, name: str, storage: str, store: StudyStore, *_: object
+    ) -> None:
+        if name == "measured":
+            nobody = Genotype((0,) * len(prepared.space.genes))
+            fidelity = Fidelity(Split.SEARCH, 0, 0, 1)
+            store.record([Record(nobody, fidelity, Measurement((0.0,), (0.0,), 15), None, 0.1)])
+        raise UnreachableTarget("No candidate.")
+
+    monkeypatch.setattr(study, "_run", unreached)
+    spec, storage = spec_of(tiny_llama, calibration), f"sqlite:///{tmp_path}/s.db"
+
+    for name in ("measured", "refused"):
+        with pytest.raises(UnreachableTarget):
+            study.start(spec, storage, name, tmp_path / "out", UntilTheFirstStage())
+
+    (left,) = list_studies(storage)
+    assert (left.name, left.state, left.n_trials) == ("measured", StudyState.FAILED, 1)
