@@ -48,6 +48,7 @@ from autocompress.pipeline.decoding_stored import is_decoding, is_joint
 from autocompress.pipeline.deployment import Deployment, Verified
 from autocompress.pipeline.exporting import keep_winner
 from autocompress.pipeline.gguf_deployment import GgufDeployment
+from autocompress.pipeline.going_on import called_running
 from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import hardware, measure_speedup
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
@@ -138,6 +139,8 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
 def resume(storage: str, study: str, output: Path, observer: Observer) -> Report:
     """Go on with a study that was stopped; one that is finished is written out again.
 
+    What is finished keeps its report until it is written out.
+
     Raises:
         AutocompressError: Whatever stops the search.
     """
@@ -152,14 +155,8 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
         check_output(output)
         check_place(output / MODEL, _needed(prepared))
         inherited = inherit(storage, prepared.spec)
-        store.finish(StudyState.RUNNING, None)
-        try:
+        with called_running(store):
             return _run(prepared, study, storage, store, inherited, output, observer)
-        except (DatabaseAway, StudyHeld):
-            raise
-        except AutocompressError:
-            store.finish(StudyState.FAILED, None)
-            raise
 
 
 def refine(

@@ -1,18 +1,20 @@
 """What a study tells before any work is done."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
 
 from autocompress.cli.observers import Lines
-from autocompress.errors import ExportError, UnreachableTarget
+from autocompress.errors import ExportError, GateError, UnreachableTarget
 from autocompress.pipeline import study
+from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Values
 from autocompress.pipeline.prepared import Prepared
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Record, StudyState, StudyStore
-from autocompress.store.study_store import create_study, list_studies
+from autocompress.store.study_store import create_study, find_study, list_studies
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
 
 ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
@@ -115,3 +117,30 @@ def test_a_target_out_of_reach_takes_nothing_away_that_was_measured(
 
     (left,) = list_studies(storage)
     assert (left.name, left.state, left.n_trials) == ("measured", StudyState.FAILED, 1)
+
+
+@pytest.mark.parametrize("ended", [GateError("It did not pass."), KeyboardInterrupt()])
+def test_a_finished_study_keeps_its_report_when_it_is_not_written_out_again(
+    tiny_llama: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: BaseException,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ended
+
+    monkeypatch.setattr(study, "_run", fail)
+    storage, kept = f"sqlite:///{tmp_path}/s.db", {"kl": 0.1}
+    spec = spec_of(tiny_llama, calibration)
+    with contextlib.closing(create_study(storage, "s", spec.to_json())) as store:
+        store.finish(StudyState.FINISHED, kept)
+
+    with pytest.raises(type(ended)):
+        study.resume(storage, "s", tmp_path / "out", UntilTheFirstStage())
+    with pytest.raises(type(ended)), going_on(storage, "s", spec.to_json()):
+        fail()
+
+    row = find_study(storage, "s")
+    assert row is not None
+    assert (row.state, row.report) == (StudyState.FINISHED, kept)
