@@ -139,6 +139,7 @@ def make_report(
     profiled_at: str | None,
     strayed: Sequence[str],
     recovered: Relearned | None,
+    failure: str,
     seconds: float,
 ) -> words.Report:
     """Put everything that was found into the report.
@@ -150,6 +151,7 @@ def make_report(
         strayed: What they were about and the study went on with instead, each time.
         recovered: What training the winner gave back, if it was trained; `verified` is then of
             the trained one, `standings` are of the searched one.
+        failure: Why it was not trained to an end, or what came of it not let pass; often empty.
     """
     spec, space = prepared.spec, prepared.space
     cost = None if latency is None else latency.cost(space)
@@ -245,7 +247,7 @@ def make_report(
         warnings=_warnings(
             prepared, latency, found, verified.decoded, profiled_at, strayed, standings.start
         )
-        + _not_recovered(prepared, found, recovered),
+        + _not_recovered(prepared, found, recovered, failure),
     )
 
 
@@ -424,11 +426,13 @@ def versions() -> dict[str, str]:
 
 
 def _not_recovered(
-    prepared: Prepared, found: Found, recovered: Relearned | None
+    prepared: Prepared, found: Found, recovered: Relearned | None, failure: str
 ) -> tuple[str, ...]:
     """Say why a winner that was to be trained is published as it was found."""
     if prepared.spec.recover is None or recovered is not None:
         return ()
+    if failure:
+        return (failure,)
     if all(choice.is_whole for choice in prepared.space.choices(found.winner)):
         said = "Nothing was trained: the winner keeps all of all layers, in fewer bits."
     else:

@@ -11,16 +11,17 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from autocompress.errors import SpecError
+from autocompress.errors import EngineError, EvaluationError, ExportError, GateError, SpecError
+from autocompress.evaluators.out_of_memory import is_out_of_memory
 from autocompress.models import loading, sample_text, text
 from autocompress.models.linear_parts import places_of
 from autocompress.models.surgery import Level, ShapedModel
@@ -44,6 +45,8 @@ from autocompress.training.saved_state import SavedState
 from autocompress.training.weighting import drawn_by_loss
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workers.session import CALIBRATION_SEQUENCES, SessionPlan
+
+T = TypeVar("T")
 
 JUDGING_SEQUENCES: Final = 64
 VALIDATION_SEQUENCES: Final = 32
@@ -204,6 +207,28 @@ def recover(
         observer.tell("not recovered", {"tokens": trained.tokens, "seconds": trained.seconds})
         return None
     return Recovered(trained, remade, levels)
+
+
+def unless_it_fails(train: Callable[[], T | None], observer: Observer) -> tuple[T | None, str]:
+    """Return what a training came to, and why it failed; empty where it did not.
+
+    The winner was found and let pass before: it is not lost with its training.
+    """
+    try:
+        return train(), ""
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).strip().partition("\n")[0] or "no reason given"
+        reason = (
+            f"memory ran out ({first}). Try --recovery-rank, which trains fewer numbers, or a "
+            "smaller --context."
+        )
+    except (EvaluationError, EngineError, ExportError, GateError) as error:
+        reason = f"{error} Try another --recovery-rate, or --recovery-rank."
+    said = f"The winner was not recovered, and is published as it was found: {reason}"
+    observer.tell("warning", {"warning": said})
+    return None, said
 
 
 @contextlib.contextmanager

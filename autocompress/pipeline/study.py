@@ -61,6 +61,7 @@ from autocompress.pipeline.recovering import (
     check_recovery,
     measure_recovered,
     recover,
+    unless_it_fails,
 )
 from autocompress.pipeline.retargeting import with_targets
 from autocompress.pipeline.rules import scores_for
@@ -285,9 +286,12 @@ def _run(
             dense = dense_size(deployment, store, with_memory=True)
             held = found.held or winner_memory(deployment, store, found.winner)
         feed_back(storage, prepared, deployment, store, latency, found)
-        recovered = None
+        recovered, failure = None, ""
         if rows is not None:
-            again = _recovered(
+            # What workers hold on the device is needed to train.
+            pool.close()
+            training = functools.partial(
+                _recovered,
                 prepared,
                 deployment,
                 plan,
@@ -298,6 +302,7 @@ def _run(
                 scratch,
                 observer,
             )
+            again, failure = unless_it_fails(training, observer)
             if again is not None:
                 recovered, verified = again
         report = make_report(
@@ -314,6 +319,7 @@ def _run(
             measured_before(store),
             strayed(store),
             recovered,
+            failure,
             time.monotonic() - started,
         )
         _publish(prepared, study, found, verified, report, output)

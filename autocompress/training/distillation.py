@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from autocompress.errors import EvaluationError
 from autocompress.training.saved_state import Progress, SavedState
@@ -30,9 +31,10 @@ LARGEST_NORM: Final = 1.0
 BETAS: Final = (0.9, 0.95)
 SAVE_SECONDS: Final = 60.0
 """After which a state is saved between two validations; each validation saves one."""
+TOKENS_AT_ONCE: Final = 512
+"""Of predictions that are held over the whole vocabulary: of 150,000 words, in float32, so many
+take 0.3 GB, and a few such tensors are there at a time."""
 
-Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Token ids, (B, T), to logits, (B, T, V), and last hidden states, (B, T, hidden)."""
 Tell = Callable[[int, int], None]
 """Told tokens trained on, and all that are to be."""
 
@@ -201,15 +203,46 @@ class Distance:
 
     def loss(self, ids: Tensor) -> Tensor:
         """Return what a step lowers, of (B, T) token ids."""
-        with torch.no_grad():
-            theirs, their_states = _predict(self._dense, ids)
-        with fast_numbers(ids.device):
-            ours, our_states = _predict(self._student, ids)
-        loss = divergence(theirs, ours).mean()
+        theirs, ours = self._states(ids)
+        loss = self._divergence(theirs, ours).mean()
         if self._hidden:
-            apart = (our_states.float() - their_states.float()).square().mean()
-            loss = loss + self._hidden * apart / their_states.float().square().mean()
+            apart = (ours.float() - theirs.float()).square().mean()
+            loss = loss + self._hidden * apart / theirs.float().square().mean()
         return loss
+
+    def divergence(self, ids: Tensor) -> Tensor:
+        """Return KL(dense ‖ student) of each prediction, (B, T), of (B, T) token ids."""
+        return self._divergence(*self._states(ids))
+
+    def _states(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the dense model's and the student's last hidden states, (B, T, hidden)."""
+        with torch.no_grad():
+            theirs = _states(self._dense, ids)
+        with fast_numbers(ids.device):
+            return theirs, _states(self._student, ids)
+
+    def _divergence(self, theirs: Tensor, ours: Tensor) -> Tensor:
+        """Return what `divergence` does, of last hidden states.
+
+        Logits of a few predictions are there at a time, and made again for the gradients.
+        """
+        if ours[..., 0].numel() <= TOKENS_AT_ONCE:
+            return self._of_part(theirs, ours)
+        flat = (states.flatten(0, 1).split(TOKENS_AT_ONCE) for states in (theirs, ours))
+        parts = [
+            # Nothing is drawn at random there.
+            checkpoint(self._of_part, *both, use_reentrant=False, preserve_rng_state=False)
+            for both in zip(*flat, strict=True)
+        ]
+        return torch.cat(parts).view(ours.shape[:2])
+
+    def _of_part(self, theirs: Tensor, ours: Tensor) -> Tensor:
+        """Return the divergence of predictions, (...), of last hidden states (..., hidden)."""
+        with torch.no_grad():
+            their_logits = self._dense.lm_head(theirs)  # type: ignore[operator]  # (..., V)
+        with fast_numbers(ours.device):
+            our_logits = self._student.lm_head(ours)  # type: ignore[operator]  # (..., V)
+        return divergence(their_logits, our_logits)
 
     def validate(self, rows: np.ndarray, tokens: int, at_once: int) -> Validation:
         """Return how far apart they are on (M, T) token ids."""
@@ -223,25 +256,24 @@ def mean_divergence(
     """Return the mean KL(dense ‖ student), nats a token, over the predictions of (M, T) ids."""
     device = _device(student)
     total, n = 0.0, 0
+    distance = Distance(student, dense)
     for first in range(0, len(rows), at_once):
         ids = torch.from_numpy(rows[first : first + at_once]).long().to(device)
-        with fast_numbers(device):
-            ours, _ = _predict(student, ids)
-        apart = divergence(_predict(dense, ids)[0], ours)[:, :-1]
+        apart = distance.divergence(ids)[:, :-1]
         total, n = total + float(apart.sum()), n + apart.numel()
     return total / n
 
 
 def divergence(theirs: Tensor, ours: Tensor) -> Tensor:
-    """Return KL(theirs ‖ ours) of each prediction, (B, T), of logits (B, T, V)."""
+    """Return KL(theirs ‖ ours) of each prediction, (...), of logits (..., V)."""
     log_p = theirs.float().log_softmax(-1)
     log_q = ours.float().log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _predict(model: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
-    states = model.model(ids, use_cache=False).last_hidden_state  # type: ignore[operator]
-    return model.lm_head(states), states  # type: ignore[operator]
+def _states(model: nn.Module, ids: Tensor) -> Tensor:
+    states: Tensor = model.model(ids, use_cache=False).last_hidden_state  # type: ignore[operator]
+    return states
 
 
 def fast_numbers(device: torch.device, *, is_fast: bool = True) -> torch.autocast:

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.errors import SpecError
+from autocompress.errors import EvaluationError, GateError, SpecError
 from autocompress.models import loading, sample_text, text
 from autocompress.models.surgery import ShapedModel
 from autocompress.operators.levels import Levels
 from autocompress.pipeline import recovering
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.recovering import Recovered, check_recovery, recover
+from autocompress.pipeline.recovering import (
+    Recovered,
+    check_recovery,
+    recover,
+    unless_it_fails,
+)
 from autocompress.pipeline.study import trained_deployment
 from autocompress.spaces.base import Choice, SiteKind
 from autocompress.spec import from_mapping
@@ -314,3 +319,47 @@ def test_other_calibration_text_is_trained_on_where_the_search_reads_it(
     prepared = prepared_of(tiny_llama, calibration)
 
     assert np.array_equal(text_of(prepared), prepared.sequences[Split.SEARCH])
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (EvaluationError("The loss is no number: lower its rate."), "lower its rate. Try another"),
+        (GateError("It did not pass."), "It did not pass. Try another --recovery-rate"),
+        (MemoryError(), "memory ran out (no reason given). Try --recovery-rank"),
+        (torch.OutOfMemoryError("CUDA is full.\nMore"), "memory ran out (CUDA is full.). Try"),
+    ],
+)
+def test_a_training_that_fails_is_told_and_leaves_the_searched_winner(
+    failure: Exception, told: str
+) -> None:
+    observer = Warned()
+
+    def train() -> Recovered:
+        raise failure
+
+    found, said = unless_it_fails(train, observer)
+
+    assert found is None
+    assert observer.warnings == [said]
+    assert said.startswith("The winner was not recovered, and is published as it was found: ")
+    assert told in said
+
+
+def test_a_bug_in_a_training_is_no_refusal() -> None:
+    def train() -> Recovered:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        unless_it_fails(train, Silent())
+
+
+class Warned(Silent):
+    """Keeps the warnings that it is told."""
+
+    def __init__(self) -> None:
+        self.warnings: list[object] = []
+
+    def tell(self, kind: str, values: object) -> None:
+        assert kind == "warning"
+        self.warnings += cast(dict[str, object], values).values()

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,13 @@ from torch import Tensor, nn
 
 from autocompress.errors import EvaluationError
 from autocompress.training import distillation
-from autocompress.training.distillation import Trained, TrainingSettings, distil, divergence
+from autocompress.training.distillation import (
+    Distance,
+    Trained,
+    TrainingSettings,
+    distil,
+    divergence,
+)
 from autocompress.training.saved_state import SavedState
 from autocompress.training.validation import Validation
 from tests.full_disk import FULL, no_room
@@ -212,7 +219,7 @@ def test_hidden_states_come_nearer_where_they_are_asked_for(
 
     def apart(model: nn.Module) -> float:
         with torch.no_grad():
-            ours, theirs = (distillation._predict(own, ids)[1] for own in (model, dense))
+            ours, theirs = (distillation._states(own, ids) for own in (model, dense))
         return float((ours - theirs).square().mean())
 
     train(tmp_path / "hidden", student, dense, dataclasses.replace(SETTINGS, hidden=10.0))
@@ -257,3 +264,38 @@ def test_a_full_disk_is_told_in_a_line(student: nn.Module, tmp_path: Path) -> No
         saved.keep_best(dict(student.named_parameters()))
 
     assert not [*tmp_path.iterdir()]
+
+
+def test_logits_of_a_few_tokens_are_there_at_a_time_and_change_nothing(
+    dense: nn.Module, student: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = torch.from_numpy(TEXT[:3]).long()
+    held: list[int] = []
+    for model in (dense, student):
+        head = cast(nn.Linear, model.lm_head)
+        head.register_forward_hook(lambda _m, _i, logits: held.append(logits[..., 0].numel()))
+    with torch.no_grad():
+        whole = Distance(student, dense).divergence(ids)
+    at_once = gradients_of(student, dense, ids)
+    assert set(held) == {ids.numel()}
+    held.clear()
+
+    monkeypatch.setattr(distillation, "TOKENS_AT_ONCE", 10)
+    with torch.no_grad():
+        in_parts = Distance(student, dense).divergence(ids)
+    in_turn = gradients_of(student, dense, ids)
+
+    assert max(held) == 10
+    # The same sums in another order, in bfloat16 where the device multiplies it.
+    torch.testing.assert_close(in_parts, whole, rtol=1e-4, atol=1e-5)
+    assert in_turn.keys() == at_once.keys()
+    for name, gradient in in_turn.items():
+        torch.testing.assert_close(gradient, at_once[name], rtol=0.02, atol=1e-4)
+
+
+def gradients_of(student: nn.Module, dense: nn.Module, ids: Tensor) -> Weights:
+    student.zero_grad()
+    Distance(student, dense, hidden=0.5).loss(ids).backward()
+    return {
+        name: own.grad.clone() for name, own in student.named_parameters() if own.grad is not None
+    }
