@@ -182,9 +182,7 @@ def recover(
         json.dumps(dataclasses.asdict(settings) | {"rank": spec.recovery_rank}),
         str(spec.seed),
         str(prepared.device),
-        text.fingerprint(
-            {Split.SEARCH: rows, Split.SELECTION: validation, Split.REPORT: rows[:0]}
-        ),
+        text.fingerprint({Split.SEARCH: rows, Split.SELECTION: validation}),
     )
     saved = SavedState(cache_folder() / "recovered" / name)
     with _all_cores():

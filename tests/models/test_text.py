@@ -88,6 +88,16 @@ def test_sequences_of_shuffled_documents_are_the_same(
     assert fingerprint(backwards) != fingerprint(make_sequences(tokenizer, DOCUMENTS[1:], 16))
 
 
+def test_the_same_tokens_in_sequences_of_another_length_are_another_text(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    sequences = make_sequences(tokenizer, DOCUMENTS, 16)
+    longer = {split: rows[: len(rows) // 2 * 2] for split, rows in sequences.items()}
+    recut = {split: rows.reshape(-1, 32) for split, rows in longer.items()}
+
+    assert fingerprint(recut) != fingerprint(longer)
+
+
 def test_too_little_text_is_refused_for_all_splits(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(TextError) as caught:
         make_sequences(tokenizer, DOCUMENTS[:2], 1024)
