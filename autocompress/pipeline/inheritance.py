@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autocompress.errors import SpecError
+from autocompress.pipeline.measured_on import MEASURED_ON, check_measured_on
 from autocompress.pipeline.retargeting import predict
 from autocompress.pipeline.stored_study import ABOUT, read_stored
 from autocompress.spec import SearchSpec
@@ -59,16 +60,21 @@ class Inherited:
     start: tuple[Genotype, ...] = ()
 
 
-def inherit(storage: str, spec: SearchSpec) -> Inherited:
+def inherit(storage: str, spec: SearchSpec, now: Mapping[str, str]) -> Inherited:
     """Return what a spec's parent has measured.
 
+    Args:
+        now: What the study measures losses on, as `measured_on` returns it.
+
     Raises:
-        SpecError: If the parent goes on: what it measures next would change this study's course.
+        SpecError: If the parent goes on: what it measures next would change this study's course;
+            or if it was measured on something else.
     """
     if spec.parent is None:
         return Inherited()
     with contextlib.closing(open_study(storage, spec.parent)) as parent:
         row, about = parent.row(), parent.document(ABOUT)
+        before = parent.document(MEASURED_ON)
     if row.state is not StudyState.FINISHED:
         raise SpecError(
             f"Study {row.name!r} is {row.state}, and only a finished one can be built upon; "
@@ -85,6 +91,7 @@ def inherit(storage: str, spec: SearchSpec) -> Inherited:
             f"A study and its parent must have the same {', '.join(INHERITED_FIELDS)}, but "
             f"{', '.join(other)} differ."
         )
+    check_measured_on(row, before, now)
     lacks_memory = spec.target_memory is not None and known.dense.peak_memory is None
     if lacks_memory or (spec.is_timed and known.latency is None):
         # Nothing can be predicted of what was not measured.

@@ -51,6 +51,7 @@ from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.going_on import called_running
 from autocompress.pipeline.inheritance import Inherited, inherit
 from autocompress.pipeline.latency import hardware, measure_speedup
+from autocompress.pipeline.measured_on import MEASURED_ON, check_measured_on, measured_on
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.memory import dense_size, winner_memory
 from autocompress.pipeline.observer import Observer
@@ -122,11 +123,12 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     prepared = prepare(spec)
     check_output(output)
     check_place(output / MODEL, _needed(prepared))
-    inherited = inherit(storage, spec)
+    own = measured_on(prepared)
+    inherited = inherit(storage, spec, own)
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store), held(store):
         try:
-            return _run(prepared, study, storage, store, inherited, output, observer)
+            return _run(prepared, study, storage, store, own, inherited, output, observer)
         except (DatabaseAway, StudyHeld):
             raise
         except AutocompressError as error:
@@ -155,9 +157,11 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
         prepared = prepare(from_mapping(store.row().spec))
         check_output(output)
         check_place(output / MODEL, _needed(prepared))
-        inherited = inherit(storage, prepared.spec)
+        own = measured_on(prepared)
+        check_measured_on(store.row(), store.document(MEASURED_ON), own)
+        inherited = inherit(storage, prepared.spec, own)
         with called_running(store):
-            return _run(prepared, study, storage, store, inherited, output, observer)
+            return _run(prepared, study, storage, store, own, inherited, output, observer)
 
 
 def refine(
@@ -230,6 +234,7 @@ def _run(
     study: str,
     storage: str,
     store: StudyStore,
+    own: Mapping[str, str],
     inherited: Inherited,
     output: Path,
     observer: Observer,
@@ -242,8 +247,9 @@ def _run(
     observer.tell("study", {"study": study, "model": spec.model})
     for warning in foreseen(spec):
         observer.tell("warning", {"warning": warning})
-    plan = prepared.session_plan(loading.fingerprint(prepared.folder))
+    plan = prepared.session_plan(own["weights"])
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
+        store.save_document(MEASURED_ON, own)
         store.save_document("shape", to_document(prepared.shape))
         _build(prepared, pool, observer)
         deployment = _deployment(prepared, plan, scratch)

@@ -8,6 +8,7 @@ import pytest
 from autocompress.errors import SpecError
 from autocompress.models.architecture import read_architecture, shape_of
 from autocompress.pipeline.inheritance import inherit
+from autocompress.pipeline.measured_on import MEASURED_ON
 from autocompress.pipeline.shapes import space_of, to_document
 from autocompress.pipeline.stored_study import ABOUT
 from autocompress.pipeline.targets import DenseSize
@@ -26,6 +27,7 @@ ASKED: dict[str, object] = {
     "symmetric": True,
     "group_size": 0,
 }
+OWN = {"weights": "1a", "search text": "2b", "report text": "3c"}
 
 
 @pytest.fixture
@@ -38,6 +40,7 @@ def storage(tmp_path: Path) -> str:
     with contextlib.closing(create_study(url, "mine", spec.to_json())) as store:
         store.save_document("shape", to_document(shape))
         store.save_document("dense", DENSE.to_document())
+        store.save_document(MEASURED_ON, OWN)
         store.save_document(ABOUT, {"engine_version": "1"})
         measured = Measurement((0.0,), (0.0,), 15)
         store.record([Record(dense, Fidelity(Split.SEARCH, 0, 0, 1), measured, None, 0.1)])
@@ -50,7 +53,7 @@ def test_what_a_parents_tables_are_about_comes_with_them(storage: str) -> None:
     child = {key: value for key, value in ASKED.items() if key != "target_bits"}
     spec = from_mapping(child | {"target_speedup": 2, "parent": "mine"})
 
-    found = inherit(storage, spec)
+    found = inherit(storage, spec, OWN)
 
     assert len(found.records) == 1
     assert found.about == {"engine_version": "1"}
@@ -71,4 +74,12 @@ def test_what_changes_the_space_or_its_times_must_be_the_same(
     spec = from_mapping(ASKED | changed | {"parent": "mine"})
 
     with pytest.raises(SpecError, match=f", but {other} differ"):
-        inherit(storage, spec)
+        inherit(storage, spec, OWN)
+
+
+def test_losses_of_other_weights_or_texts_are_not_taken_over(storage: str) -> None:
+    spec = from_mapping(ASKED | {"parent": "mine"})
+    changed = OWN | {"weights": "9f", "report text": "8e"}
+
+    with pytest.raises(SpecError, match=r"'mine' was .*: weights, report text of folder changed"):
+        inherit(storage, spec, changed)

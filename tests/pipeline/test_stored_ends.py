@@ -97,7 +97,7 @@ def test_a_study_takes_nothing_over_from_one_of_other_ends(storage: str) -> None
     for kind in EMBEDDINGS:
         if kind != "q8_0":
             with pytest.raises(SpecError, match="but embeddings differ"):
-                inherit(storage, spec_of(kind, parent="mine"))
+                inherit(storage, spec_of(kind, parent="mine"), {})
 
 
 def test_a_winner_keeps_its_ends_where_its_format_stays(storage: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.cli.observers import Lines
-from autocompress.errors import ExportError, GateError, UnreachableTarget
+from autocompress.errors import ExportError, GateError, SpecError, UnreachableTarget
 from autocompress.pipeline import study
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Values
@@ -144,3 +144,32 @@ def test_a_finished_study_keeps_its_report_when_it_is_not_written_out_again(
     row = find_study(storage, "s")
     assert row is not None
     assert (row.state, row.report) == (StudyState.FINISHED, kept)
+
+
+def test_a_study_does_not_go_on_with_another_text_or_other_weights(
+    tiny_llama: Path, calibration: Path, tmp_path: Path
+) -> None:
+    model, words = tmp_path / "own", tmp_path / "words.txt"
+    shutil.copytree(tiny_llama, model)
+    shutil.copy(calibration, words)
+    spec, storage = spec_of(model, words), f"sqlite:///{tmp_path}/s.db"
+
+    def go_on() -> None:
+        study.resume(storage, "s", tmp_path / "out", UntilTheFirstStage())
+
+    with pytest.raises(Stopped):
+        study.start(spec, storage, "s", tmp_path / "out", UntilTheFirstStage())
+    with pytest.raises(Stopped):
+        go_on()
+    words.write_text(calibration.read_text("utf-8").replace("heap", "pile"), encoding="utf-8")
+    with pytest.raises(SpecError, match="the same: search text, selection text, report text of"):
+        go_on()
+    shutil.copy(calibration, words)
+    config = (model / "config.json").read_text("utf-8")
+    (model / "config.json").write_text(config + " ", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"the same: weights of .* changed, and losses of both"):
+        go_on()
+
+    row = find_study(storage, "s")
+    assert row is not None
+    assert row.state is StudyState.RUNNING

@@ -1,0 +1,41 @@
+"""Knows what a study's losses were measured on: those of other weights or texts must not mix."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from autocompress.errors import SpecError
+from autocompress.models import loading, text
+from autocompress.pipeline.prepared import Prepared
+from autocompress.store.base import Json, StudyRow
+
+MEASURED_ON: Final = "measured on"
+"""The document with the digests of what a study's losses are of."""
+
+
+def measured_on(prepared: Prepared) -> Mapping[str, str]:
+    """Return digests of all that losses are of, by what it is; reads the weights."""
+    parts = prepared.sequences.items()
+    texts = {f"{split} text": text.fingerprint({split: rows}) for split, rows in parts}
+    return {"weights": loading.fingerprint(prepared.folder), **texts}
+
+
+def check_measured_on(
+    row: StudyRow, before: Mapping[str, Json] | None, now: Mapping[str, str]
+) -> None:
+    """Make sure that a study's losses compare with those that are measured now.
+
+    Args:
+        before: The study's document.
+
+    Raises:
+        SpecError: If they are of other weights or of another text.
+    """
+    # Nothing was measured yet, or by a version that did not say on what.
+    if before is None or before == now:
+        return
+    changed = [name for name, digest in now.items() if before.get(name) != digest]
+    raise SpecError(
+        f"Study {row.name!r} was measured on what is no longer the same: "
+        f"{', '.join(changed)} of {row.spec['model']} changed, and losses of both must "
+        "not mix. Put back what it was measured on, or search under a new study."
+    )
