@@ -1,5 +1,8 @@
 """What rules say of a dense model, for the strategies that go by them."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -15,28 +18,30 @@ from autocompress.trial import Split
 RULE_SEQUENCES = 32
 OUTLIER_MULTIPLES = (3.0, 5.0, 7.0, 10.0)
 STORED = (GeneKind.BITS, GeneKind.SPARSITY)
+OF_WIDTHS = ((GeneKind.WIDTH,), "depth or width")
+OF_STORING = (STORED, "bits or sparsity")
+SAYS: Final[Mapping[str, tuple[tuple[GeneKind, ...], str]]] = {
+    "shortgpt": OF_WIDTHS,
+    "cosine": OF_WIDTHS,
+    "weight-error": OF_STORING,
+    "fisher": OF_STORING,
+    "owl": ((GeneKind.SPARSITY,), "sparsity"),
+}
+"""What the rule of a strategy says something of: the genes, and the spaces that have them."""
 
 
 def scores_for(
     strategy: str, prepared: Prepared, shaped: ShapedModel, levels: LevelSource
 ) -> RuleScores:
-    """Return what a strategy needs to know of the dense model beforehand; often nothing.
-
-    Raises:
-        SpecError: If the strategy's rule says nothing of the space.
-    """
+    """Return what a strategy needs to know of the dense model beforehand; often nothing."""
     if strategy in ("shortgpt", "cosine"):
-        _check(prepared, strategy, (GeneKind.WIDTH,), "depth or width")
         return rule_scores(prepared, shaped)
     if strategy == "weight-error":
-        _check(prepared, strategy, STORED, "bits or sparsity")
         return RuleScores(by_rule={strategy: weight_scorers.weight_error(shaped, levels)})
     if strategy == "fisher":
-        _check(prepared, strategy, STORED, "bits or sparsity")
         found = weight_scorers.fisher_error(shaped, levels, _text(prepared))
         return RuleScores(by_rule={strategy: found})
     if strategy == "owl":
-        _check(prepared, strategy, (GeneKind.SPARSITY,), "sparsity")
         shares = weight_scorers.outlier_shares(shaped, _text(prepared), OUTLIER_MULTIPLES)
         return RuleScores(outlier_shares=shares)
     if strategy in FROM_SINGLE_CHANGES and prepared.spec.warm_start == "weights":
@@ -72,7 +77,16 @@ def _text(prepared: Prepared) -> Tensor:
     return torch.from_numpy(rows).long().to(prepared.device)
 
 
-def _check(prepared: Prepared, strategy: str, kinds: tuple[GeneKind, ...], spaces: str) -> None:
+def check_rule(prepared: Prepared) -> None:
+    """Refuse a space of which the rule of the strategy says nothing.
+
+    Raises:
+        SpecError: If it has genes that the rule does not know.
+    """
+    strategy = prepared.spec.strategy
+    if strategy not in SAYS:
+        return
+    kinds, spaces = SAYS[strategy]
     other = sorted({gene.kind.value for gene in prepared.space.genes if gene.kind not in kinds})
     if other:
         raise SpecError(

@@ -65,7 +65,7 @@ from autocompress.pipeline.recovering import (
     unless_it_fails,
 )
 from autocompress.pipeline.retargeting import with_targets
-from autocompress.pipeline.rules import scores_for
+from autocompress.pipeline.rules import check_rule, scores_for
 from autocompress.pipeline.searching import Found, Measure, Room, check_darwin, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import (
@@ -78,8 +78,10 @@ from autocompress.pipeline.targets import (
 )
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.pipeline.vllm_deployment import VllmDeployment
+from autocompress.search.base import Task
 from autocompress.search.driver import SearchDriver
-from autocompress.spaces.cost import least_left
+from autocompress.search.listed import check_countable
+from autocompress.spaces.cost import Constraint, least_left
 from autocompress.spec import SearchSpec, check_compresses_alone, from_mapping
 from autocompress.store.base import StudyState, StudyStore
 from autocompress.store.holding import held
@@ -121,14 +123,13 @@ def start(spec: SearchSpec, storage: str, study: str, output: Path, observer: Ob
     check_compresses_alone(spec, "this study")
     check_kernels(spec)
     prepared = prepare(spec)
-    check_output(output)
-    check_place(output / MODEL, _needed(prepared))
+    rows = _check(prepared, output)
     own = measured_on(prepared)
     inherited = inherit(storage, spec, own)
     store = create_study(storage, study, spec.to_json())
     with contextlib.closing(store), held(store):
         try:
-            return _run(prepared, study, storage, store, own, inherited, output, observer)
+            return _run(prepared, study, storage, store, own, inherited, rows, output, observer)
         except (DatabaseAway, StudyHeld):
             raise
         except AutocompressError as error:
@@ -155,13 +156,12 @@ def resume(storage: str, study: str, output: Path, observer: Observer) -> Report
                 f"with --study {study}."
             )
         prepared = prepare(from_mapping(store.row().spec))
-        check_output(output)
-        check_place(output / MODEL, _needed(prepared))
+        rows = _check(prepared, output)
         own = measured_on(prepared)
         check_measured_on(store.row(), store.document(MEASURED_ON), own)
         inherited = inherit(storage, prepared.spec, own)
         with called_running(store):
-            return _run(prepared, study, storage, store, own, inherited, output, observer)
+            return _run(prepared, study, storage, store, own, inherited, rows, output, observer)
 
 
 def refine(
@@ -214,6 +214,19 @@ def check_output(output: Path) -> None:
         raise ExportError(f"Cannot write {output}: {existing} is no folder that can be written.")
 
 
+def _check(prepared: Prepared, output: Path) -> np.ndarray | None:
+    """Refuse what need not be tried; return the text to train the winner on, if it is to be.
+
+    Raises:
+        AutocompressError: If the strategy or the training cannot be meant, or nothing published.
+    """
+    check_output(output)
+    check_place(output / MODEL, _needed(prepared))
+    check_rule(prepared)
+    check_darwin(prepared)
+    return check_recovery(prepared)
+
+
 def _needed(prepared: Prepared) -> tuple[Path, ...]:
     """Return what a study reads that lies in files of the user."""
     spec = prepared.spec
@@ -236,13 +249,18 @@ def _run(
     store: StudyStore,
     own: Mapping[str, str],
     inherited: Inherited,
+    rows: np.ndarray | None,
     output: Path,
     observer: Observer,
 ) -> Report:
+    """Search and publish.
+
+    Args:
+        own: What losses are measured on.
+        rows: (N, T) token ids to train the winner on; None leaves it as it is found.
+    """
     started = time.monotonic()
     spec = prepared.spec
-    check_darwin(prepared)
-    rows = check_recovery(prepared)
     profiles = Profiles(storage, spec.fresh_profile)
     observer.tell("study", {"study": study, "model": spec.model})
     for warning in foreseen(spec):
@@ -251,11 +269,16 @@ def _run(
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
         store.save_document(MEASURED_ON, own)
         store.save_document("shape", to_document(prepared.shape))
-        _build(prepared, pool, observer)
         deployment = _deployment(prepared, plan, scratch)
         dense = dense_size(deployment, store, with_memory=spec.target_memory is not None)
         limits_at = functools.partial(stored_limits, spec, prepared.space, dense)
-        limits_at(1.0)
+        limits = limits_at(1.0)
+        if spec.strategy == "brute-force" and limits:
+            check_countable(
+                Task(Constraint(prepared.space, limits), spec.seed, spec.context, available=0)
+            )
+        # Whatever can be refused by the model's size was: levels may take hours.
+        _build(prepared, pool, observer)
         most = most_memory(spec, dense)
         room = None
         if most is not None:

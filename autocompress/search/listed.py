@@ -191,6 +191,20 @@ def by_windows(windows: Windows) -> List:
     return make
 
 
+def check_countable(task: Task) -> None:
+    """Make sure that a space can be counted out.
+
+    Raises:
+        SpecError: If it is too large.
+    """
+    n = math.prod(map(len, task.allowed))
+    if n > 50 * MOST_ENUMERATED:
+        raise SpecError(
+            f"`candidates <= {50 * MOST_ENUMERATED:,}` must hold for brute-force, but the space "
+            f"has {n:,}. Take another --strategy."
+        )
+
+
 def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Genotype]]:
     """List every candidate that meets the constraint and leaves nothing of it unused.
 
@@ -198,12 +212,7 @@ def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Geno
         SpecError: If the space is too large to be counted out.
     """
     yield from ()
-    n = math.prod(map(len, task.allowed))
-    if n > 50 * MOST_ENUMERATED:
-        raise SpecError(
-            f"`candidates <= {50 * MOST_ENUMERATED:,}` must hold for brute-force, but the space "
-            f"has {n:,}. Take another --strategy."
-        )
+    check_countable(task)
     everyone = (task.space.canonical(Genotype(g)) for g in itertools.product(*task.allowed))
     found = [
         genotype

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from autocompress.cli.observers import Lines
-from autocompress.errors import ExportError, GateError, SpecError, UnreachableTarget
+from autocompress.errors import (
+    AutocompressError,
+    ExportError,
+    GateError,
+    SpecError,
+    UnreachableTarget,
+)
 from autocompress.pipeline import study
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Values
@@ -173,3 +179,49 @@ def test_a_study_does_not_go_on_with_another_text_or_other_weights(
     row = find_study(storage, "s")
     assert row is not None
     assert row.state is StudyState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("asked", "refusal", "told"),
+    [
+        (
+            {"space": "depth,bits", "strategy": "shortgpt"},
+            SpecError,
+            "--strategy shortgpt says something of depth or width alone, but the space has genes",
+        ),
+        (
+            {"space": "depth", "target_bits": None, "target_bytes": "1%"},
+            UnreachableTarget,
+            "No candidate reaches .* bytes: the smallest of this space has",
+        ),
+        (
+            {
+                "space": "bits",
+                "bits": "2,3,4,5,6,8",
+                "per_linear": True,
+                "strategy": "brute-force",
+            },
+            SpecError,
+            "`candidates <= 5,000,000` must hold for brute-force, but the space has",
+        ),
+        (
+            {"space": "bits", "bits": "nvfp4", "format": "compressed-tensors"},
+            ExportError,
+            "transformers runs nvfp4 of compressed-tensors in bfloat16 alone",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_levels_are_built(
+    tiny_llama: Path,
+    calibration: Path,
+    tmp_path: Path,
+    asked: dict[str, object],
+    refusal: type[AutocompressError],
+    told: str,
+) -> None:
+    spec = spec_of(tiny_llama, calibration, **asked)
+
+    with pytest.raises(refusal, match=told):
+        study.start(spec, f"sqlite:///{tmp_path}/s.db", "s", tmp_path, UntilTheFirstStage())
+
+    assert not (tmp_path / "cache").exists()
