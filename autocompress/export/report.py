@@ -192,7 +192,11 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class SearchCost:
-    """What the search spent; `tokens` are summed over candidates, warm start included."""
+    """What the search spent; `tokens` are summed over candidates, warm start included.
+
+    Args:
+        seconds: In all runs of the study, those that were interrupted too.
+    """
 
     trials: int
     tokens: int

@@ -22,6 +22,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup, Pair
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import time_limit
+from autocompress.pipeline.time_spent import TimeSpent
 from autocompress.search.base import Batch, Strategy, Task, go_on
 from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
@@ -95,7 +96,7 @@ def search(
     scores: RuleScores,
     measure: Measure | None,
     room: Room | None,
-    observer: Observer,
+    observer: TimeSpent,
 ) -> Found:
     """Run searches until the measured interval of a winner clears the target, and is near it.
 
@@ -114,7 +115,7 @@ def search(
         UnreachableTarget: If no candidate meets all limits, and none was found before.
     """
     spec = prepared.spec
-    started = time.monotonic()
+    began = observer.reached("search")
     aim = 1.0 if timed is None else timed.first_aim
     share, limits = 1.0, limits_at(1.0)
     attempts: list[Attempt] = []
@@ -148,7 +149,7 @@ def search(
         observer.stage("search" if phase == 0 else f"search, correction {phase}")
         try:
             strategy = make_strategy(spec.strategy, task, settings, scores, darwin_settings(spec))
-            course = _run(strategy, timed, prepared.space, driver, observer, spent, started)
+            course = _run(strategy, timed, prepared.space, driver, observer, spent, phase)
         except UnreachableTarget as error:
             # Each limit can be met by itself: whether all can at once, only a search finds out.
             if attempts:
@@ -165,7 +166,7 @@ def search(
         standing = strategy.standing()
         spent = Progress(
             spent.tokens + standing.tokens,
-            time.monotonic() - started,
+            observer.seconds - began,
             spent.generation + standing.generation,
             standing.loss,
         )
@@ -348,11 +349,15 @@ def _run(
     timed: Timed | None,
     space: SearchSpace,
     driver: SearchDriver,
-    observer: Observer,
+    observer: TimeSpent,
     before: Progress,
-    started: float,
+    phase: int,
 ) -> tuple[Progress, ...]:
-    """Run one search; return the best loss after each generation, from the first parent on."""
+    """Run one search; return the best loss after each generation, from the first parent on.
+
+    A generation that an interrupted run had come to has taken what it took then.
+    """
+    began = observer.reached("search")
     history: list[Progress] = []
 
     def after_batch() -> None:
@@ -362,7 +367,7 @@ def _run(
             return
         now = Progress(
             before.tokens + standing.tokens,
-            time.monotonic() - started,
+            observer.reached(f"search {phase}, generation {generation}") - began,
             generation,
             standing.loss,
         )

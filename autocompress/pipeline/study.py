@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -76,6 +75,7 @@ from autocompress.pipeline.targets import (
     stored_limits,
     time_limit,
 )
+from autocompress.pipeline.time_spent import TimeSpent
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.pipeline.vllm_deployment import VllmDeployment
 from autocompress.search.base import Task
@@ -259,12 +259,12 @@ def _run(
         own: What losses are measured on.
         rows: (N, T) token ids to train the winner on; None leaves it as it is found.
     """
-    started = time.monotonic()
+    spent = TimeSpent(store, observer)
     spec = prepared.spec
     profiles = Profiles(storage, spec.fresh_profile)
-    observer.tell("study", {"study": study, "model": spec.model})
+    spent.tell("study", {"study": study, "model": spec.model})
     for warning in foreseen(spec):
-        observer.tell("warning", {"warning": warning})
+        spent.tell("warning", {"warning": warning})
     plan = prepared.session_plan(own["weights"])
     with _pool(prepared, plan) as pool, _scratch(output) as scratch:
         store.save_document(MEASURED_ON, own)
@@ -278,19 +278,19 @@ def _run(
                 Task(Constraint(prepared.space, limits), spec.seed, spec.context, available=0)
             )
         # Whatever can be refused by the model's size was: levels may take hours.
-        _build(prepared, pool, observer)
+        _build(prepared, pool, spent)
         most = most_memory(spec, dense)
         room = None
         if most is not None:
             room = Room(most, functools.partial(winner_memory, deployment, store))
         latency, timed = None, None
         if spec.is_timed or spec.roofline is not None:
-            latency = profiles.latency(prepared, deployment, store, inherited, observer)
+            latency = profiles.latency(prepared, deployment, store, inherited, spent)
         if spec.is_timed and latency is not None:
-            timed = _timed(latency, prepared, observer)
+            timed = _timed(latency, prepared, spent)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
         machine, measure = _clock(prepared, deployment, latency, timed)
-        driver = SearchDriver(pool, store, observer.advance, prepared.cut, inherited.records)
+        driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
             prepared,
@@ -302,16 +302,16 @@ def _run(
             scores,
             measure,
             room,
-            observer,
+            spent,
         )
-        observer.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
-        observer.stage("report text")
+        spent.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
+        spent.stage("report text")
         standings = measure_standings(prepared, found, driver, deployment.shaped)
-        observer.stage("export and gate")
+        spent.stage("export and gate")
         verified = deployment.verify(found.winner, standings.winner)
         held = None
         if measure is not None:
-            observer.stage("memory")
+            spent.stage("memory")
             dense = dense_size(deployment, store, with_memory=True)
             held = found.held or winner_memory(deployment, store, found.winner)
         feed_back(storage, prepared, deployment, store, latency, found)
@@ -329,9 +329,9 @@ def _run(
                 standings,
                 verified,
                 scratch,
-                observer,
+                spent,
             )
-            again, failure = unless_it_fails(training, observer)
+            again, failure = unless_it_fails(training, spent)
             if again is not None:
                 recovered, verified = again
         report = make_report(
@@ -349,7 +349,7 @@ def _run(
             strayed(store),
             recovered,
             failure,
-            time.monotonic() - started,
+            spent.keep(),
         )
         _publish(prepared, study, found, verified, report, output)
         keep_winner(store, found.winner)

@@ -24,6 +24,7 @@ from autocompress.pipeline.searching import (
     search,
     stopper,
 )
+from autocompress.pipeline.time_spent import TimeSpent
 from autocompress.search.base import Task, go_on
 from autocompress.search.driver import SearchDriver
 from autocompress.search.evolve import EvolveSettings
@@ -216,7 +217,7 @@ def searched(
         RuleScores(),
         measure,
         None,
-        observer,
+        TimeSpent(store, observer),
     )
 
 
@@ -254,3 +255,14 @@ def test_why_a_search_stopped_is_told_of_the_one_that_found_the_winner(store: St
 
     assert found.corrections
     assert found.stopped_because == "the budget of 0.001 seconds ran out"
+
+
+def test_a_generation_has_taken_what_it_took_in_the_run_that_came_to_it(
+    store: StudyStore,
+) -> None:
+    limited = {"strategy": "evolve", "max_tokens": 20_000}
+
+    first, again = (searched(store, 2.0, [1.0], Told(), (), **limited) for _ in range(2))
+
+    assert len(first.history) > 1
+    assert again.history == first.history
