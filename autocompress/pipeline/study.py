@@ -382,7 +382,9 @@ def _pool(prepared: Prepared, plan: SessionPlan) -> Iterator[WorkerPool]:
 
         # A cluster knows how many it holds; this machine may be but where its driver runs.
         wanted = spec.workers if spec.address else n_workers
-        pool = RayPool(plan, wanted, spec.address, None if gpus else 0.0)
+        # To each actor the GPU that Ray gives it is the only one, whatever its number here.
+        theirs = dataclasses.replace(plan, device="cuda") if gpus else plan
+        pool = RayPool(theirs, wanted, spec.address, None if gpus else 0.0)
     elif len(gpus) > 1:
         # To each worker its GPU is the only one, and so the one that `cuda` names.
         own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]

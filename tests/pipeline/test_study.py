@@ -1,10 +1,12 @@
 """What a study tells before any work is done."""
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from autocompress.cli.observers import Lines
 from autocompress.errors import (
@@ -14,14 +16,17 @@ from autocompress.errors import (
     SpecError,
     UnreachableTarget,
 )
+from autocompress.models import loading
 from autocompress.pipeline import study
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.observer import Values
-from autocompress.pipeline.prepared import Prepared
+from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.spec import SearchSpec, from_mapping
 from autocompress.store.base import Record, StudyState, StudyStore
 from autocompress.store.study_store import create_study, find_study, list_studies
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
+from autocompress.workers import ray_pool
+from autocompress.workers.session import SessionPlan
 
 ENGINES = ("vLLM", "SGLang", "TensorRT-LLM")
 
@@ -225,3 +230,33 @@ def test_what_cannot_be_is_refused_before_levels_are_built(
         study.start(spec, f"sqlite:///{tmp_path}/s.db", "s", tmp_path, UntilTheFirstStage())
 
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("device", "theirs"), [("cuda:1", "cuda"), ("cpu", "cpu")])
+def test_actors_of_ray_are_told_of_a_gpu_without_its_number_here(
+    tiny_llama: Path,
+    calibration: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    theirs: str,
+) -> None:
+    told: list[str] = []
+
+    class NoPool:
+        def __init__(self, plan: SessionPlan, *_: object) -> None:
+            told.append(plan.device)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(ray_pool, "RayPool", NoPool)
+    monkeypatch.setattr(
+        loading, "visible_gpus", lambda device: ["1"] if device.type == "cuda" else []
+    )
+    monkeypatch.setattr(loading, "lacks_bfloat16", lambda _: False)
+    prepared = prepare(spec_of(tiny_llama, calibration, pool="ray"))
+    prepared = dataclasses.replace(prepared, device=torch.device(device))
+
+    with study._pool(prepared, prepared.session_plan("weights")):
+        pass
+
+    assert told == [theirs]
