@@ -260,3 +260,28 @@ def test_actors_of_ray_are_told_of_a_gpu_without_its_number_here(
         pass
 
     assert told == [theirs]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_winner_is_published_though_memory_runs_out_in_its_training(
+    tiny_llama: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(study, "recover", out_of_memory)
+    asked = {"target_bits": None, "target_params": "60%", "space": "depth,width", "recover": 1000}
+    spec = spec_of(tiny_llama, calibration, **asked, max_tokens=20_000)
+    storage, output = f"sqlite:///{tmp_path}/s.db", tmp_path / "out"
+
+    found = study.start(spec, storage, "s", output, Lines(as_json=False))
+    again = study.resume(storage, "s", output, Lines(as_json=False))
+
+    for report in (found, again):
+        (told,) = [own for own in report.warnings if "not recovered" in own]
+        assert "memory ran out (CUDA out of memory.). Try --recovery-rank" in told
+        assert report.recovery is None
+        assert report.met
+    assert again.search == found.search
+    assert (output / "model" / "manifest.json").is_file()
