@@ -31,6 +31,7 @@ from autocompress.evaluators.base import Latency
 from autocompress.evaluators.subprocess_call import Progress, nobody
 from autocompress.evaluators.timing import random_ids
 from autocompress.evaluators.torch_engine import has_own_modeling
+from autocompress.models.loading import visible_gpus
 from autocompress.workload import Workload
 
 COMMAND: Final = "vllm"
@@ -66,23 +67,31 @@ class VllmReading:
 
 @dataclass(frozen=True, slots=True)
 class VllmEngine:
-    """Runs checkpoints with vLLM, on the device that it finds.
+    """Runs checkpoints with vLLM on one device: it sees no other.
 
     Args:
+        device: As torch names it.
         dtype: As torch names it, or `auto`.
         trust_remote_code: Of checkpoints; our own modeling files are always run.
         starts: Of every checkpoint that is timed.
 
     Raises:
-        EngineError: If there is no vLLM.
+        EngineError: If there is no vLLM, or one that runs on another kind of device: its times
+            would be told as those of this one.
     """
 
+    device: str
     dtype: str
     trust_remote_code: bool = False
     starts: int = STARTS
 
     def __post_init__(self) -> None:
-        _interpreter()
+        kind, found = torch.device(self.device).type, self._build.device
+        if found != kind:
+            raise EngineError(
+                f"`device = {found or 'none'}` of the vLLM that is installed must hold, but got "
+                f"{self.device}. Give --device, or install a build of vLLM for it."
+            )
 
     @property
     def name(self) -> str:
@@ -92,7 +101,16 @@ class VllmEngine:
     @property
     def version(self) -> str:
         """What `vllm --version` says."""
-        return _version(_interpreter())
+        return self._build.version
+
+    @property
+    def _build(self) -> "_Build":
+        return _build(_interpreter(), self._gpus)
+
+    @property
+    def _gpus(self) -> str:
+        """What it may see of GPUs, as CUDA_VISIBLE_DEVICES names them: one, or on a CPU none."""
+        return ",".join(visible_gpus(torch.device(self.device))[:1])
 
     @property
     def threads(self) -> int:
@@ -181,7 +199,7 @@ class VllmEngine:
             ],
             "dtype": self.dtype,
             "most_tokens": most_tokens,
-            "room": _room(),
+            "room": _room(torch.device(self.device)),
         }
 
         def advance(line: str) -> None:
@@ -195,7 +213,7 @@ class VllmEngine:
             driver = _DRIVER.read_text(encoding="utf-8")
             command = [_interpreter(), "-c", driver, str(output)]
             complaint = f"vLLM did not run {', '.join(map(str, dict.fromkeys(checkpoints)))}"
-            _run(command, json.dumps(told), complaint, advance)
+            _run(command, json.dumps(told), complaint, advance, self._gpus)
             try:
                 answers = json.loads(output.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
@@ -211,12 +229,27 @@ def find_command() -> str | None:
     return shutil.which(COMMAND) or shutil.which(COMMAND, path=beside)
 
 
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """A vLLM.
+
+    Args:
+        device: The kind that it runs on, as torch names it; empty if it finds none.
+    """
+
+    version: str
+    device: str
+
+
 @functools.cache
-def _version(interpreter: str) -> str:
+def _build(interpreter: str, gpus: str) -> _Build:
     said: list[str] = []
-    program = "import vllm; print(vllm.__version__)"
-    _run([interpreter, "-c", program], "", "vLLM did not tell its version", said.append)
-    return said[-1].strip()
+    program = (
+        "import vllm; from vllm.platforms import current_platform as own; "
+        "print(vllm.__version__); print(own.device_type)"
+    )
+    _run([interpreter, "-c", program], "", "vLLM did not tell its version", said.append, gpus)
+    return _Build(*said[-2:])
 
 
 def _interpreter() -> str:
@@ -251,10 +284,10 @@ def _vocabulary(checkpoint: Path) -> int:
         raise EngineError(f"{checkpoint} has no config that names its vocabulary.") from error
 
 
-def _room() -> dict[str, float | int]:
+def _room(device: torch.device) -> dict[str, float | int]:
     """Return what vLLM is told of memory: what is free, for others may hold some."""
-    if torch.cuda.is_available():
-        free, whole = torch.cuda.mem_get_info()
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
         return {"gpu_memory_utilization": round(FREE_SHARE * free / whole, 3)}
     with contextlib.suppress(OSError, AttributeError):
         told = Path("/proc/meminfo").read_text(encoding="utf-8")
@@ -265,13 +298,18 @@ def _room() -> dict[str, float | int]:
 
 
 def _run(
-    command: Sequence[str], given: str, complaint: str, tell: Callable[[str], object]
+    command: Sequence[str],
+    given: str,
+    complaint: str,
+    tell: Callable[[str], object],
+    gpus: str,
 ) -> None:
     """Run a command to its end; it is killed, with what it started, if this one is interrupted.
 
     Args:
         given: What it reads on standard input.
         tell: Is given every line that it writes.
+        gpus: That it may see, as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
         EngineError: If it fails, with the cause that it names, or says nothing for an hour.
@@ -285,6 +323,7 @@ def _run(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus},
             start_new_session=True,
         )
     except OSError as error:

@@ -74,7 +74,7 @@ def open_model(
     folder = loading.resolve(named)
     engine: Engine = TorchEngine(str(device), dtype, 0, trust_remote_code)
     if by_vllm:
-        engine = VllmEngine(dtype, trust_remote_code)
+        engine = VllmEngine(str(device), dtype, trust_remote_code)
     return OnDisk(
         folder,
         engine,

@@ -224,13 +224,13 @@ def _check_gradients(spec: SearchSpec) -> None:
 
 
 def _check_vllm(spec: SearchSpec, device: torch.device) -> None:
-    """Make sure that vLLM is there and has kernels for what weights may take.
+    """Make sure that vLLM is there for the device and has kernels for what weights may take.
 
     Raises:
         EngineError: If it is not.
         SpecError: If it has none for some of it.
     """
-    VllmEngine(spec.dtype, spec.trust_remote_code)
+    VllmEngine(str(device), spec.dtype, spec.trust_remote_code)
     wrong = [name for name in spec.bits if not is_of_bits(name, VLLM_CPU_BITS)]
     if "bits" in spec.space and device.type == "cpu" and wrong:
         raise SpecError(

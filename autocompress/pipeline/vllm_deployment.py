@@ -48,8 +48,8 @@ class VllmDeployment(CheckpointDeployment):
         table: LatencyTables | None,  # noqa: ARG002  # its threads are its own business
     ) -> VllmEngine:
         """Return the engine."""
-        spec = self._prepared.spec
-        return VllmEngine(spec.dtype, spec.trust_remote_code)
+        spec, device = self._prepared.spec, str(self._prepared.device)
+        return VllmEngine(device, spec.dtype, spec.trust_remote_code)
 
     def measure_tables(self, observer: Observer) -> LatencyTables:
         """Time checkpoints, each with one change in all layers that may have it."""

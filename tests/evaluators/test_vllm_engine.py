@@ -22,8 +22,11 @@ from tests.tiny_models import VOCABULARY, TinyModels
 from tests.vllm_player import STAND_IN, put_on_path
 
 PLAYER = """
-import json, os, time
+import json, os, sys, time
+from types import SimpleNamespace
 
+platform = SimpleNamespace(device_type=os.environ.get("PLAYED_DEVICE", "cpu"))
+sys.modules["vllm.platforms"] = SimpleNamespace(current_platform=platform)
 __version__ = "0.33.0"
 print("WARNING 11-22 10:00:00 [base.py:380] ValueError: Tokenizer not available")
 clock = [0.0]
@@ -58,6 +61,7 @@ class LLM:
         if self.speed == "hung":
             time.sleep(600)
         self.note = {"model": model, **settings, "lengths": []}
+        self.note["gpus"] = os.environ["CUDA_VISIBLE_DEVICES"]
         self.llm_engine = type("Engine", (), {"engine_core": Core()})
 
     def generate(self, prompts, how, use_tqdm):
@@ -97,7 +101,7 @@ def test_prefill_and_further_tokens_are_told_apart(calls: Path, tmp_path: Path) 
     paths = [checkpoint(tmp_path, 1.0, 50), checkpoint(tmp_path, 2.0)]
     told: list[tuple[int, int]] = []
 
-    slow, fast = VllmEngine("bfloat16", True).latency(
+    slow, fast = VllmEngine("cpu", "bfloat16", True).latency(
         paths, Workload(4, 128, 9), 6, lambda *progress: told.append(progress)
     )
 
@@ -118,7 +122,7 @@ def test_prefill_and_further_tokens_are_told_apart(calls: Path, tmp_path: Path) 
 
 
 def test_a_single_token_has_no_further_one(calls: Path, tmp_path: Path) -> None:
-    (found,) = VllmEngine("auto", starts=1).latency(
+    (found,) = VllmEngine("cpu", "auto", starts=1).latency(
         [checkpoint(tmp_path, 1.0)], Workload(1, 8, 1), 4
     )
 
@@ -127,26 +131,66 @@ def test_a_single_token_has_no_further_one(calls: Path, tmp_path: Path) -> None:
     assert len(calls.read_text("utf-8").splitlines()) == 1
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_vllm_takes_of_the_memory_that_is_free(
-    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+def test_on_a_cpu_vllm_sees_no_gpu_and_takes_of_the_memory_that_is_free(
+    calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
 
-    VllmEngine("auto", starts=1).latency([checkpoint(tmp_path, 1.0)], Workload(1, 8, 2), 1)
+    VllmEngine("cpu", "auto", starts=1).latency([checkpoint(tmp_path, 1.0)], Workload(1, 8, 2), 1)
 
     told = json.loads(calls.read_text("utf-8"))
-    if is_there:
-        assert told["gpu_memory_utilization"] == 0.225
-    else:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        assert 0 < told["kv_cache_memory_bytes"] < CPU_SHARE * memory
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert told["gpus"] == ""
+    assert 0 < told["kv_cache_memory_bytes"] < CPU_SHARE * memory
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "gpus"),
+    [("cuda", "", "0"), ("cuda:1", "", "1"), ("cuda", "5,7", "5"), ("cuda:1", "5,7", "7")],
+)
+def test_vllm_runs_on_the_gpu_that_is_asked_for(
+    calls: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    visible: str,
+    gpus: str,
+) -> None:
+    asked: list[torch.device] = []
+
+    def memory(own: torch.device) -> tuple[int, int]:
+        asked.append(own)
+        return 20 * 2**30, 80 * 2**30
+
+    monkeypatch.setenv("PLAYED_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    VllmEngine(device, "auto", starts=1).latency([checkpoint(tmp_path, 1.0)], Workload(1, 8, 2), 1)
+
+    told = json.loads(calls.read_text("utf-8"))
+    assert told["gpus"] == gpus
+    assert asked == [torch.device(device)]
+    assert told["gpu_memory_utilization"] == 0.225
+
+
+@pytest.mark.parametrize("played", ["cuda", ""])
+def test_a_vllm_for_another_kind_of_device_is_refused(
+    calls: Path, monkeypatch: pytest.MonkeyPatch, played: str
+) -> None:
+    monkeypatch.setenv("PLAYED_DEVICE", played)
+
+    with pytest.raises(EngineError, match=f"`device = {played or 'none'}` .* but got cpu"):
+        VllmEngine("cpu", "auto")
+
+    assert not calls.exists()
 
 
 def test_its_version_is_the_last_word(calls: Path) -> None:
     assert not calls.exists()
-    assert VllmEngine("auto").version == "0.33.0"
+    assert VllmEngine("cpu", "auto").version == "0.33.0"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +204,7 @@ def test_what_does_not_run_is_told_by_its_cause(
     calls: Path, tmp_path: Path, speed: str, words: str
 ) -> None:
     with pytest.raises(EngineError, match=words):
-        VllmEngine("auto").latency([checkpoint(tmp_path, speed)], Workload(1, 8, 2), 4)
+        VllmEngine("cpu", "auto").latency([checkpoint(tmp_path, speed)], Workload(1, 8, 2), 4)
 
     assert not calls.exists()
 
@@ -171,14 +215,14 @@ def test_one_that_says_nothing_is_stopped(
     monkeypatch.setattr(vllm_engine, "SILENT_SECONDS", 3)
 
     with pytest.raises(EngineError, match="model-hung: it said nothing for 3 seconds"):
-        VllmEngine("auto").latency([checkpoint(tmp_path, "hung")], Workload(1, 8, 2), 4)
+        VllmEngine("cpu", "auto").latency([checkpoint(tmp_path, "hung")], Workload(1, 8, 2), 4)
 
     assert not calls.exists()
 
 
 def test_a_folder_without_a_config_is_not_tried(calls: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="has no config that names its vocabulary"):
-        VllmEngine("auto").latency([tmp_path], Workload(1, 8, 2), 4)
+        VllmEngine("cpu", "auto").latency([tmp_path], Workload(1, 8, 2), 4)
 
     assert not calls.exists()
 
@@ -188,7 +232,7 @@ def test_without_vllm_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/bin/python")
 
     with pytest.raises(EngineError, match="vLLM is not installed"):
-        VllmEngine("auto")
+        VllmEngine("cpu", "auto")
 
 
 def held_against_torch(engine: VllmEngine, folder: Path) -> tuple[float, float]:
@@ -210,7 +254,7 @@ def test_a_text_is_read_as_torch_reads_it(
 ) -> None:
     put_on_path(tmp_path, STAND_IN, monkeypatch)
 
-    apart, cache = held_against_torch(VllmEngine("auto"), tiny_models.folder("llama"))
+    apart, cache = held_against_torch(VllmEngine("cpu", "auto"), tiny_models.folder("llama"))
 
     assert apart < 1e-5
     assert cache < 1e-5
@@ -222,7 +266,7 @@ def test_a_text_is_read_as_torch_reads_it(
 def test_vllm_itself_reads_and_is_timed() -> None:
     # It has no attention for the heads of tiny models.
     folder = Path(__file__).parents[2] / "examples" / "reference-model"
-    engine = VllmEngine("auto", starts=1)
+    engine = VllmEngine("cpu", "auto", starts=1)
 
     apart, cache = held_against_torch(engine, folder)
     (taken,) = engine.latency([folder], Workload(2, 8, 5), 4)

@@ -66,7 +66,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     answer = tmp_path_factory.mktemp("vllm") / "told.json"
     command = [vllm_engine._interpreter(), str(DRIVER), str(answer)]
-    vllm_engine._run(command, json.dumps(request), "vLLM refused", lambda line: None)
+    vllm_engine._run(command, json.dumps(request), "vLLM refused", lambda line: None, "")
     found: dict[str, Any] = json.loads(answer.read_text("utf-8"))
     names = [*GREEDY, *DRAFTED]
     answers = [own for engine in found["answered"] for own in engine]

@@ -83,7 +83,7 @@ def test_vllm_reads_what_was_searched(tmp_path: Path, form: str) -> None:
             for row in torch.from_numpy(ids)
         ]
 
-    found = VllmEngine("auto").read(artifact.folder, ids, ids[0, :9].tolist(), 6)
+    found = VllmEngine("cpu", "auto").read(artifact.folder, ids, ids[0, :9].tolist(), 6)
 
     assert np.abs(np.subtract(found.nll, expected)).max() < 0.05
     assert found.cache_difference < 0.05

@@ -4,6 +4,7 @@ Its arguments are those of vLLM's own classes. It takes no time beyond what tran
 what is measured of it says nothing of vLLM; tests that want vLLM itself are marked slow.
 """
 
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 __version__ = "0.0.0+stand.in"
+platforms = SimpleNamespace(current_platform=SimpleNamespace(device_type="cpu"))
+# A module without a folder has no other modules.
+sys.modules["vllm.platforms"] = platforms  # type: ignore[assignment]
 
 
 class SamplingParams:
