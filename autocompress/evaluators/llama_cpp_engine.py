@@ -21,6 +21,7 @@ from autocompress.evaluators.llama_cpp_model import LlamaCppModel
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
+    go_on,
     nobody,
 )
 from autocompress.evaluators.timing import (
@@ -97,9 +98,12 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
             path: stack.enter_context(contextlib.closing(_opened(Path(path), workload)))
             for path in dict.fromkeys(paths)
         }
-        threads = threads or pick_threads(
-            lambda count, steps: _timed(models[paths[0]], workload, count, steps), workload
-        )
+
+        def timed(count: int, steps: int) -> Timing:
+            go_on()
+            return _timed(models[paths[0]], workload, count, steps)
+
+        threads = threads or pick_threads(timed, workload)
         runs = [
             partial(_timed, models[path], workload, threads, workload.generated) for path in paths
         ]
@@ -108,6 +112,7 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
 
 
 def _opened(file: Path, workload: Workload) -> LlamaCppModel:
+    go_on()
     return LlamaCppModel(file, workload.prompt + workload.generated, workload.batch)
 
 

@@ -15,7 +15,13 @@ from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
-from autocompress.evaluators.subprocess_call import Progress, advance, call_module, nobody
+from autocompress.evaluators.subprocess_call import (
+    Progress,
+    advance,
+    call_module,
+    go_on,
+    nobody,
+)
 from autocompress.workload import Workload
 
 WARM_UPS = 2
@@ -151,6 +157,7 @@ def time_in_turn(runs: Sequence[Callable[[], Timing]], repeats: int) -> list[lis
         advance(repeat, WARM_UPS + repeats)
         for own, row in zip(runs, timings, strict=True):
             row.append(own())
+            go_on()
     return [row[WARM_UPS:] for row in timings]
 
 

@@ -22,6 +22,7 @@ from autocompress.evaluators.held_memory import most_held, tensor_bytes
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
+    go_on,
     nobody,
 )
 from autocompress.evaluators.timing import (
@@ -107,6 +108,7 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
 
     def load(path: Path) -> PreTrainedModel:
         trusts = request["trust_remote_code"] is True
+        go_on()
         return load_checkpoint(path, device, str(request["dtype"]), trusts)
 
     def compiling(model: PreTrainedModel) -> AbstractContextManager[None]:
@@ -122,7 +124,7 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
     if threads:
         torch.set_num_threads(threads)
     else:
-        fastest_threads(models[0], workload)
+        fastest_threads(models[0], workload, go_on)
     prompts = [make_prompt(model, workload) for model in models]
     runs = [
         partial(run, model, prompt, workload.generated, length)
@@ -170,13 +172,20 @@ def has_own_modeling(folder: Path) -> bool:
     )
 
 
-def fastest_threads(model: PreTrainedModel, workload: Workload) -> int:
-    """Return the number of CPU threads to run the model on, as `pick_threads`; leave it set."""
+def fastest_threads(
+    model: PreTrainedModel, workload: Workload, told: Callable[[], None] = lambda: None
+) -> int:
+    """Return the number of CPU threads to run the model on, as `pick_threads`; leave it set.
+
+    Args:
+        told: Is called before each run.
+    """
     if model.device.type != "cpu":
         return torch.get_num_threads()
     prompt = make_prompt(model, workload)
 
     def timed(threads: int, n_tokens: int) -> Timing:
+        told()
         torch.set_num_threads(threads)
         return run(model, prompt, n_tokens)
 

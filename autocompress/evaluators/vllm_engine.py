@@ -10,15 +10,13 @@ import functools
 import json
 import math
 import os
-import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +26,7 @@ import torch
 
 from autocompress.errors import EngineError
 from autocompress.evaluators.base import Latency
-from autocompress.evaluators.subprocess_call import Progress, nobody
+from autocompress.evaluators.subprocess_call import Progress, handed, nobody, while_heard
 from autocompress.evaluators.timing import random_ids
 from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.models.loading import visible_gpus
@@ -316,27 +314,24 @@ def _run(
     """
     said: list[str] = []
     try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus},
-            start_new_session=True,
-        )
+        with handed(given) as asked:
+            process = subprocess.Popen(
+                command,
+                stdin=asked,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": gpus},
+                start_new_session=True,
+            )
     except OSError as error:
         raise EngineError(f"{complaint}: {error.strerror}.") from error
     with process:
         try:
-            if process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError), process.stdin:
-                    process.stdin.write(given)
-            for line in _while_heard(process.stdout or ()):
+            for line in while_heard(process, SILENT_SECONDS):
                 said.append(line.rstrip())
                 tell(said[-1])
-            process.wait()
         except TimeoutError:
             os.killpg(process.pid, signal.SIGKILL)
             last = f"; its last words: {said[-1]}" if said else ""
@@ -348,30 +343,6 @@ def _run(
             raise
     if process.returncode != 0:
         raise EngineError(f"{complaint}: {_cause(said) or f'exit code {process.returncode}'}")
-
-
-def _while_heard(lines: Iterable[str]) -> Iterator[str]:
-    """Pass lines on as they come.
-
-    Raises:
-        TimeoutError: If none comes for `SILENT_SECONDS`.
-    """
-    read: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def listen() -> None:
-        for line in lines:
-            read.put(line)
-        read.put(None)
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        try:
-            line = read.get(timeout=SILENT_SECONDS)
-        except queue.Empty:
-            raise TimeoutError from None
-        if line is None:
-            return
-        yield line
 
 
 def _cause(said: Sequence[str]) -> str:

@@ -9,12 +9,13 @@ import psutil
 import pytest
 
 from autocompress.errors import EngineError
+from autocompress.evaluators import subprocess_call
 from autocompress.evaluators.subprocess_call import call_module
 
 MODULE = """
 import os, sys, time
 from autocompress.errors import SpecError
-from autocompress.evaluators.subprocess_call import advance, answer_call
+from autocompress.evaluators.subprocess_call import advance, answer_call, go_on
 
 def serve(request):
     print("a library's greeting")
@@ -28,6 +29,13 @@ def serve(request):
         case "be long":
             for done in range(3):
                 advance(done + 1, 3)
+        case "be slow":
+            for _ in range(5):
+                time.sleep(2)
+                go_on()
+        case "not end":
+            os.close(1)
+            time.sleep(600)
         case "wait":
             advance(0, 1)
             time.sleep(600)
@@ -94,3 +102,31 @@ def test_an_interruption_ends_the_process(served: str) -> None:
         call_module(served, {"wish": "wait"}, EngineError, "It did not run", interrupt)
 
     assert psutil.Process().children() == before
+
+
+@pytest.mark.parametrize("wish", ["wait", "not end"])
+def test_one_that_says_nothing_is_stopped(
+    served: str, monkeypatch: pytest.MonkeyPatch, wish: str
+) -> None:
+    monkeypatch.setattr(subprocess_call, "SILENT_SECONDS", 4)
+
+    with pytest.raises(EngineError, match="It did not run: it said nothing for 4 seconds"):
+        call_module(served, {"wish": wish}, EngineError, "It did not run")
+
+
+def test_one_that_never_reads_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: str
+) -> None:
+    (tmp_path / "deaf_module.py").write_text("import time\ntime.sleep(600)", encoding="utf-8")
+    monkeypatch.setattr(subprocess_call, "SILENT_SECONDS", 1)
+
+    with pytest.raises(EngineError, match="it said nothing for 1 seconds"):
+        call_module("deaf_module", {"wish": served * 2**20}, EngineError, "It did not run")
+
+
+def test_one_that_goes_on_is_heard(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess_call, "SILENT_SECONDS", 8)
+
+    answer = json.loads(call_module(served, {"wish": "be slow"}, EngineError, "It did not run"))
+
+    assert answer["request"] == {"wish": "be slow"}
