@@ -109,6 +109,7 @@ def _told(kind: str, values: Values) -> str:
     templates = {
         "study": "study {study} of {model}",
         "warning": "Warning: {warning}",
+        "waiting": "waiting for {what}",
         "latency": "dense {dense_milliseconds:.1f} ms, predictor error {mape:.1%} (measuring "
         "twice differs by {repeat_error:.1%}), fastest {fastest:.2f}x predicted",
         "other profile": "the parent's latency table is not taken over: {changed}",

@@ -28,7 +28,7 @@ from autocompress.pipeline.decoding_opened import (
 from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import cuts, ratio_interval, ratio_over_processes
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.observer import Observer, waiting
 from autocompress.search.racing import (
     TIMED,
     UNITS,
@@ -76,7 +76,7 @@ def conclude(
     finalists = _finalists(judging, untuned)
     factory = opened.factory(*UNREAD)
     first_item, n_validation = opened.unread[Split.SELECTION]
-    with measuring_alone(factory, asked.address) as alone:
+    with measuring_alone(factory, asked.address, waiting(observer)) as alone:
         observer.stage("validation items")
         validated = in_turn(
             alone,

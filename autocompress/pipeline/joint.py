@@ -49,7 +49,7 @@ from autocompress.pipeline.intervals import (
     ratio_over_processes,
 )
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.observer import Observer
+from autocompress.pipeline.observer import Observer, waiting
 from autocompress.pipeline.prepared import prepare
 from autocompress.pipeline.targets import check_kernels
 from autocompress.search.racing import Answered, Objective, Rules, in_the_running
@@ -322,7 +322,7 @@ def _concluded(
     )
     contenders = _contenders(opened, options)
     first, n = opened.unread[Split.SELECTION]
-    with measuring_alone(factory, spec.address) as alone:
+    with measuring_alone(factory, spec.address, waiting(observer)) as alone:
         observer.stage("validation items")
         validated = in_turn(alone, contenders, first, n, lambda done: observer.advance(done, n))
         models = range(len(options) + 1)

@@ -1,6 +1,6 @@
 """Who is told how a search goes; `cli` draws it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 Figure = bool | int | float | str | None
@@ -20,3 +20,8 @@ class Observer(Protocol):
 
     def tell(self, kind: str, values: Values) -> None:
         """Say something that happened, with its figures."""
+
+
+def waiting(observer: Observer) -> Callable[[str], None]:
+    """Return what tells an observer what is waited for."""
+    return lambda what: observer.tell("waiting", {"what": what})
