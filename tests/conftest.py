@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     is_late = limit is not None and time.monotonic() - STARTED > limit
     if is_late and item.get_closest_marker("slow") is not None:
         pytest.skip(f"{limit:g} seconds for slow tests are over; `make test-slow` has no limit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Share no cache with other runs of the tests, which would take turns in timing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

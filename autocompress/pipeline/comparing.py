@@ -11,6 +11,7 @@ from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.pipeline.prepared import REPORT_SEQUENCES
+from autocompress.pipeline.timing_turn import timing_turn
 from autocompress.spec import SearchSpec
 from autocompress.trial import Measurement
 
@@ -64,13 +65,14 @@ def speedup_between(
     if first.engine.name != second.engine.name:
         return None
     observer.stage(f"latency of {after}")
-    return measure_speedup(
-        second.engine,
-        first.path,
-        second.path,
-        spec.workload,
-        processes=spec.timing_processes,
-    )
+    with timing_turn(observer):
+        return measure_speedup(
+            second.engine,
+            first.path,
+            second.path,
+            spec.workload,
+            processes=spec.timing_processes,
+        )
 
 
 def machine_of(spec: SearchSpec) -> str:

@@ -29,6 +29,7 @@ from autocompress.pipeline.decoding_race import Judging
 from autocompress.pipeline.intervals import cuts, ratio_interval, ratio_over_processes
 from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer, waiting
+from autocompress.pipeline.timing_turn import turn_here
 from autocompress.search.racing import (
     TIMED,
     UNITS,
@@ -76,7 +77,10 @@ def conclude(
     finalists = _finalists(judging, untuned)
     factory = opened.factory(*UNREAD)
     first_item, n_validation = opened.unread[Split.SELECTION]
-    with measuring_alone(factory, asked.address, waiting(observer)) as alone:
+    with (
+        turn_here(asked.address, observer),
+        measuring_alone(factory, asked.address, waiting(observer)) as alone,
+    ):
         observer.stage("validation items")
         validated = in_turn(
             alone,

@@ -10,6 +10,7 @@ from autocompress.evaluators.tasks import Item
 from autocompress.pipeline.decoding_asked import DecodeAsked
 from autocompress.pipeline.intervals import cuts
 from autocompress.pipeline.observer import Observer, waiting
+from autocompress.pipeline.timing_turn import turn_here
 from autocompress.search.racing import Answered, joined
 from autocompress.spaces.decoding import DecodingSpace
 from autocompress.trial import Genotype, Split
@@ -128,7 +129,10 @@ def in_processes(
         def told(done: int, before: int = start) -> None:
             observer.advance(before + done, n)
 
-        with measuring_alone(factory, asked.address, waiting(observer)) as alone:
+        with (
+            turn_here(asked.address, observer),
+            measuring_alone(factory, asked.address, waiting(observer)) as alone,
+        ):
             parts = in_turn(alone, contenders, first + start, end - start, told)
         for own, added in zip(found, parts, strict=True):
             own += added
@@ -146,6 +150,9 @@ def answer_search_items(
     """Have one contender answer all that a search reads, in a process of its own."""
     n = len(opened.items[Split.SEARCH])
     factory, address = opened.factory(Split.SEARCH), opened.asked.address
-    with measuring_alone(factory, address, waiting(observer)) as alone:
+    with (
+        turn_here(address, observer),
+        measuring_alone(factory, address, waiting(observer)) as alone,
+    ):
         (parts,) = in_turn(alone, [contender], 0, n, lambda done: observer.advance(done, n))
     return answered(parts)

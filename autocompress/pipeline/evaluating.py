@@ -17,6 +17,7 @@ from autocompress.pipeline.intervals import mean_interval, process_interval
 from autocompress.pipeline.latency import REPEATS, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
+from autocompress.pipeline.timing_turn import timing_turn
 from autocompress.spec import TIMING_PROCESSES
 from autocompress.trial import Measurement, Split
 from autocompress.workload import Mix, Phase, Workload
@@ -138,9 +139,10 @@ def _timed(
 
     def runs(found: OnDisk, *paths: Path) -> list[Runs]:
         told: list[list[Latency]] = []
-        for done in range(TIMING_PROCESSES):
-            told.append(found.engine.latency(paths, workload, REPEATS))
-            observer.advance(done + 1, TIMING_PROCESSES)
+        with timing_turn(observer):
+            for done in range(TIMING_PROCESSES):
+                told.append(found.engine.latency(paths, workload, REPEATS))
+                observer.advance(done + 1, TIMING_PROCESSES)
         return list(zip(*told, strict=True))
 
     if against is not None and against.engine.name == model.engine.name:

@@ -52,6 +52,7 @@ from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.observer import Observer, waiting
 from autocompress.pipeline.prepared import prepare
 from autocompress.pipeline.targets import check_kernels
+from autocompress.pipeline.timing_turn import turn_here
 from autocompress.search.racing import Answered, Objective, Rules, in_the_running
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
@@ -322,7 +323,10 @@ def _concluded(
     )
     contenders = _contenders(opened, options)
     first, n = opened.unread[Split.SELECTION]
-    with measuring_alone(factory, spec.address, waiting(observer)) as alone:
+    with (
+        turn_here(spec.address, observer),
+        measuring_alone(factory, spec.address, waiting(observer)) as alone,
+    ):
         observer.stage("validation items")
         validated = in_turn(alone, contenders, first, n, lambda done: observer.advance(done, n))
         models = range(len(options) + 1)

@@ -16,8 +16,9 @@ from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.searching import Found
 from autocompress.pipeline.stored_study import ABOUT, REFITTED
+from autocompress.pipeline.timing_turn import timing_turn
 from autocompress.store.base import Event, Json, StudyStore
-from autocompress.store.profiles import find_profile, save_profile
+from autocompress.store.profiles import StoredProfile, find_profile, save_profile
 
 REUSED = "profile reused"
 """The kind of event that tells when reused tables were measured."""
@@ -41,7 +42,8 @@ class Profiles:
         self, prepared: Prepared, deployment: Deployment, observer: Observer
     ) -> LatencyTables:
         """Measure tables and keep them."""
-        tables = deployment.measure_tables(observer)
+        with timing_turn(observer):
+            tables = deployment.measure_tables(observer)
         save_profile(self.storage, about(prepared, deployment), tables.to_json())
         return tables
 
@@ -86,11 +88,18 @@ class Profiles:
             if inherited.about == own:
                 return read_tables(inherited.latency, prepared.space)
             observer.tell("other profile", {"changed": _changed(inherited.about or {}, own)})
-        known = None if self.is_fresh else find_profile(self.storage, own)
+        known = self._known(own)
         if known is None:
-            return self.measure(prepared, deployment, observer)
+            with timing_turn(observer):
+                # Whoever was waited for may have measured them.
+                known = self._known(own)
+                if known is None:
+                    return self.measure(prepared, deployment, observer)
         store.add_event(Event(REUSED, {"measured_at": known.measured_at}))
         return read_tables(known.payload, prepared.space)
+
+    def _known(self, own: Mapping[str, str]) -> StoredProfile | None:
+        return None if self.is_fresh else find_profile(self.storage, own)
 
 
 def _tell_strayed(store: StudyStore, own: Mapping[str, str], observer: Observer) -> None:

@@ -76,6 +76,7 @@ from autocompress.pipeline.targets import (
     time_limit,
 )
 from autocompress.pipeline.time_spent import TimeSpent
+from autocompress.pipeline.timing_turn import timing_turn
 from autocompress.pipeline.torch_deployment import TorchDeployment
 from autocompress.pipeline.vllm_deployment import VllmDeployment
 from autocompress.search.base import Task
@@ -289,7 +290,7 @@ def _run(
         if spec.is_timed and latency is not None:
             timed = _timed(latency, prepared, spent)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
-        machine, measure = _clock(prepared, deployment, latency, timed)
+        machine, measure = _clock(prepared, deployment, latency, timed, spent)
         driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
@@ -451,21 +452,25 @@ def _clock(
     deployment: Deployment,
     latency: LatencyModel | None,
     timed: Timed | None,
+    observer: Observer,
 ) -> tuple[str, Measure | None]:
     """Return what winners run on, in words, and what times them; None if nothing does."""
     spec = prepared.spec
     if latency is not None and not isinstance(latency, LatencyTables):
         return latency.hardware, None
-    engine = deployment.engine(latency)
+    # Without a table an engine finds its number of threads by its clock.
+    with timing_turn(observer) if latency is None else contextlib.nullcontext():
+        engine = deployment.engine(latency)
 
     def measure(genotype: Genotype) -> MeasuredSpeedup:
         path = deployment.export(genotype).path
         # Where an imported table decides, no measurement does.
         decides = timed is not None and prepared.imported is None
         is_open = timed.is_open if timed is not None and decides else lambda _: False
-        return measure_speedup(
-            engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes
-        )
+        with timing_turn(observer):
+            return measure_speedup(
+                engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes
+            )
 
     return hardware(prepared.device, engine.threads), measure
 
