@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from autocompress.evaluators.base import Latency
 from autocompress.evaluators.compiled_layers import compiled_layers
 from autocompress.evaluators.held_memory import most_held, tensor_bytes
+from autocompress.evaluators.models_in_turn import ModelsInTurn
 from autocompress.evaluators.subprocess_call import (
     Progress,
     answer_call,
@@ -98,7 +99,10 @@ class TorchEngine:
 
 
 def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
-    """Answer one request: load all checkpoints, then time them in turn; or tell one's memory."""
+    """Answer one request: load all checkpoints, then time them in turn; or tell one's memory.
+
+    What does not fit on the device together is brought there in turn, which is not timed.
+    """
     workload = Mix.parse(str(request["workload"])).first
     is_compiled = request["compiled"] is True
     length = workload.prompt + workload.generated if is_compiled else None
@@ -120,18 +124,20 @@ def serve(request: dict[str, object]) -> list[dict[str, object]] | int | None:
         model = load(paths[0])
         with compiling(model):
             return _memory(model, workload, length)
-    models = [load(path) for path in paths]
+    models = ModelsInTurn(paths, load, device)
     if threads:
         torch.set_num_threads(threads)
-    else:
-        fastest_threads(models[0], workload, go_on)
-    prompts = [make_prompt(model, workload) for model in models]
-    runs = [
-        partial(run, model, prompt, workload.generated, length)
-        for model, prompt in zip(models, prompts, strict=True)
-    ]
+    elif device.type == "cpu":
+        fastest_threads(models.all[0], workload, go_on)
+    prompts = [make_prompt(model, workload).to(device) for model in models.all]
+
+    def timed(index: int) -> Timing:
+        prompt, n_tokens = prompts[index], workload.generated
+        return models.run(index, lambda model: run(model, prompt, n_tokens, length))
+
+    runs = [partial(timed, index) for index in range(len(paths))]
     with contextlib.ExitStack() as stack:
-        for model in models:
+        for model in models.all:
             stack.enter_context(compiling(model))
         timings = time_in_turn(runs, int(str(request["repeats"])))
     return [to_plain(row, torch.get_num_threads()) for row in timings]

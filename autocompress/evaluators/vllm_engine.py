@@ -285,6 +285,8 @@ def _vocabulary(checkpoint: Path) -> int:
 def _room(device: torch.device) -> dict[str, float | int]:
     """Return what vLLM is told of memory: what is free, for others may hold some."""
     if device.type == "cuda":
+        # What this process has freed is not free before it gives it back.
+        torch.cuda.empty_cache()
         free, whole = torch.cuda.mem_get_info(device)
         return {"gpu_memory_utilization": round(FREE_SHARE * free / whole, 3)}
     with contextlib.suppress(OSError, AttributeError):

@@ -157,7 +157,7 @@ def test_vllm_runs_on_the_gpu_that_is_asked_for(
     visible: str,
     gpus: str,
 ) -> None:
-    asked: list[torch.device] = []
+    asked: list[torch.device | str] = []
 
     def memory(own: torch.device) -> tuple[int, int]:
         asked.append(own)
@@ -165,6 +165,7 @@ def test_vllm_runs_on_the_gpu_that_is_asked_for(
 
     monkeypatch.setenv("PLAYED_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("emptied"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
 
@@ -172,7 +173,7 @@ def test_vllm_runs_on_the_gpu_that_is_asked_for(
 
     told = json.loads(calls.read_text("utf-8"))
     assert told["gpus"] == gpus
-    assert asked == [torch.device(device)]
+    assert asked == ["emptied", torch.device(device)]
     assert told["gpu_memory_utilization"] == 0.225
 
 
