@@ -6,7 +6,7 @@ from pathlib import Path
 from autocompress.evaluators.text_loss import Reading, measure_checkpoint
 from autocompress.models import loading
 from autocompress.pipeline.evaluating import Asked, shared_sequences
-from autocompress.pipeline.latency import hardware, measure_speedup
+from autocompress.pipeline.latency import engine_device, hardware, measure_speedup
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
@@ -77,7 +77,7 @@ def speedup_between(
 
 def machine_of(spec: SearchSpec) -> str:
     """Name what a spec's models are measured on, in words."""
-    return hardware(loading.pick_device(spec.device), 0)
+    return hardware(engine_device(spec.engine, loading.pick_device(spec.device)), 0)
 
 
 def _opened(spec: SearchSpec, named: str) -> OnDisk:

@@ -14,7 +14,7 @@ from autocompress.export.evaluation import Comparison, Estimate, Evaluation, Jud
 from autocompress.models import loading, text
 from autocompress.pipeline.conclusion import versions
 from autocompress.pipeline.intervals import mean_interval, process_interval
-from autocompress.pipeline.latency import REPEATS, hardware
+from autocompress.pipeline.latency import REPEATS, engine_device, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.pipeline.timing_turn import timing_turn
@@ -109,7 +109,7 @@ def evaluate(asked: Asked, observer: Observer) -> Evaluation:
         model=judged(asked.path, model, own, runs),
         against=other,
         comparison=comparison,
-        hardware=hardware(device, runs[0].threads),
+        hardware=hardware(engine_device(model.engine.name, device), runs[0].threads),
         workload=str(workload),
         processes=TIMING_PROCESSES,
         repeats=REPEATS,

@@ -29,7 +29,7 @@ from autocompress.pipeline.deployment import (
     reference_of,
     report_text,
 )
-from autocompress.pipeline.latency import hardware, measure_tables
+from autocompress.pipeline.latency import engine_device, hardware, measure_tables
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.targets import DenseSize
@@ -128,7 +128,7 @@ class GgufDeployment:
         return measure_tables(
             stopwatches,
             engine,
-            hardware(self._prepared.device, engine.threads),
+            hardware(engine_device(spec.engine, self._prepared.device), engine.threads),
             self._prepared.space,
             spec.workload,
             spec.seed,

@@ -173,6 +173,14 @@ def _medians(phase: np.ndarray) -> tuple[Pair, ...]:
     return tuple((dense, compressed) for dense, compressed in medians.T.tolist())
 
 
+def engine_device(engine: str, device: torch.device) -> torch.device:
+    """Return what an engine, as `--engine` names it, runs on where losses are measured elsewhere.
+
+    llama.cpp runs on the CPU: what it takes there is never told of a GPU, nor reused beside one.
+    """
+    return torch.device("cpu") if engine == "llama.cpp" else device
+
+
 def hardware(device: torch.device, threads: int) -> str:
     """Name what the model runs on."""
     if device.type == "cuda":

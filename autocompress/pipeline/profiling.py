@@ -11,7 +11,7 @@ from autocompress.evaluators.stored_latency import read_latency, read_tables
 from autocompress.operators.database import address
 from autocompress.pipeline.deployment import Deployment
 from autocompress.pipeline.inheritance import Inherited
-from autocompress.pipeline.latency import hardware
+from autocompress.pipeline.latency import engine_device, hardware
 from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.pipeline.searching import Found
@@ -198,7 +198,9 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
         "engine": prepared.spec.engine,
         "format": prepared.spec.format,
         "engine_version": deployment.engine_version,
-        "hardware": hardware(prepared.device, os.cpu_count() or 1),
+        "hardware": hardware(
+            engine_device(prepared.spec.engine, prepared.device), os.cpu_count() or 1
+        ),
         "dtype": str(deployment.shaped.model.dtype),
         "workload": str(prepared.spec.workload),
         "model": repr(prepared.architecture),

@@ -49,7 +49,7 @@ from autocompress.pipeline.exporting import keep_winner
 from autocompress.pipeline.gguf_deployment import GgufDeployment
 from autocompress.pipeline.going_on import called_running
 from autocompress.pipeline.inheritance import Inherited, inherit
-from autocompress.pipeline.latency import hardware, measure_speedup
+from autocompress.pipeline.latency import engine_device, hardware, measure_speedup
 from autocompress.pipeline.measured_on import MEASURED_ON, check_measured_on, measured_on
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.pipeline.memory import dense_size, winner_memory
@@ -472,7 +472,7 @@ def _clock(
                 engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes
             )
 
-    return hardware(prepared.device, engine.threads), measure
+    return hardware(engine_device(spec.engine, prepared.device), engine.threads), measure
 
 
 def _deployment(prepared: Prepared, plan: SessionPlan, scratch: Path) -> Deployment:

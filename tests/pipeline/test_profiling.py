@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import torch
 
 from autocompress.evaluators.latency_model import LatencyTables
 from autocompress.evaluators.latency_rows import Spent
@@ -294,3 +295,12 @@ def found(rig: Rig, winners: Sequence[tuple[int, float]]) -> Found:
         for level, share in winners
     )
     return cast("Found", SimpleNamespace(finalists=finalists))
+
+
+def test_what_llama_cpp_takes_is_about_the_cpu_wherever_losses_are_measured(rig: Rig) -> None:
+    spec = dataclasses.replace(rig.prepared.spec, engine="llama.cpp", format="gguf")
+    beside_a_gpu = dataclasses.replace(rig.prepared, spec=spec, device=torch.device("cuda"))
+
+    own = about(beside_a_gpu, cast("Deployment", rig.deployment))
+
+    assert own["hardware"] == about(rig.prepared, cast("Deployment", rig.deployment))["hardware"]

@@ -175,7 +175,7 @@ def test_a_profile_that_was_measured_while_it_was_waited_for_is_not_measured_aga
 def test_winners_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed()
     monkeypatch.setattr(study, "measure_speedup", timed.measure)
-    spec = SimpleNamespace(workload=Mix(), timing_processes=1)
+    spec = SimpleNamespace(workload=Mix(), timing_processes=1, engine="torch")
     prepared: Any = SimpleNamespace(spec=spec, device=torch.device("cpu"))
     deployment: Any = SimpleNamespace(
         engine=timed.engine, dense=Path("dense"), export=lambda _: SimpleNamespace(path=Path("a"))
