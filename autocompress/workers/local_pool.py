@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
-from typing import cast
+from typing import Final, cast
 
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, Shard, Utilisation
 from autocompress.workers.dispatch import Death, Dispatcher
@@ -19,6 +19,9 @@ from autocompress.workers.patience import Patience
 from autocompress.workers.responder import ONE_THREAD, Answer, Job, Responder
 
 Pipe = connection.Connection
+
+ENDING_SECONDS: Final = 60.0
+"""For a process whose pipe is closed, after which it is taken to hang in its own end."""
 
 
 class LocalPool:
@@ -122,8 +125,10 @@ def _receive(worker: _Worker) -> Answer | Death:
         return cast(Answer, worker.pipe.recv())
     except (EOFError, OSError):
         # The pipe closes a moment before the process is gone and has its exit code.
-        worker.process.join()
-    code = worker.process.exitcode or 0
+        worker.process.join(ENDING_SECONDS)
+    code = worker.process.exitcode
+    if code is None:
+        return Death("closed its pipe and did not end")
     if code < 0:
         return Death(f"was killed by {signal.Signals(-code).name} (exit code {code})")
     return Death(f"ended with exit code {code}")

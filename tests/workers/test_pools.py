@@ -1,6 +1,7 @@
 """The contract of `WorkerPool`, kept by every pool."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -10,12 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from autocompress.errors import EngineError, EvaluationError, ModelError
 from autocompress.trial import Measurement
+from autocompress.workers import local_pool
 from autocompress.workers.base import BuildJob, Measured, SessionFactory, WorkerPool
+from autocompress.workers.dispatch import Death
 from autocompress.workers.local_pool import LocalPool
 from autocompress.workers.patience import Patience
 from autocompress.workers.ray_pool import RayPool
@@ -290,6 +295,19 @@ def test_local_workers_are_gone_when_close_returns(tmp_path: Path) -> None:
     pool.close()
 
     assert not any(map(is_running, pids))
+
+
+def test_a_worker_that_closes_its_pipe_and_hangs_is_dead() -> None:
+    waits: list[float] = []
+    process: Any = SimpleNamespace(join=waits.append, exitcode=None)
+    pipe, far_end = multiprocessing.Pipe()
+    far_end.close()
+
+    with pipe:
+        found = local_pool._receive(local_pool._Worker(process, pipe, place=0))
+
+    assert found == Death("closed its pipe and did not end")
+    assert waits == [local_pool.ENDING_SECONDS]
 
 
 def test_spawning_leaves_the_environment_as_it_was(
