@@ -70,6 +70,9 @@ class DecodingFactory:
     def load(self, drafted: Drafted) -> Decoder:
         """Return a decoder of a checkpoint."""
         device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            # Of several, Ray may give a process one, which is the first there.
+            device = torch.device("cuda")
 
         def model(path: Path) -> Any:
             return load_checkpoint(path, device, self.dtype, self.trust_remote_code)
