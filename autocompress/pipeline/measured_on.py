@@ -30,7 +30,7 @@ def check_measured_on(
     Raises:
         SpecError: If they are of other weights or of another text.
     """
-    # Nothing was measured yet, or by a version that did not say on what.
+    # Where it does not say on what, nothing was measured yet.
     if before is None or before == now:
         return
     changed = [name for name, digest in now.items() if before.get(name) != digest]

@@ -31,9 +31,9 @@ LARGEST_NORM: Final = 1.0
 BETAS: Final = (0.9, 0.95)
 SAVE_SECONDS: Final = 60.0
 """After which a state is saved between two validations; each validation saves one."""
-TOKENS_AT_ONCE: Final = 512
-"""Of predictions that are held over the whole vocabulary: of 150,000 words, in float32, so many
-take 0.3 GB, and a few such tensors are there at a time."""
+LOGITS_AT_ONCE: Final = 2**26
+"""Of as many predictions as that makes by the vocabulary; in float32 they take 0.3 GB, and a few
+such tensors are there at a time."""
 
 Tell = Callable[[int, int], None]
 """Told tokens trained on, and all that are to be."""
@@ -226,9 +226,11 @@ class Distance:
 
         Logits of a few predictions are there at a time, and made again for the gradients.
         """
-        if ours[..., 0].numel() <= TOKENS_AT_ONCE:
+        vocabulary = len(self._dense.get_parameter("lm_head.weight"))
+        at_once = max(1, LOGITS_AT_ONCE // vocabulary)
+        if ours[..., 0].numel() <= at_once:
             return self._of_part(theirs, ours)
-        flat = (states.flatten(0, 1).split(TOKENS_AT_ONCE) for states in (theirs, ours))
+        flat = (states.flatten(0, 1).split(at_once) for states in (theirs, ours))
         parts = [
             # Nothing is drawn at random there.
             checkpoint(self._of_part, *both, use_reentrant=False, preserve_rng_state=False)

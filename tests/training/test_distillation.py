@@ -25,7 +25,7 @@ from autocompress.training.distillation import (
 from autocompress.training.saved_state import SavedState
 from autocompress.training.validation import Validation
 from tests.full_disk import FULL, no_room
-from tests.tiny_models import TinyModels, token_ids
+from tests.tiny_models import VOCABULARY, TinyModels, token_ids
 
 STEPS, SEQUENCES, CONTEXT = 40, 4, 16
 SETTINGS = TrainingSettings(STEPS * SEQUENCES * CONTEXT, 3e-3, SEQUENCES)
@@ -280,7 +280,7 @@ def test_logits_of_a_few_tokens_are_there_at_a_time_and_change_nothing(
     assert set(held) == {ids.numel()}
     held.clear()
 
-    monkeypatch.setattr(distillation, "TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", 10 * VOCABULARY + 1)
     with torch.no_grad():
         in_parts = Distance(student, dense).divergence(ids)
     in_turn = gradients_of(student, dense, ids)
