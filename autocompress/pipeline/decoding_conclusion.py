@@ -166,8 +166,11 @@ def conclude(
 
 
 def _finalists(judging: Judging, untuned: Genotype) -> list[Genotype]:
-    """Return the best of the race, or what misses the constraints least; the untuned last."""
-    best = dict.fromkeys([*judging.best(FINALISTS), *judging.leaders()])
+    """Return the best of the race, or what misses the constraints least; the untuned last.
+
+    What another is as good as in all objectives comes after those that none is.
+    """
+    best = dict.fromkeys([*judging.leaders(), *judging.best(FINALISTS)])
     best = best or dict.fromkeys(judging.closest(FINALISTS))
     return [*[own for own in best if own != untuned][:FINALISTS], untuned]
 

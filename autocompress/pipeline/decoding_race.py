@@ -1,7 +1,7 @@
 """Runs the race of decodings: judges what comes in, and keeps it in the store."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -161,10 +161,7 @@ class Judging:
     def best(self, n: int) -> list[Genotype]:
         """Return decodings that read all items and meet the constraints, the best first."""
         whole = [own for own, read in self.read.items() if len(read) >= self.race.items]
-        meeting = [own for own in whole if self.race.violation(self.read[own]) <= 0]
-        return sorted(meeting, key=lambda own: (self.race.expected(self.read[own]), own.levels))[
-            :n
-        ]
+        return self._sorted(own for own in whole if self.race.violation(self.read[own]) <= 0)[:n]
 
     def closest(self, n: int) -> list[Genotype]:
         """Return the decodings that miss the constraints least, by what they read of the items."""
@@ -172,12 +169,16 @@ class Judging:
         return sorted(missed, key=lambda own: (missed[own], own.levels))[:n]
 
     def leaders(self) -> list[Genotype]:
-        """Return the decodings that none is as good as in all objectives."""
-        return [
+        """Return the decodings that none is as good as in all objectives, the best first."""
+        return self._sorted(
             own
             for own, read in self.read.items()
             if any(read is leader for leader in self.race.leaders)
-        ]
+        )
+
+    def _sorted(self, decodings: Iterable[Genotype]) -> list[Genotype]:
+        """Return decodings by what is expected of them, in the first objective before others."""
+        return sorted(decodings, key=lambda own: (self.race.expected(self.read[own]), own.levels))
 
     def _ranked(self) -> dict[Genotype, float]:
         """Return what decodings came to that keep the constraints; if none does, what they miss.

@@ -1,12 +1,12 @@
 """Searches a compressed model and its decoding together, under one speedup of answers.
 
 The two take turns. Compression is first asked for all of the speedup, and the decoding of what it
-gives is searched for the best score within the time, and for the least time without loss of it. By
-what its answers to validation items then leave of the time, compression is asked for less the next
-time, or for more where they take too long. At last the dense model is decoded with the compressed
-one as its draft. Each part is a study of its own; what they end with answers the same items in
-turn. The winner is the least compressed of those that keep the speedup and are not surely worse
-than the best.
+gives is searched for the best score, and for the least time without loss of it. By what its
+answers to validation items then leave of the time, compression is asked for less the next time, or
+for more where they take too long. At last the dense model is decoded with the compressed one as
+its draft. Each part is a study of its own; what they end with answers the same items in turn. The
+winner is the least compressed of those that keep the speedup and are not surely worse than the
+best.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ little, and there are few of them."""
 OF_PARTS: Final[Mapping[Split, int]] = {**ITEMS, Split.SELECTION: 4, Split.REPORT: 1}
 """And of a part's own: how fast its winner answers validation items decides what is asked next."""
 MARGIN: Final = 1.05
-"""By which a decoding has to be faster than asked: on other items it may be slower."""
+"""By which answers have to be faster than asked: to other items they may be slower."""
 DENSE: Final = "dense answers"
 TURNS: Final = "turns"
 
@@ -162,8 +162,8 @@ def search_jointly(
             report = JointReport.from_json(known)
         else:
             with in_ray(spec.address):
-                dense = _dense_answers(opened, store, observer)
-                parts = _Parts(spec, dense, storage, study, output, observer)
+                workload = _workload(opened, store, observer)
+                parts = _Parts(spec, workload, storage, study, output, observer)
                 options = _searched(parts, store, _target(spec))
                 unread = opened_for(asked, items)
                 report = _concluded(spec, unread, options, study, observer)
@@ -208,33 +208,20 @@ def answered_faster(found: DecodingReport) -> float:
     return seconds.get(AGAINST, seconds[winner]) / seconds[winner]
 
 
-@dataclass(frozen=True, slots=True)
-class _Dense:
-    """What the dense model's answers to the search's items take, untuned.
-
-    Args:
-        seconds: The mean.
-        workload: One request of their mean lengths.
-    """
-
-    seconds: float
-    workload: Workload
-
-
 class _Parts:
     """Runs the searches that a joint one consists of, each a study of its own."""
 
     def __init__(
         self,
         spec: SearchSpec,
-        dense: _Dense,
+        answers: Workload,
         storage: str,
         study: str,
         output: Path,
         observer: Observer,
     ) -> None:
         self._spec = spec
-        self._dense = dense
+        self._answers = answers
         self._storage = storage
         self._study = study
         self._output = output
@@ -253,10 +240,8 @@ class _Parts:
         except UnreachableTarget as error:
             self._observer.tell("out of reach", {"speedup": speedup, "why": str(error)})
             return None
-        rules = Rules(
-            (Objective.QUALITY, Objective.SECONDS),
-            limits={Objective.SECONDS: self._dense.seconds / _target(self._spec) / MARGIN},
-        )
+        # A limit on the time that no decoding keeps would buy a little of it with any score.
+        rules = Rules((Objective.QUALITY, Objective.SECONDS))
         model = self._spec.model if speedup == 1 else str(folder)
         asked = decoding_of(self._spec, model, None if draft is None else str(draft), rules)
         name = f"{self._study}-decoded-{speedup:.3g}x"
@@ -294,7 +279,7 @@ class _Parts:
         spec = self._spec
         if spec.workload != USUAL_MIX or spec.latency_table is not None:
             return spec.workload
-        return Mix(((1.0, self._dense.workload),))
+        return Mix(((1.0, self._answers),))
 
     def _folder(self, speedup: float) -> Path:
         """Where a compressed model lies; its study is of the folder's name."""
@@ -465,8 +450,8 @@ def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -
     return dataclasses.replace(decode_asked(given), rules=rules)
 
 
-def _dense_answers(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> _Dense:
-    """Have the dense model answer the search's items, untuned."""
+def _workload(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Workload:
+    """Return one request of the mean lengths of the search's prompts and dense's answers."""
     known = store.document(DENSE)
     if known is None:
         observer.stage("dense answers")
@@ -475,11 +460,8 @@ def _dense_answers(opened: OpenedDecoding, store: StudyStore, observer: Observer
         tokenizer = loading.load_tokenizer(opened.folder, opened.asked.trust_remote_code)
         prompts = [len(tokenizer(own.prompt).input_ids) for own in opened.items[Split.SEARCH]]
         known = {
-            "seconds": Objective.SECONDS.ratio(found),
             "prompt": max(1, round(float(np.mean(prompts)))),
             "generated": max(1, round(float(found.said.mean()))),
         }
         store.save_document(DENSE, known)
-    seconds, prompt, generated = (known[name] for name in ("seconds", "prompt", "generated"))
-    workload = Workload(1, int(str(prompt)), int(str(generated)))
-    return _Dense(float(str(seconds)), workload)
+    return Workload(1, int(str(known["prompt"])), int(str(known["generated"])))
