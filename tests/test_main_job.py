@@ -99,7 +99,8 @@ def kill_at(job: Job, study: str, shards: int, *flags: str) -> None:
     process = job.start("search", study, *flags)
     wait_until_measured(job, study, shards)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -603,13 +604,13 @@ def test_a_killed_search_over_bits_ends_with_the_same_winner(
 ) -> None:
     own = stored(job, tiny_llama, calibration)
     flags = ("--target-bits=3", "--bits=8,4,2")
-    own.run("search", "whole", *flags)
-    kill_at(own, "cut", len(own.shards("whole")) // 2, *flags)
+    own.run("search", "bits-whole", *flags)
+    kill_at(own, "bits-cut", len(own.shards("bits-whole")) // 2, *flags)
 
-    own.run("resume", "cut")
+    own.run("resume", "bits-cut")
 
-    assert own.winner("cut") == own.winner("whole")
-    assert own.shards("cut") == own.shards("whole")
+    assert own.winner("bits-cut") == own.winner("bits-whole")
+    assert own.shards("bits-cut") == own.shards("bits-whole")
 
 
 @pytest.mark.slow

@@ -205,7 +205,6 @@ def test_a_killed_sweep_goes_on_and_runs_no_search_twice(
         "target_bits": 3.5,
         "bits": "8,4,2",
         "workload": "1x8+4",
-        "max_tokens": 20000,
         "timing_processes": 2,
         "vary": {"strategy": ["uniform", "additive"]},
     }
