@@ -91,6 +91,7 @@ def joint_section(result: Mapping[str, Any]) -> str:
         f"target with its whole interval in {own['met']}, its score was surely better than the "
         f"sequence's in {own['surely_better']}, and surely worse in {own['surely_worse']}. "
         f"{result['rows'][0]['hardware']}.\n\n"
+        + "".join(f"{row['note']}\n\n" for row in result["rows"] if "note" in row)
         + table(
             [
                 "seed",
