@@ -24,12 +24,12 @@ from autocompress.pipeline.decoding_opened import (
     answered,
     in_processes,
     in_turn,
+    one_process,
 )
 from autocompress.pipeline.decoding_race import Judging
-from autocompress.pipeline.intervals import cuts, ratio_interval, ratio_over_processes
+from autocompress.pipeline.intervals import ratio_interval, ratio_over_processes
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.observer import Observer, waiting
-from autocompress.pipeline.timing_turn import turn_here
+from autocompress.pipeline.observer import Observer
 from autocompress.search.racing import (
     TIMED,
     UNITS,
@@ -43,7 +43,7 @@ from autocompress.search.racing import (
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.trial import Genotype, Split
 from autocompress.workers.decoding_session import Contender
-from autocompress.workers.tune_alone import Part, measuring_alone
+from autocompress.workers.tune_alone import Part
 
 FINALISTS: Final = 4
 EXAMPLES: Final = 3
@@ -77,10 +77,7 @@ def conclude(
     finalists = _finalists(judging, untuned)
     factory = opened.factory(*UNREAD)
     first_item, n_validation = opened.unread[Split.SELECTION]
-    with (
-        turn_here(asked.address, observer),
-        measuring_alone(factory, asked.address, waiting(observer)) as alone,
-    ):
+    with one_process(factory, asked.address, observer) as alone:
         observer.stage("validation items")
         validated = in_turn(
             alone,
@@ -153,7 +150,7 @@ def conclude(
         search_items=n_search,
         validation_items=len(opened.items[Split.SELECTION]),
         report_items=len(opened.items[Split.REPORT]),
-        report_processes=len(cuts(len(opened.items[Split.REPORT]), asked.timing_processes)) - 1,
+        report_processes=min(len(opened.items[Split.REPORT]), asked.timing_processes),
         stopped_because=raced.stopped_because,
         seconds=raced.seconds,
         seed=asked.seed,

@@ -1,7 +1,8 @@
 """What a search for a decoding works on: models found, items dealt out, a space."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -91,6 +92,18 @@ def looks(first: int, n: int) -> tuple[int, ...]:
     return (*range(first, first + n, CHUNK), first + n)
 
 
+@contextlib.contextmanager
+def one_process(
+    factory: DecodingFactory, address: str | None, observer: Observer
+) -> Iterator[Alone]:
+    """Start a process that answers items, in this machine's turn to time, and end it."""
+    with (
+        turn_here(address, observer),
+        measuring_alone(factory, address, waiting(observer)) as alone,
+    ):
+        yield alone
+
+
 def in_turn(
     alone: Alone,
     contenders: Sequence[Contender],
@@ -129,10 +142,7 @@ def in_processes(
         def told(done: int, before: int = start) -> None:
             observer.advance(before + done, n)
 
-        with (
-            turn_here(asked.address, observer),
-            measuring_alone(factory, asked.address, waiting(observer)) as alone,
-        ):
+        with one_process(factory, asked.address, observer) as alone:
             parts = in_turn(alone, contenders, first + start, end - start, told)
         for own, added in zip(found, parts, strict=True):
             own += added
@@ -149,10 +159,6 @@ def answer_search_items(
 ) -> Answered:
     """Have one contender answer all that a search reads, in a process of its own."""
     n = len(opened.items[Split.SEARCH])
-    factory, address = opened.factory(Split.SEARCH), opened.asked.address
-    with (
-        turn_here(address, observer),
-        measuring_alone(factory, address, waiting(observer)) as alone,
-    ):
+    with one_process(opened.factory(Split.SEARCH), opened.asked.address, observer) as alone:
         (parts,) = in_turn(alone, [contender], 0, n, lambda done: observer.advance(done, n))
     return answered(parts)

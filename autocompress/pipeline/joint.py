@@ -39,20 +39,19 @@ from autocompress.pipeline.decoding_opened import (
     answered,
     in_processes,
     in_turn,
+    one_process,
 )
 from autocompress.pipeline.decoding_stored import JOINT
 from autocompress.pipeline.going_on import going_on
 from autocompress.pipeline.intervals import (
-    cuts,
     mean_interval,
     ratio_interval,
     ratio_over_processes,
 )
 from autocompress.pipeline.latency import hardware
-from autocompress.pipeline.observer import Observer, waiting
+from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import prepare
 from autocompress.pipeline.targets import check_kernels
-from autocompress.pipeline.timing_turn import turn_here
 from autocompress.search.racing import Answered, Objective, Rules, in_the_running
 from autocompress.spaces.decoding import Decoding, to_text
 from autocompress.spec import DECODING, DECODING_FIELDS, SearchSpec
@@ -61,7 +60,7 @@ from autocompress.store.study_store import find_study
 from autocompress.trial import Split
 from autocompress.workers.decoding_session import Contender, Drafted
 from autocompress.workers.tune import in_ray
-from autocompress.workers.tune_alone import Part, measuring_alone
+from autocompress.workers.tune_alone import Part
 from autocompress.workload import USUAL_MIX, Mix, Workload
 
 MOST_TURNS: Final = 3
@@ -162,7 +161,7 @@ def search_jointly(
             report = JointReport.from_json(known)
         else:
             with in_ray(spec.address):
-                workload = _workload(opened, store, observer)
+                workload = _like_answers(opened, store, observer)
                 parts = _Parts(spec, workload, storage, study, output, observer)
                 options = _searched(parts, store, _target(spec))
                 unread = opened_for(asked, items)
@@ -308,10 +307,7 @@ def _concluded(
     )
     contenders = _contenders(opened, options)
     first, n = opened.unread[Split.SELECTION]
-    with (
-        turn_here(spec.address, observer),
-        measuring_alone(factory, spec.address, waiting(observer)) as alone,
-    ):
+    with one_process(factory, spec.address, observer) as alone:
         observer.stage("validation items")
         validated = in_turn(alone, contenders, first, n, lambda done: observer.advance(done, n))
         models = range(len(options) + 1)
@@ -347,7 +343,7 @@ def _concluded(
         ),
         validation_items=len(opened.items[Split.SELECTION]),
         report_items=len(opened.items[Split.REPORT]),
-        report_processes=len(cuts(len(opened.items[Split.REPORT]), spec.timing_processes)) - 1,
+        report_processes=min(len(opened.items[Split.REPORT]), spec.timing_processes),
         seed=spec.seed,
         versions=versions(),
         compression_seconds=spec.budget_seconds,
@@ -450,7 +446,7 @@ def decoding_of(spec: SearchSpec, model: str, draft: str | None, rules: Rules) -
     return dataclasses.replace(decode_asked(given), rules=rules)
 
 
-def _workload(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Workload:
+def _like_answers(opened: OpenedDecoding, store: StudyStore, observer: Observer) -> Workload:
     """Return one request of the mean lengths of the search's prompts and dense's answers."""
     known = store.document(DENSE)
     if known is None:
