@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
+from autocompress.models.weight_files import weight_files
+
 RESTING = torch.device("cpu")
 
 Found = TypeVar("Found")
@@ -60,7 +62,7 @@ class ModelsInTurn:
     def _added(self, path: Path, load: Callable[[Path], PreTrainedModel]) -> PreTrainedModel:
         if self.is_one_at_a_time:
             self._rest()
-        elif self.all and stored_bytes(path) > free_bytes(self._device):
+        elif self.all and weight_bytes(path) > free_bytes(self._device):
             self._begin_turns()
         try:
             return load(path)
@@ -86,9 +88,9 @@ class ModelsInTurn:
         torch.cuda.empty_cache()
 
 
-def stored_bytes(folder: Path) -> int:
+def weight_bytes(folder: Path) -> int:
     """Return the bytes of a checkpoint's weights; what is stored packed may take more."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in weight_files(folder))
 
 
 def free_bytes(device: torch.device) -> float:
