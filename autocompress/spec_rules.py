@@ -1,7 +1,9 @@
 """What an engine runs and a checkpoint's format holds: rules of a spec that need no model."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 ROOFLINES: Final = ("a100", "h100", "h200", "l4", "l40s", "rtx4090", "mi300x")
@@ -64,12 +66,22 @@ OF_STRATEGIES: Final[Mapping[str, tuple[str, ...]]] = {
     "warm_start": _FROM_CHANGES,
 }
 """What some strategies alone read; the others measure a handful that they make by themselves."""
+GPU_DRIVERS: Final = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+"""What is there where NVIDIA's driver is loaded, and AMD's; torch is not asked, nor imported."""
 OF_TIMES: Final = ("latency_table", "fresh_profile")
 """What says something of targets that are told by the clock alone."""
 
 
 METRIC_VARIABLES: Final = ("W", "X", "G")
 """Of symbolic metrics; no name of a pruner has one of these letters."""
+
+
+def stands_for_gpu(device: str) -> bool:
+    """Whether a device is a GPU: `auto` is one where a driver for it is loaded, and not hidden."""
+    if device != "auto":
+        return device.startswith("cuda")
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not is_hidden and any(driver.exists() for driver in GPU_DRIVERS)
 
 
 def usual_format(engine: str) -> str:
@@ -85,7 +97,7 @@ def usual_space(
         return ("depth", "bits") if whole_layers else ("bits",)
     if form in CODED:
         return ("depth", "bits") if engine == "vllm" else ("depth",)
-    runs_bits = engine == "llama.cpp" or (engine == "torch" and not device.startswith("cuda"))
+    runs_bits = engine == "llama.cpp" or (engine == "torch" and not stands_for_gpu(device))
     shapes = ("depth",) if whole_layers or engine == "llama.cpp" else ("depth", "width")
     return (*shapes, "bits") if runs_bits else shapes
 

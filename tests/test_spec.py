@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress import spec_rules
 from autocompress.errors import SpecError
 from autocompress.spaces import settings
 from autocompress.spec import (
@@ -340,6 +341,31 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"engine": "vllm"}).space == ("depth", "bits")
     assert from_mapping(LEAST | {"whole_layers": True}).space == ("depth", "bits")
     assert from_mapping(LEAST | {"whole_layers": True, "device": "cuda"}).space == ("depth",)
+
+
+@pytest.mark.parametrize(
+    ("is_loaded", "visible", "is_gpu"),
+    [(True, None, True), (True, "1,2", True), (True, "", False), (False, None, False)],
+)
+def test_auto_is_the_gpu_whose_driver_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_loaded: bool,
+    visible: str | None,
+    is_gpu: bool,
+) -> None:
+    driver = tmp_path / "driver"
+    if is_loaded:
+        driver.touch()
+    monkeypatch.setattr(spec_rules, "GPU_DRIVERS", (tmp_path / "other", driver))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    spaces = [from_mapping(LEAST | {"device": name}).space for name in ("auto", "cuda", "cpu")]
+
+    assert spaces[1:] == [("depth", "width"), ("depth", "width", "bits")]
+    assert spaces[0] == spaces[1 if is_gpu else 2]
 
 
 @pytest.mark.parametrize(

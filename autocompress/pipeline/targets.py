@@ -24,7 +24,13 @@ from autocompress.spaces.settings import (
     torch_kernel_bits,
 )
 from autocompress.spec import SearchSpec
-from autocompress.spec_rules import BY_TORCH, COMPRESSED, TORCH_KERNELS, usual_space
+from autocompress.spec_rules import (
+    BY_TORCH,
+    COMPRESSED,
+    TORCH_KERNELS,
+    stands_for_gpu,
+    usual_space,
+)
 from autocompress.store.base import Json
 
 MEMORY_MARGIN: Final = 1.01
@@ -121,7 +127,7 @@ def check_kernels(spec: SearchSpec) -> None:
 
 def _has_torch_kernel(name: str, spec: SearchSpec) -> bool:
     """Whether torch has a kernel for one of a spec's `bits`, in layers of usual sizes."""
-    if spec.device.startswith("cuda") or spec.dtype == "float32":
+    if stands_for_gpu(spec.device) or spec.dtype == "float32":
         return False
     if name.isdigit():
         size = USUAL_COLUMNS if spec.group_size is None else spec.group_size or None
