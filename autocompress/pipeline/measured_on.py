@@ -1,4 +1,8 @@
-"""Knows what a study's losses were measured on: those of other weights or texts must not mix."""
+"""Knows what a study's losses were measured on: those of other weights or texts must not mix.
+
+Nor may those that were computed in another number format, or by a GPU and by a CPU: in few bits
+these round differently, by more than neighbouring candidates differ.
+"""
 
 from collections.abc import Mapping
 from typing import Final
@@ -13,10 +17,17 @@ MEASURED_ON: Final = "measured on"
 
 
 def measured_on(prepared: Prepared) -> Mapping[str, str]:
-    """Return digests of all that losses are of, by what it is; reads the weights."""
+    """Return what all losses are of and computed in, digests of the first; reads the weights."""
     parts = prepared.sequences.items()
     texts = {f"{split} text": text.fingerprint({split: rows}) for split, rows in parts}
-    return {"weights": loading.fingerprint(prepared.folder), **texts}
+    spec, device = prepared.spec, prepared.device
+    is_slow = spec.dtype in ("auto", "bfloat16") and loading.lacks_bfloat16(device)
+    number_format = "float32" if is_slow else spec.dtype
+    return {
+        "weights": loading.fingerprint(prepared.folder),
+        "number format": f"{number_format} on a {'GPU' if device.type == 'cuda' else 'CPU'}",
+        **texts,
+    }
 
 
 def check_measured_on(
@@ -28,7 +39,7 @@ def check_measured_on(
         before: The study's document.
 
     Raises:
-        SpecError: If they are of other weights or of another text.
+        SpecError: If they are of other weights, of another text or in another number format.
     """
     # Where it does not say on what, nothing was measured yet.
     if before is None or before == now:

@@ -43,6 +43,8 @@ REPORT_SEQUENCES = 256
 # Through a site at a time; shorter readings than the least waste even one core.
 CPU_TOKENS = 2048
 GPU_TOKENS = 32768
+CPU_LOGITS = 2**24
+GPU_LOGITS = 2**28
 CPU_STATES = 2**28
 GPU_STATES = 2**32
 TOKENS_AT_LEAST = 512
@@ -86,6 +88,7 @@ class Prepared:
             text.fingerprint(self.sequences),
             str(CALIBRATION_SEQUENCES),
             self.spec.dtype,
+            self.device.type,
             str(loading.lacks_bfloat16(self.device)),
             *self._upstream(),
         )
@@ -102,6 +105,7 @@ class Prepared:
                 teacher_tokens=self.spec.teacher_tokens,
                 states_bytes=GPU_STATES if on_gpu else CPU_STATES,
                 tokens_at_once=GPU_TOKENS if on_gpu else CPU_TOKENS,
+                logits_at_once=GPU_LOGITS if on_gpu else CPU_LOGITS,
             ),
             weights_bytes=self.spec.weights_bytes,
             codes=self.spec.quantizer,

@@ -1,8 +1,10 @@
 """A search finds the levels that it would build, and none that were built otherwise."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from autocompress.pipeline.prepared import prepare
 from autocompress.spec import from_mapping
@@ -41,6 +43,14 @@ def test_levels_behind_other_layers_are_kept_apart(
     others = levels_of(tiny_llama, calibration, upstream="3", **changed)
 
     assert others != built
+
+
+def test_levels_that_a_gpu_builds_are_kept_apart(tiny_llama: Path, calibration: Path) -> None:
+    asked = {"model": str(tiny_llama), "calibration": str(calibration), "context": 16}
+    here = prepare(from_mapping(asked | {"target_bits": 8, "device": "cpu"}))
+    there = dataclasses.replace(here, device=torch.device("cuda"))
+
+    assert here.session_plan("weights").levels != there.session_plan("weights").levels
 
 
 def test_levels_behind_layers_of_other_groups_are_kept_apart(
