@@ -2,14 +2,19 @@
 
 import torch
 
-CPU_ALLOCATOR = "can't allocate memory"
+WORDS = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+"""Of a plain RuntimeError: of torch's allocator on a CPU, and of libraries that take their own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
-    # On a CPU torch raises a plain RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
     )
 
 
