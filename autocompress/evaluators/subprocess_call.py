@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Final
 
+import torch
+
 from autocompress.errors import AutocompressError
 
 Progress = Callable[[int, int], None]
@@ -46,6 +48,8 @@ def call_module(
         progress: Is told what the process tells by `advance`.
     """
     command = [sys.executable, "-W", "ignore", "-m", module]
+    # On a GPU that process finds no room where this one keeps what it has freed.
+    torch.cuda.empty_cache()
     answer = ""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as words:
         with (

@@ -84,8 +84,6 @@ def ask_engine(
         "workload": str(workload),
         "repeats": repeats,
     }
-    # On a GPU that process finds no room where this one keeps what it has freed.
-    torch.cuda.empty_cache()
     return call_module(module, request, EngineError, complaint, progress)
 
 

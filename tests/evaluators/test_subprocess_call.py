@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from autocompress.errors import EngineError
 from autocompress.evaluators import subprocess_call
@@ -130,3 +133,21 @@ def test_one_that_goes_on_is_heard(served: str, monkeypatch: pytest.MonkeyPatch)
     answer = json.loads(call_module(served, {"wish": "be slow"}, EngineError, "It did not run"))
 
     assert answer["request"] == {"wish": "be slow"}
+
+
+def test_memory_that_is_kept_for_later_is_given_back_before_another_process_wants_it(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    start = subprocess.Popen
+
+    def started(*asked: Any, **how: Any) -> Any:
+        order.append("started")
+        return start(*asked, **how)
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("emptied"))
+    monkeypatch.setattr(subprocess, "Popen", started)
+
+    call_module(served, {"wish": "answer"}, EngineError, "It did not run")
+
+    assert order == ["emptied", "started"]

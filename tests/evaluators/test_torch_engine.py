@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from autocompress.evaluators import timing
-from autocompress.evaluators.torch_engine import TorchEngine, has_own_modeling
+from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.models.architecture import MODELING_FILES
-from autocompress.workload import Workload
 
 OURS = MODELING_FILES[0]
 both_files = pytest.mark.parametrize("file", MODELING_FILES, ids=lambda file: file.stem)
@@ -78,20 +75,3 @@ def test_our_own_code_under_another_name_does_not_count(tmp_path: Path) -> None:
     (tmp_path / OURS.name).rename(tmp_path / "modeling_other.py")
 
     assert not has_own_modeling(tmp_path)
-
-
-def test_memory_that_is_kept_for_later_is_given_back_before_another_process_wants_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-
-    def call(*_: object) -> str:
-        order.append("called")
-        return "null"
-
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("emptied"))
-    monkeypatch.setattr(timing, "call_module", call)
-
-    TorchEngine("cuda", "auto", 0).peak_memory(tmp_path, Workload())
-
-    assert order == ["emptied", "called"]
