@@ -37,19 +37,26 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
                 del layer.forward  # The class's own is seen again.
 
 
-def has_compiler() -> bool:
-    """Whether there is a C++ compiler, with which torch compiles for CPUs."""
-    return any(map(shutil.which, (os.environ.get("CXX", ""), "g++")))
+def has_compiler(device: torch.device) -> bool:
+    """Whether there is the compiler of C++, for a GPU of C, that torch compiles with."""
+    variable, usual = _compilers(device)
+    return any(map(shutil.which, (os.environ.get(variable, ""), *usual)))
+
+
+def _compilers(device: torch.device) -> tuple[str, tuple[str, ...]]:
+    """Return the variable that names the compiler, and its usual names; Triton's is one of C."""
+    return ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
 
 
 def check_compiler(device: torch.device) -> None:
     """Make sure that torch finds what it compiles with.
 
     Raises:
-        SpecError: If it is a CPU without a C++ compiler.
+        SpecError: If it is not there.
     """
-    if device.type == "cpu" and not has_compiler():
+    if not has_compiler(device):
+        variable, usual = _compilers(device)
         raise SpecError(
-            "The engine torch-compiled compiles with g++, or with the command in CXX, and neither "
-            "is there."
+            f"The engine torch-compiled compiles with {' or '.join(usual)}, or with the command "
+            f"in {variable}, and none is there."
         )

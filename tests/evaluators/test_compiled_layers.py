@@ -1,5 +1,6 @@
 """Layers that torch compiles while they are timed: compiled where it can be, in seconds."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ from tests.tiny_models import (
 WORKLOAD = Mix.parse("1x8+4").first
 # torch's own, on import
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="there is no g++ to compile with")
+needs_compiler = pytest.mark.skipif(
+    not has_compiler(torch.device("cpu")), reason="there is no g++ to compile with"
+)
 
 
 @needs_compiler
@@ -83,10 +86,18 @@ def test_a_checkpoint_is_timed_compiled_in_a_process_of_its_own(tiny_llama: Path
     assert max(first.total + second.total) < 1000
 
 
-def test_a_cpu_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "variable", "usual"), [("cpu", "CXX", "g\\+\\+"), ("cuda", "CC", "gcc or clang")]
+)
+def test_a_device_without_its_compiler_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, variable: str, usual: str
+) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv(variable, raising=False)
 
-    with pytest.raises(SpecError, match="compiles with g\\+\\+, or with the command in CXX"):
-        check_compiler(CPU)
-    check_compiler(torch.device("cuda"))
+    with pytest.raises(
+        SpecError, match=f"compiles with {usual}, or with the command in {variable}"
+    ):
+        check_compiler(torch.device(device))
+    monkeypatch.setenv(variable, sys.executable)
+    check_compiler(torch.device(device))

@@ -93,7 +93,9 @@ def test_what_only_saves_time_changes_no_greedy_answer(
     assert tokens(decoder, {**SHORT, **decoding}) == tokens(decoder, {**SHORT, **penalty})
 
 
-@pytest.mark.skipif(not has_compiler(), reason="there is no g++ to compile with")
+@pytest.mark.skipif(
+    not has_compiler(torch.device("cpu")), reason="there is no g++ to compile with"
+)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, on import
 def test_compiling_changes_no_answer_and_is_in_no_answers_time(decoder: Decoder) -> None:
