@@ -86,7 +86,9 @@ class KernelShapes:
             self._packed.move_to_end(key)
             return self._packed[key]
         weight = plain.weight.detach()
-        grid = fit_grid(weight, key.setting, torch.ones(weight.shape[1]), FULL_RANGE)
+        grid = fit_grid(
+            weight, key.setting, torch.ones(weight.shape[1], device=weight.device), FULL_RANGE
+        )
         packed = pack(weight, key.setting, grid)
         made = PackedLinear(packed.shape, str(key.setting), packed.tensors, plain.bias)
         self._packed[key] = made = made.to(weight.dtype)
