@@ -151,7 +151,8 @@ def laboratory(
     # Constraints are a benchmark's own: a target must only be there.
     usual = {"model": str(model), "target_speedup": 2, "bits": list(BITS)}
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
-    n = len(os.sched_getaffinity(0))
+    # A GPU has one worker, as in a search: more would only take turns on it.
+    n = len(loading.visible_gpus(prepared.device) or os.sched_getaffinity(0))
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
     with workers(prepared, n, TEACHER_BYTES) as pool, tempfile.TemporaryDirectory() as folder:
         whole = loading.load_model(prepared.folder, prepared.device, "float32")

@@ -1,14 +1,16 @@
 """Holds predicted latencies against measured ones, on configurations that no fit has read.
 
     python -m benchmarks.latency --output benchmarks/results/latency.json
+    python -m benchmarks.latency --output latency-gpu.json --coded 0 --rounds 3 --shape 8b
+    python -m benchmarks.latency --output latency-compiled.json --coded 0 --compiled --space depth
 
 The shipped reference model, and a randomly initialised one of about 0.5 B parameters in bfloat16,
-each on the torch engine of this CPU in depth and width; the reference model in bits too, those
-that torch has kernels for. As a search does, the bench profiles every distinct change, fits the
-latency model on whole random configurations and has held-out ones give its interval; then it
-measures many more, spread from 1x to 3x, each twice. Errors are told for the time until the first
-token and for a further one. Nothing else may run meanwhile; what the output holds is not measured
-again.
+each on the torch engine of this machine in depth and width; the reference model in bits too, those
+that torch has kernels for on a CPU. As a search does, the bench profiles every distinct change,
+fits the latency model on whole random configurations and has held-out ones give its interval; then
+it measures many more, spread from 1x to 3x, each twice. Errors are told for the time until the
+first token and for a further one. Nothing else may run meanwhile; what the output holds is not
+measured again.
 """
 
 import argparse
@@ -35,6 +37,7 @@ from autocompress.pipeline.latency import SAMPLES, hardware, spread
 from autocompress.pipeline.prepared import prepare
 from autocompress.spaces.base import SearchSpace
 from autocompress.spec import from_mapping
+from autocompress.spec_rules import COMPILED_TORCH
 from autocompress.workload import Mix, Phase, Workload
 from benchmarks.contest import write_whole
 from benchmarks.first_units import FirstUnits
@@ -42,7 +45,7 @@ from benchmarks.laboratory import MODEL
 from benchmarks.random_models import SHAPES, write_model
 
 Row = dict[str, Any]
-REFERENCE, LARGE = "reference model", "random 0.5 B model"
+REFERENCE, LARGE = "reference model", "random {} model"
 CODED = "reference model, bits too"
 ROUNDS = 7
 
@@ -51,31 +54,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--reference", type=int, default=165, help="configurations measured")
-    parser.add_argument("--large", type=int, default=40, help="of the 0.5 B model")
+    parser.add_argument("--large", type=int, default=40, help="of the randomly initialised one")
+    parser.add_argument("--shape", choices=SHAPES, default="0.5b", help="of that model")
+    parser.add_argument("--folder", type=Path, help="keeps that model; temporary if absent")
+    parser.add_argument("--space", default="depth,width")
+    parser.add_argument("--compiled", action="store_true", help="with compiled layers")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the profile")
     parser.add_argument("--coded", type=int, default=60, help="with bits, of the reference model")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rows: list[Row] = []
     if arguments.output.is_file():
         rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+    large = LARGE.format(arguments.shape.replace("b", " B"))
     with tempfile.TemporaryDirectory() as scratch:
         for name, n, space in (
-            (REFERENCE, arguments.reference, "depth,width"),
-            (LARGE, arguments.large, "depth,width"),
-            (CODED, arguments.coded, "depth,width,bits"),
+            (REFERENCE, arguments.reference, arguments.space),
+            (large, arguments.large, arguments.space),
+            (CODED, arguments.coded, f"{arguments.space},bits"),
         ):
-            if any(row["model"] == name for row in rows):
+            if n == 0 or any(row["model"] == name for row in rows):
                 continue
             folder = MODEL
-            if name == LARGE:
-                folder = Path(scratch) / "random"
-                write_model(SHAPES["0.5b"], folder, 1, 0)
-            rows += _judged(name, folder, n, space, arguments.seed)
+            if name == large:
+                folder = arguments.folder or Path(scratch) / "random"
+                # The index is written last: without it the folder holds no whole model.
+                if not (folder / "model.safetensors.index.json").is_file():
+                    write_model(SHAPES[arguments.shape], folder, 1, 0)
+            rows += _judged(name, folder, n, space, arguments)
             write_whole(arguments.output, {"rows": rows, "pooled": _pooled(rows)})
 
 
-def _judged(name: str, folder: Path, n: int, space_names: str, seed: int) -> list[Row]:
+def _judged(
+    name: str, folder: Path, n: int, space_names: str, arguments: argparse.Namespace
+) -> list[Row]:
     """Profile a model, fit, and measure n more configurations; return a row for each phase."""
+    seed, compiled = arguments.seed, arguments.compiled
     values = {"model": str(folder), "target_speedup": 2, "space": space_names, "seed": seed}
     prepared = prepare(from_mapping(values))
     space, workload = prepared.space, Workload()
@@ -83,21 +97,22 @@ def _judged(name: str, folder: Path, n: int, space_names: str, seed: int) -> lis
     shaped = ShapedModel(model, space, FirstUnits(model))
     threads = fastest_threads(model, workload)
     torch.set_num_threads(threads)
-    stopwatch = ShapedStopwatch(shaped, workload)
+    stopwatch = ShapedStopwatch(shaped, workload, compiled=compiled)
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 10) == 0:
             print(f"{name}: {done} of {total}", flush=True)
 
-    profile = measure_profile(stopwatch, space, ROUNDS, seed, progress)
+    profile = measure_profile(stopwatch, space, arguments.rounds, seed, progress)
     on = hardware(prepared.device, threads)
+    engine = COMPILED_TORCH if compiled else "torch"
 
     def tables(of: Workload, samples: Sequence[Sample]) -> LatencyTables:
         scales = (1.0, 1.0, 1.0)
         if samples:
             scales = latency_model.fit(profile, samples, of, space)
         table = LatencyTable(
-            "torch", torch.__version__, on, threads, of, profile, tuple(samples), scales
+            engine, torch.__version__, on, threads, of, profile, tuple(samples), scales
         )
         return LatencyTables(Mix(((1.0, of),)), (table,))
 
@@ -105,7 +120,7 @@ def _judged(name: str, folder: Path, n: int, space_names: str, seed: int) -> lis
     drawn = [spread(space, cost, SAMPLES, seed), spread(space, cost, n, seed + 1)]
     fitted, unseen = (
         measure_samples(
-            stopwatch, space, some, profile.dense, ROUNDS // 3, seed + number, progress
+            stopwatch, space, some, profile.dense, arguments.rounds // 3, seed + number, progress
         )
         for number, some in enumerate(drawn)
     )
@@ -113,7 +128,7 @@ def _judged(name: str, folder: Path, n: int, space_names: str, seed: int) -> lis
     for phase in (Phase.PREFILL, Phase.DECODE):
         of = Workload(workload.batch, workload.prompt, workload.generated, phase)
         row = _errors(tables(of, fitted), of, space, profile, unseen)
-        found.append({"model": name, "phase": str(phase), "hardware": on, **row})
+        found.append({"model": name, "phase": str(phase), "engine": engine, "hardware": on, **row})
         print({key: value for key, value in found[-1].items() if key != "points"}, flush=True)
     return found
 

@@ -302,6 +302,8 @@ def main() -> None:
         roofline = read("roofline.json")
         parts.append(roofline_page.section(roofline))
         roofline_page.draw(roofline, ROOT / "docs" / "roofline.png")
+    if (RESULTS / "roofline-h200.json").is_file():
+        parts.append(roofline_page.gpu_section(read("roofline-h200.json")))
     if (RESULTS / "optimum.json").is_file():
         parts.append(optimum_page.section(read("optimum.json")))
     if (RESULTS / "operators.json").is_file():

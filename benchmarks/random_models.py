@@ -2,8 +2,9 @@
 
     python -m benchmarks.random_models --shape 0.5b --folder /tmp/random-0.5b
 
-One shard is in memory at a time, so a model may be larger than memory. Same seed, same bytes. The
-reference model's tokenizer lies beside the weights: its ids are below every vocabulary here.
+One shard is in memory at a time, so a model may be larger than memory. Same seed, same bytes, on
+one kind of device: a GPU draws other numbers than a CPU, and many times as fast. The reference
+model's tokenizer lies beside the weights: its ids are below every vocabulary here.
 """
 
 import argparse
@@ -114,12 +115,14 @@ def write_model(shape: Shape, folder: Path, shards: int, seed: int) -> None:
     shape.config().save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(TOKENIZER / name, folder / name)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(seed)
     parts = divided(shape, shards)
     places: dict[str, str] = {}
     for number, part in enumerate(parts, 1):
         file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-        tensors = {name: initial(shape, name, size, generator) for name, size in part.items()}
+        tensors = {
+            name: initial(shape, name, size, generator).cpu() for name, size in part.items()
+        }
         save_file(tensors, folder / file, {"format": "pt"})
         places |= dict.fromkeys(part, file)
     total = {"total_size": shape.parameters * DTYPE.itemsize}
@@ -146,7 +149,8 @@ def initial(shape: Shape, name: str, size: Size, generator: torch.Generator) -> 
         return torch.ones(size, dtype=DTYPE)
     is_added = name.endswith(("o_proj.weight", "down_proj.weight"))
     deviation = DEVIATION / sqrt(2 * shape.layers) if is_added else DEVIATION
-    return torch.empty(size, dtype=DTYPE).normal_(0.0, deviation, generator=generator)
+    values = torch.empty(size, dtype=DTYPE, device=generator.device)
+    return values.normal_(0.0, deviation, generator=generator)
 
 
 def main() -> None:

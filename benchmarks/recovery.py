@@ -80,7 +80,9 @@ def main() -> None:
         more = {} if arguments.rate is None else {"recovery_rate": arguments.rate}
         more["recovery_draw"] = arguments.draw
         prepared = prepared_for(seed, recover=arguments.tokens, **more)
-        with workers(prepared, len(os.sched_getaffinity(0))):
+        with workers(
+            prepared, len(loading.visible_gpus(prepared.device) or os.sched_getaffinity(0))
+        ):
             pass  # All levels are built by now.
         rows[seed] = run(prepared, winners[seed]) | {"seed": seed}
         told = [rows[seed] for seed in sorted(rows)]

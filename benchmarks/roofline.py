@@ -1,9 +1,12 @@
 """Judges the roofline by a machine that is here: its predictions against measured times.
 
     python -m benchmarks.roofline --output benchmarks/results/roofline.json
+    python -m benchmarks.roofline --output benchmarks/results/roofline-h200.json --shape 8b \
+        --rounds 3 --threads 1 --datasheet h200 --cases 1x128+64 64x512+64 1x4096+64
 
 A randomly initialised model of about 0.5 B parameters in bfloat16 decodes, and reads prompts, on
 torch: at several batches and contexts, and with a third and two thirds of its layers dropped.
+On a GPU the time that its kernels take is told too: the rest of a pass it waits for Python.
 Peak rate and bandwidth are probed anew in every round, right before what they are to predict;
 ratios are medians over rounds, with the least and the most of them. The bandwidth of plain reading
 is told too: it is nearer to what a datasheet's figure would be. Nothing else may run meanwhile.
@@ -19,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from autocompress.evaluators.roofline import Roofline
+from autocompress.evaluators.latency_rows import Spent
+from autocompress.evaluators.roofline import KNOWN, Hardware, Roofline
 from autocompress.evaluators.roofline_probe import probe
 from autocompress.evaluators.timing import make_prompt, run
 from autocompress.models import loading
@@ -52,10 +56,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--shape", choices=SHAPES, default="0.5b")
+    parser.add_argument("--folder", type=Path, help="keeps the model; temporary if absent")
+    parser.add_argument("--datasheet", choices=KNOWN, help="whose predictions are told beside")
+    parser.add_argument("--cases", nargs="+", help="workloads, of all layers")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "random-0.5b"
-        write_model(SHAPES["0.5b"], folder, 1, 0)
+        folder = arguments.folder or Path(scratch) / "random"
+        if not (folder / "model.safetensors.index.json").is_file():
+            write_model(SHAPES[arguments.shape], folder, 1, 0)
         spec = from_mapping({"model": str(folder), "target_speedup": 2, "space": ["depth"]})
         prepared = prepare(spec)
         levels = prepared.session_plan("none are built").open_levels()
@@ -63,22 +72,29 @@ def main() -> None:
         shaped = ShapedModel(model, prepared.space, levels)
         cases = [
             Case(Mix.parse(workload).first, dropped, _dropped(prepared, dropped))
-            for workload, dropped in CASES
+            for workload, dropped in cases_of(arguments.cases)
         ]
         rows = [
-            _judged(shaped, prepared, case, threads, arguments.rounds)
+            _judged(shaped, prepared, case, threads, arguments)
             for threads in arguments.threads
             for case in cases
         ]
     result = {
-        "parameters": SHAPES["0.5b"].parameters,
+        "parameters": SHAPES[arguments.shape].parameters,
         "number_format": NUMBER_FORMAT,
         "rounds": arguments.rounds,
         "hardware": hardware(prepared.device, max(arguments.threads)),
         "torch": torch.__version__,
+        "datasheet_name": arguments.datasheet,
+        "datasheet": arguments.datasheet and KNOWN[arguments.datasheet].source,
         "rows": rows,
     }
     write_whole(arguments.output, result)
+
+
+def cases_of(workloads: Sequence[str] | None) -> Sequence[tuple[str, float]]:
+    """Return the usual workloads, each with the share of layers that is gone, or those named."""
+    return CASES if workloads is None else [(workload, 0.0) for workload in workloads]
 
 
 def _dropped(prepared: Prepared, share: float) -> tuple[Choice, ...]:
@@ -91,7 +107,11 @@ def _dropped(prepared: Prepared, share: float) -> tuple[Choice, ...]:
 
 
 def _judged(
-    shaped: ShapedModel, prepared: Prepared, case: Case, threads: int, rounds: int
+    shaped: ShapedModel,
+    prepared: Prepared,
+    case: Case,
+    threads: int,
+    arguments: argparse.Namespace,
 ) -> dict[str, object]:
     """Predict and measure a case in turn, and compare."""
     torch.set_num_threads(threads)
@@ -102,15 +122,20 @@ def _judged(
     longer = make_prompt(shaped.model, workload, (workload.generated - STEPS) // 2)
     run(shaped.model, prompt, 2)
     probes, predicted, measured = [], [], []
-    for _ in range(rounds):
+
+    def told_by(on: Hardware) -> Spent:
+        mix = Mix(((1.0, workload),))
+        model = Roofline(on, mix, NUMBER_FORMAT, shape.vocabulary, shape.hidden)
+        return model.spent(prepared.space, case.choices, workload)
+
+    for _ in range(arguments.rounds):
         here = probe(prepared.device, NUMBER_FORMAT, "this machine")
-        model = Roofline(
-            here, Mix(((1.0, workload),)), NUMBER_FORMAT, shape.vocabulary, shape.hidden
-        )
-        predicted.append(model.spent(prepared.space, case.choices, workload))
+        predicted.append(told_by(here))
         prefill = run(shaped.model, prompt, 1).prefill
         measured.append((prefill, run(shaped.model, longer, STEPS).decode))
-        probes.append((here.bandwidth, here.flops[NUMBER_FORMAT], _read_bandwidth()))
+        probes.append(
+            (here.bandwidth, here.flops[NUMBER_FORMAT], _read_bandwidth(prepared.device))
+        )
     decode = [p.decode / m[1] for p, m in zip(predicted, measured, strict=True)]
     prefill_ratios = [p.prefill / m[0] for p, m in zip(predicted, measured, strict=True)]
     bandwidth, rate, reading = (statistics.median(own) for own in zip(*probes, strict=True))
@@ -126,6 +151,14 @@ def _judged(
         "decode_predicted_to_measured": _spread(decode),
         "prefill_predicted_to_measured": _spread(prefill_ratios),
     }
+    if arguments.datasheet is not None:
+        promised = told_by(KNOWN[arguments.datasheet])
+        row["datasheet_decode_ms"] = promised.decode
+        row["datasheet_prefill_ms"] = promised.prefill
+    if prepared.device.type == "cuda":
+        row["prefill_kernels_ms"] = _kernels_ms(shaped, prompt, 1)
+        steps = _kernels_ms(shaped, longer, STEPS) - _kernels_ms(shaped, longer, 1)
+        row["decode_kernels_ms"] = steps / (STEPS - 1)
     print(row, flush=True)
     return row
 
@@ -135,13 +168,20 @@ def _spread(ratios: Sequence[float]) -> list[float]:
     return [statistics.median(ratios), min(ratios), max(ratios)]
 
 
-def _read_bandwidth() -> float:
+def _kernels_ms(shaped: ShapedModel, prompt: torch.Tensor, n_tokens: int) -> float:
+    """Return the milliseconds that a GPU's kernels take of generating tokens."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run(shaped.model, prompt, n_tokens)
+    return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e3
+
+
+def _read_bandwidth(device: torch.device) -> float:
     """Return the bytes a second of reading memory and doing next to nothing with it."""
-    numbers = torch.zeros(2**25, dtype=torch.int64)
+    numbers = torch.zeros(2**25 if device.type == "cpu" else 2**29, dtype=torch.int64).to(device)
     taken = []
     for _ in range(6):
         started = time.perf_counter()
-        numbers.max()
+        int(numbers.max())
         taken.append(time.perf_counter() - started)
     return numbers.nbytes / statistics.median(taken[1:])
 

@@ -1,5 +1,6 @@
 """The part of docs/measured.md, and its figure, that tells of a run of benchmarks/roofline.py."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from autocompress.evaluators.roofline import KNOWN
 from autocompress.export.figures import write_png
 from benchmarks.markdown_table import table
 
@@ -33,6 +35,60 @@ READING = (
     "which is that of plain reading at best, promises the more. So a roofline ranks "
     "candidates by what they read, and its times are a lower bound and no promise."
 )
+
+GPU_NOTE = (
+    "`python -m benchmarks.roofline --output benchmarks/results/roofline-h200.json --shape 8b "
+    "--rounds {rounds} --threads 1 --datasheet h200 --cases {cases}`\n\n"
+    "The same with {parameters:,} parameters in {number_format}, run by torch {torch}, eager, on "
+    "one {hardware}. Probed peaks: {bandwidth:.2f} TB/s and {flops:.0f} TFLOP/s; the {datasheet}, "
+    "says {promised}. Of a pass the kernels' own time is told beside the time on the clock."
+)
+GPU_READING = (
+    "On the clock a further token takes up to {waiting:.1f} times as long as its kernels, for the "
+    "eager engine starts them one by one from Python: there a roofline is far too fast, narrower "
+    "layers gain next to nothing, and layers that are dropped gain the most. The kernels alone "
+    "take {least:.1f} to {most:.1f} times what the datasheet promises: norms, activations and "
+    "copies are not in it, and products fall short of the peaks. A long prompt, which keeps the "
+    "GPU busy, takes {prompt:.1f} times as long as promised."
+)
+
+
+def gpu_section(result: Mapping[str, Any]) -> str:
+    """Return the section of a GPU: on the clock, of its kernels, and what its datasheet says."""
+    rows = result["rows"]
+    head = [
+        "workload", "time", "ms measured", "ms of kernels", "ms by probed peaks",
+        "ms by the datasheet",
+    ]  # fmt: skip
+    body = [
+        [
+            row["workload"],
+            name,
+            f"{row[f'{phase}_ms']:.1f}",
+            f"{row[f'{phase}_kernels_ms']:.1f}",
+            f"{row[f'{phase}_ms'] * row[f'{phase}_predicted_to_measured'][0]:.1f}",
+            f"{row[f'datasheet_{phase}_ms']:.1f}",
+        ]
+        for row in rows
+        for phase, name in (("decode", "a further token"), ("prefill", "until the first"))
+    ]
+    kernels = [row["decode_kernels_ms"] / row["datasheet_decode_ms"] for row in rows]
+    longest = max(rows, key=lambda row: row["prefill_ms"])
+    reading = GPU_READING.format(
+        waiting=max(row["decode_ms"] / row["decode_kernels_ms"] for row in rows),
+        least=min(kernels),
+        most=max(kernels),
+        prompt=longest["prefill_ms"] / longest["datasheet_prefill_ms"],
+    )
+    on = KNOWN[result["datasheet_name"]]
+    note = GPU_NOTE.format(
+        **result,
+        cases=" ".join(row["workload"] for row in rows),
+        bandwidth=statistics.median(row["bandwidth"] for row in rows) / 1e12,
+        flops=statistics.median(row["flops"] for row in rows) / 1e12,
+        promised=f"{on.bandwidth / 1e12:.2f} and {on.flops[result['number_format']] / 1e12:.0f}",
+    )
+    return "\n\n".join(["### On a GPU", note, table(head, body), reading])
 
 
 def section(result: Mapping[str, Any]) -> str:

@@ -12,10 +12,11 @@ import torch
 
 from autocompress.evaluators.roofline import Hardware
 
-READ_BYTES = 2**28
+READ_BYTES, GPU_READ_BYTES = 2**28, 2**32
 """Of all weights that are read in turn: many times what any cache holds."""
-ROWS, COLUMNS = 4096, 1024
-SIDE = 2048
+LAYER, GPU_LAYER = (4096, 1024), (16384, 8192)
+"""Rows and columns of a weight. On a GPU small ones would tell of starting kernels alone."""
+SIDE, GPU_SIDE = 2048, 8192
 ROUNDS = 15
 
 
@@ -32,13 +33,16 @@ def probe(device: torch.device, number_format: str, name: str) -> Hardware:
         name: What the device is called.
     """
     dtype = getattr(torch, number_format)
-    generator = torch.Generator().manual_seed(0)
+    on_gpu = device.type == "cuda"
+    n_bytes, (rows, columns) = (GPU_READ_BYTES, GPU_LAYER) if on_gpu else (READ_BYTES, LAYER)
+    side = GPU_SIDE if on_gpu else SIDE
+    generator = torch.Generator(device).manual_seed(0)
 
     def numbers(*size: int) -> torch.Tensor:
-        return torch.randn(*size, generator=generator).to(device, dtype)
+        return torch.randn(*size, generator=generator, device=device, dtype=dtype)
 
-    weights = numbers(READ_BYTES // (ROWS * COLUMNS * dtype.itemsize), ROWS, COLUMNS).unbind()
-    vector, square = numbers(1, COLUMNS), numbers(SIDE, SIDE)
+    weights = numbers(n_bytes // (rows * columns * dtype.itemsize), rows, columns).unbind()
+    vector, square = numbers(1, columns), numbers(side, side)
 
     def read() -> None:
         for weight in weights:
@@ -46,7 +50,7 @@ def probe(device: torch.device, number_format: str, name: str) -> Hardware:
 
     reading = _seconds(read, device)
     multiplying = _seconds(lambda: square @ square, device)
-    rates = {number_format: 2 * SIDE**3 / multiplying}
+    rates = {number_format: 2 * side**3 / multiplying}
     read_bytes = sum(weight.nbytes for weight in weights)
     return Hardware(name, read_bytes / reading, rates, "measured here")
 
