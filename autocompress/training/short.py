@@ -1,8 +1,9 @@
 """Measures candidates after a short training of each, from their levels on.
 
 A candidate's training depends on it, the draw and its length alone: the same text in the same
-steps at one rate, so that a longer training begins as a shorter one, whoever does it. Widths and
-drops are real while it lasts: what is gone of a student has no weights that could come back.
+steps at one rate, so that a longer training begins as a shorter one, whoever does it. (But for
+rounding on a GPU, where attention may add its gradients in any order.) Widths and drops are real
+while it lasts: what is gone of a student has no weights that could come back.
 """
 
 import copy
