@@ -41,8 +41,10 @@ MOST_TRIALS: Final = 2000
 """Of a study: Optuna's dashboard takes seconds to show more."""
 SUFFIX: Final = ".optuna.db"
 LOCK_SUFFIX: Final = "-lock"
-# Any number will do, as long as it is the same for all who write a mirror on PostgreSQL.
+MAKING_SUFFIX: Final = ".optuna-making"
+# Any numbers will do, as long as they are the same for all who use a mirror on PostgreSQL.
 MIRROR_LOCK: Final = 0x61636D
+MAKING_LOCK: Final = 0x61636E
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +128,14 @@ class Mirror:
         Raises:
             StoreError: If it cannot be opened.
         """
-        self.url = mirror_url(url)
         artifacts.mkdir(parents=True, exist_ok=True)
         self.artifacts = FileSystemArtifactStore(artifacts)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with _told_as_ours(self.url):
+        with _told_as_ours(url), _alone_to_make(url):
+            self.url = mirror_url(url)
             options = {"connect_args": connection_options(self.url)}
-            self.storage = RDBStorage(self.url, engine_kwargs=options)
+            with _told_as_ours(self.url):
+                self.storage = RDBStorage(self.url, engine_kwargs=options)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
@@ -276,6 +279,25 @@ def mirror_url(url: str) -> str:
         engine.dispose()
     found = sa.make_url(url).update_query_dict({"options": f"-csearch_path={schema}"})
     return found.render_as_string(hide_password=False)
+
+
+@contextlib.contextmanager
+def _alone_to_make(url: str) -> Iterator[None]:
+    """Wait for whoever makes the mirror of a database, for Optuna's tables can be made once."""
+    file = sqlite_file(url)
+    if file is not None:
+        with file.with_name(file.name + MAKING_SUFFIX).open("w") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            yield
+        return
+    engine = open_database(url)
+    try:
+        with writing(engine) as connection:
+            schema = sa.func.hashtext(sa.func.current_schema())
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING_LOCK, schema)))
+            yield
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """What Optuna's dashboard shows is what our tables say, and never more than a view of them."""
 
 import dataclasses
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,18 @@ def test_what_is_no_database_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match=r"Cannot use the dashboard's .*studies.optuna.db"):
         Mirror(f"sqlite:///{tmp_path}/studies.db", tmp_path / "artifacts")
+
+
+def test_many_may_make_a_mirror_at_once(url: str, tmp_path: Path) -> None:
+    ready = threading.Barrier(4)
+
+    def make(_: int) -> Mirror:
+        ready.wait()
+        return Mirror(url, tmp_path / "artifacts")
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(make, range(4)))
+
+    for own in made:
+        own.storage.remove_session()
+        own.storage.engine.dispose()
