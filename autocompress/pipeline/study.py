@@ -290,7 +290,7 @@ def _run(
         if spec.is_timed and latency is not None:
             timed = _timed(latency, prepared, spent)
             time_limit(timed.cost, timed.target, timed.fastest, spec)
-        machine, measure = _clock(prepared, deployment, latency, timed, spent)
+        machine, measure = _clock(prepared, deployment, latency, timed, pool, spent)
         driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
         scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
         found = search(
@@ -452,10 +452,12 @@ def _clock(
     deployment: Deployment,
     latency: LatencyModel | None,
     timed: Timed | None,
+    pool: WorkerPool,
     observer: Observer,
 ) -> tuple[str, Measure | None]:
     """Return what winners run on, in words, and what times them; None if nothing does."""
     spec = prepared.spec
+    shares_gpu = prepared.device.type == "cuda" and spec.address is None
     if latency is not None and not isinstance(latency, LatencyTables):
         return latency.hardware, None
     # Without a table an engine finds its number of threads by its clock.
@@ -467,6 +469,9 @@ def _clock(
         # Where an imported table decides, no measurement does.
         decides = timed is not None and prepared.imported is None
         is_open = timed.is_open if timed is not None and decides else lambda _: False
+        if shares_gpu:
+            # Workers hold memory there that engines may need; those that go on load it again.
+            pool.close()
         with timing_turn(observer):
             return measure_speedup(
                 engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes

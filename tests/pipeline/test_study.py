@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -260,6 +262,46 @@ def test_actors_of_ray_are_told_of_a_gpu_without_its_number_here(
         pass
 
     assert told == [theirs]
+
+
+@pytest.mark.parametrize(
+    ("device", "address", "order"),
+    [
+        ("cuda", None, ["closed", "timed"]),
+        ("cuda", "there:6379", ["timed"]),
+        ("cpu", None, ["timed"]),
+    ],
+)
+def test_workers_leave_the_gpu_that_winners_are_timed_on(
+    tiny_llama: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    address: str | None,
+    order: list[str],
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(study, "timing_turn", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(study, "measure_speedup", lambda *_: seen.append("timed"))
+    monkeypatch.setattr(study, "hardware", lambda *_: "here")
+    deployment = SimpleNamespace(
+        engine=lambda _: SimpleNamespace(threads=1),
+        export=lambda _: SimpleNamespace(path=tmp_path),
+        dense=tmp_path,
+    )
+    pool = SimpleNamespace(close=lambda: seen.append("closed"))
+    prepared = prepare(spec_of(tiny_llama, calibration))
+    spec = dataclasses.replace(prepared.spec, address=address)
+    prepared = dataclasses.replace(prepared, spec=spec, device=torch.device(device))
+
+    _, measure = study._clock(
+        prepared, cast(Any, deployment), None, None, cast(Any, pool), UntilTheFirstStage()
+    )
+    assert measure is not None
+    measure(prepared.space.dense)
+
+    assert seen == order
 
 
 @pytest.mark.slow

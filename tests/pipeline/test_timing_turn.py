@@ -175,13 +175,14 @@ def test_a_profile_that_was_measured_while_it_was_waited_for_is_not_measured_aga
 def test_winners_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = Timed()
     monkeypatch.setattr(study, "measure_speedup", timed.measure)
-    spec = SimpleNamespace(workload=Mix(), timing_processes=1, engine="torch")
+    spec = SimpleNamespace(workload=Mix(), timing_processes=1, engine="torch", address=None)
+    pool: Any = None
     prepared: Any = SimpleNamespace(spec=spec, device=torch.device("cpu"))
     deployment: Any = SimpleNamespace(
         engine=timed.engine, dense=Path("dense"), export=lambda _: SimpleNamespace(path=Path("a"))
     )
 
-    _, measure = study._clock(prepared, deployment, None, None, Watching())
+    _, measure = study._clock(prepared, deployment, None, None, pool, Watching())
     assert measure is not None
     measure(cast("Any", None))
 
