@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -66,8 +67,10 @@ OF_STRATEGIES: Final[Mapping[str, tuple[str, ...]]] = {
     "warm_start": _FROM_CHANGES,
 }
 """What some strategies alone read; the others measure a handful that they make by themselves."""
-GPU_DRIVERS: Final = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
-"""What is there where NVIDIA's driver is loaded, and AMD's; torch is not asked, nor imported."""
+GPU_DRIVERS: Final = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+"""What is there where a driver of NVIDIA, of AMD, or of either under Windows is loaded."""
+HIDING_GPUS: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+OF_GPU_BUILDS: Final = re.compile(r"(nvidia|cuda|triton|pytorch-triton)-|triton\b")
 OF_TIMES: Final = ("latency_table", "fresh_profile")
 """What says something of targets that are told by the clock alone."""
 
@@ -77,11 +80,16 @@ METRIC_VARIABLES: Final = ("W", "X", "G")
 
 
 def stands_for_gpu(device: str) -> bool:
-    """Whether a device is a GPU: `auto` is one where a driver for it is loaded, and not hidden."""
+    """Whether a device is taken for a GPU, which torch is not asked, for it would be imported.
+
+    `auto` is where a driver is loaded, torch is built for one, and the variables hide none.
+    """
     if device != "auto":
         return device.startswith("cuda")
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not is_hidden and any(driver.exists() for driver in GPU_DRIVERS)
+    is_hidden = any(os.environ.get(name) in ("", "-1") for name in HIDING_GPUS)
+    is_there = not is_hidden and any(driver.exists() for driver in GPU_DRIVERS)
+    # A build for CPUs requires none of these packages.
+    return is_there and any(map(OF_GPU_BUILDS.match, metadata.requires("torch") or ()))
 
 
 def usual_format(engine: str) -> str:

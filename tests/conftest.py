@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from autocompress import spec_rules
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -55,6 +57,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOCOMPRESS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `auto` choose the same spaces on every machine; who tests a GPU names it."""
+    monkeypatch.setattr(spec_rules, "GPU_DRIVERS", ())
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -343,21 +344,33 @@ def test_what_a_target_needs_is_searched_by_default() -> None:
     assert from_mapping(LEAST | {"whole_layers": True, "device": "cuda"}).space == ("depth",)
 
 
+FOR_GPUS, FOR_CPUS = ["sympy", 'nvidia-cublas==13.1; platform_system == "Linux"'], ["sympy"]
+
+
 @pytest.mark.parametrize(
-    ("is_loaded", "visible", "is_gpu"),
-    [(True, None, True), (True, "1,2", True), (True, "", False), (False, None, False)],
+    ("is_loaded", "visible", "required", "is_gpu"),
+    [
+        (True, None, FOR_GPUS, True),
+        (True, None, FOR_CPUS, False),
+        (True, "1,2", FOR_GPUS, True),
+        (True, "", FOR_GPUS, False),
+        (True, "-1", FOR_GPUS, False),
+        (False, None, FOR_GPUS, False),
+    ],
 )
 def test_auto_is_the_gpu_whose_driver_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     is_loaded: bool,
     visible: str | None,
+    required: list[str],
     is_gpu: bool,
 ) -> None:
     driver = tmp_path / "driver"
     if is_loaded:
         driver.touch()
     monkeypatch.setattr(spec_rules, "GPU_DRIVERS", (tmp_path / "other", driver))
+    monkeypatch.setattr(metadata, "requires", lambda _: required)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
