@@ -1,6 +1,7 @@
 """Reads a causal LM and its tokenizer from a folder or the hub, once, without a second copy."""
 
 import hashlib
+import json
 import logging
 import os
 import platform
@@ -152,6 +153,19 @@ def in_fast_numbers(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     """
     is_slow = model.dtype is torch.bfloat16 and lacks_bfloat16(model.device)
     return model.float() if dtype == "auto" and is_slow else model
+
+
+def number_format(folder: Path, dtype: str, device: torch.device) -> str:
+    """Return what losses of a model are computed in, which is not loaded for it.
+
+    Args:
+        dtype: That the model is asked for; `auto` is its config's, or what is fast in its place.
+    """
+    if dtype != "auto":
+        return dtype
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return "float32" if own == "bfloat16" and lacks_bfloat16(device) else own
 
 
 def lacks_bfloat16(device: torch.device) -> bool:

@@ -13,16 +13,15 @@ from autocompress.pipeline.prepared import Prepared
 from autocompress.store.base import Json, StudyRow
 
 MEASURED_ON: Final = "measured on"
-"""The document with the digests of what a study's losses are of."""
+"""The document that says what a study's losses are of, and computed in."""
 
 
 def measured_on(prepared: Prepared) -> Mapping[str, str]:
     """Return what all losses are of and computed in, digests of the first; reads the weights."""
     parts = prepared.sequences.items()
     texts = {f"{split} text": text.fingerprint({split: rows}) for split, rows in parts}
-    spec, device = prepared.spec, prepared.device
-    is_slow = spec.dtype in ("auto", "bfloat16") and loading.lacks_bfloat16(device)
-    number_format = "float32" if is_slow else spec.dtype
+    device = prepared.device
+    number_format = loading.number_format(prepared.folder, prepared.spec.dtype, device)
     return {
         "weights": loading.fingerprint(prepared.folder),
         "number format": f"{number_format} on a {'GPU' if device.type == 'cuda' else 'CPU'}",

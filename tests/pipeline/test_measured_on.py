@@ -10,6 +10,7 @@ from autocompress.models import loading
 from autocompress.pipeline.measured_on import measured_on
 from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.spec import from_mapping
+from tests.tiny_models import CPU, TinyModels
 
 
 @pytest.fixture
@@ -24,22 +25,30 @@ def test_losses_of_a_gpu_are_others_than_those_of_a_cpu(prepared: Prepared) -> N
     here, other = measured_on(prepared), measured_on(there)
 
     assert {name for name, own in here.items() if own != other[name]} == {"number format"}
-    assert other["number format"] == "auto on a GPU"
+    assert other["number format"] == "float32 on a GPU"
 
 
 @pytest.mark.parametrize(
-    ("dtype", "is_slow", "told"),
+    ("stored", "dtype", "is_slow", "told"),
     [
-        ("auto", False, "auto on a CPU"),
-        ("auto", True, "float32 on a CPU"),
-        ("bfloat16", True, "float32 on a CPU"),
-        ("float16", True, "float16 on a CPU"),
+        (torch.bfloat16, "auto", False, "bfloat16"),
+        (torch.bfloat16, "auto", True, "float32"),
+        (torch.float32, "auto", True, "float32"),
+        (torch.float16, "auto", True, "float16"),
+        (torch.float32, "bfloat16", True, "bfloat16"),
     ],
 )
 def test_losses_are_of_the_number_format_that_the_machine_multiplies(
-    prepared: Prepared, monkeypatch: pytest.MonkeyPatch, dtype: str, is_slow: bool, told: str
+    tiny_models: TinyModels,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: torch.dtype,
+    dtype: str,
+    is_slow: bool,
+    told: str,
 ) -> None:
     monkeypatch.setattr(loading, "lacks_bfloat16", lambda _: is_slow)
-    spec = dataclasses.replace(prepared.spec, dtype=dtype)
+    folder = tiny_models.folder(dtype=stored)
+    model = loading.in_fast_numbers(loading.load_model(folder, CPU, dtype), dtype)
 
-    assert measured_on(dataclasses.replace(prepared, spec=spec))["number format"] == told
+    assert loading.number_format(folder, dtype, CPU) == told
+    assert str(model.dtype) == f"torch.{told}"
