@@ -283,7 +283,12 @@ def _run(
         most = most_memory(spec, dense)
         room = None
         if most is not None:
-            room = Room(most, functools.partial(winner_memory, deployment, store))
+
+            def held_by(genotype: Genotype) -> int | None:
+                leave_gpu(prepared, pool)
+                return winner_memory(deployment, store, genotype)
+
+            room = Room(most, held_by)
         latency, timed = None, None
         if spec.is_timed or spec.roofline is not None:
             latency = profiles.latency(prepared, deployment, store, inherited, spent)
@@ -308,6 +313,7 @@ def _run(
         spent.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
         spent.stage("report text")
         standings = measure_standings(prepared, found, driver, deployment.shaped)
+        leave_gpu(prepared, pool)
         spent.stage("export and gate")
         verified = deployment.verify(found.winner, standings.winner)
         held = None
@@ -447,6 +453,17 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     )
 
 
+def leave_gpu(prepared: Prepared, pool: WorkerPool) -> None:
+    """End the workers where they hold memory of the GPU that an engine is about to run on.
+
+    Those that measure more start anew and load the model again. Of a cluster that was there
+    before, nobody here knows which GPU is this one: its workers stay.
+    """
+    spec = prepared.spec
+    if engine_device(spec.engine, prepared.device).type == "cuda" and spec.address is None:
+        pool.close()
+
+
 def _clock(
     prepared: Prepared,
     deployment: Deployment,
@@ -457,7 +474,6 @@ def _clock(
 ) -> tuple[str, Measure | None]:
     """Return what winners run on, in words, and what times them; None if nothing does."""
     spec = prepared.spec
-    shares_gpu = prepared.device.type == "cuda" and spec.address is None
     if latency is not None and not isinstance(latency, LatencyTables):
         return latency.hardware, None
     # Without a table an engine finds its number of threads by its clock.
@@ -469,9 +485,7 @@ def _clock(
         # Where an imported table decides, no measurement does.
         decides = timed is not None and prepared.imported is None
         is_open = timed.is_open if timed is not None and decides else lambda _: False
-        if shares_gpu:
-            # Workers hold memory there that engines may need; those that go on load it again.
-            pool.close()
+        leave_gpu(prepared, pool)
         with timing_turn(observer):
             return measure_speedup(
                 engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes

@@ -265,11 +265,12 @@ def test_actors_of_ray_are_told_of_a_gpu_without_its_number_here(
 
 
 @pytest.mark.parametrize(
-    ("device", "address", "order"),
+    ("device", "changed", "order"),
     [
-        ("cuda", None, ["closed", "timed"]),
-        ("cuda", "there:6379", ["timed"]),
-        ("cpu", None, ["timed"]),
+        ("cuda", {}, ["closed", "timed"]),
+        ("cuda", {"address": "there:6379"}, ["timed"]),
+        ("cuda", {"engine": "llama.cpp"}, ["timed"]),
+        ("cpu", {}, ["timed"]),
     ],
 )
 def test_workers_leave_the_gpu_that_winners_are_timed_on(
@@ -278,7 +279,7 @@ def test_workers_leave_the_gpu_that_winners_are_timed_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     device: str,
-    address: str | None,
+    changed: dict[str, Any],
     order: list[str],
 ) -> None:
     seen: list[str] = []
@@ -292,7 +293,7 @@ def test_workers_leave_the_gpu_that_winners_are_timed_on(
     )
     pool = SimpleNamespace(close=lambda: seen.append("closed"))
     prepared = prepare(spec_of(tiny_llama, calibration))
-    spec = dataclasses.replace(prepared.spec, address=address)
+    spec = dataclasses.replace(prepared.spec, **changed)
     prepared = dataclasses.replace(prepared, spec=spec, device=torch.device(device))
 
     _, measure = study._clock(
