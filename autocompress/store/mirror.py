@@ -8,6 +8,7 @@ so few trials come here, with few parameters, and one process writes at a time.
 
 import contextlib
 import fcntl
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ MOST_TRIALS: Final = 2000
 """Of a study: Optuna's dashboard takes seconds to show more."""
 SUFFIX: Final = ".optuna.db"
 LOCK_SUFFIX: Final = "-lock"
-MAKING_SUFFIX: Final = ".optuna-making"
+MAKING_SUFFIX: Final = "-making"
 # Any numbers will do, as long as they are the same for all who use a mirror on PostgreSQL.
 MIRROR_LOCK: Final = 0x61636D
 MAKING_LOCK: Final = 0x61636E
@@ -267,12 +268,11 @@ def mirror_url(url: str) -> str:
     """
     file = sqlite_file(url)
     if file is not None:
-        return f"sqlite:///{file.with_name(file.stem + SUFFIX)}"
+        return f"sqlite:///{_mirror_file(file)}"
     engine = open_database(url)
     try:
         with reading(engine) as connection:
-            own = connection.execute(sa.select(sa.func.current_schema())).scalar_one()
-        schema = f"{'ac' if own == 'public' else own}_optuna"
+            schema = _mirror_schema(connection)
         with writing(engine) as connection:
             connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
     finally:
@@ -286,18 +286,37 @@ def _alone_to_make(url: str) -> Iterator[None]:
     """Wait for whoever makes the mirror of a database, for Optuna's tables can be made once."""
     file = sqlite_file(url)
     if file is not None:
-        with file.with_name(file.name + MAKING_SUFFIX).open("w") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX)
+        mirror = _mirror_file(file)
+        with contextlib.ExitStack() as held:
+            # Where nothing can be written, nothing is made: what is there may still be read.
+            if not mirror.exists() or os.access(mirror.parent, os.W_OK):
+                lock = mirror.with_name(mirror.name + MAKING_SUFFIX)
+                fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
             yield
         return
     engine = open_database(url)
     try:
         with writing(engine) as connection:
-            schema = sa.func.hashtext(sa.func.current_schema())
+            for name in (
+                "idle_in_transaction_session_timeout",
+                "lock_timeout",
+                "statement_timeout",
+            ):
+                connection.execute(sa.text(f"SET LOCAL {name} = 0"))
+            schema = sa.func.hashtext(_mirror_schema(connection))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MAKING_LOCK, schema)))
             yield
     finally:
         engine.dispose()
+
+
+def _mirror_file(file: Path) -> Path:
+    return file.with_name(file.stem + SUFFIX)
+
+
+def _mirror_schema(connection: sa.Connection) -> str:
+    own = connection.execute(sa.select(sa.func.current_schema())).scalar_one()
+    return f"{'ac' if own == 'public' else own}_optuna"
 
 
 @contextlib.contextmanager
