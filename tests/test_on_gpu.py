@@ -1,6 +1,7 @@
 """What only a GPU can show; where torch sees none these are skipped, and say so."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -64,17 +65,6 @@ def test_a_gpu_gives_the_same_losses_again(tiny_models: TinyModels, calibration:
     assert first[0].loss == 0 < first[1].loss
 
 
-def test_levels_of_a_gpu_and_of_a_cpu_are_kept_apart(
-    tiny_models: TinyModels, calibration: Path
-) -> None:
-    plans = [
-        prepared_on(device, tiny_models.folder(), calibration).session_plan("weights")
-        for device in ("cuda", "cpu")
-    ]
-
-    assert plans[0].levels != plans[1].levels
-
-
 def test_trainings_on_a_gpu_end_with_finite_losses(
     tiny_models: TinyModels, calibration: Path
 ) -> None:
@@ -89,7 +79,7 @@ def test_trainings_on_a_gpu_end_with_finite_losses(
     (after,) = session.measure(Shard((smaller,), trained))
 
     assert after.loss != plain.loss
-    assert all(value == value for value in after.kl)
+    assert all(map(math.isfinite, (*after.kl, *after.nll)))
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
 def has_compiler(device: torch.device) -> bool:
     """Whether there is the compiler of C++, for a GPU of C, that torch compiles with."""
     variable, usual = _compilers(device)
-    return any(map(shutil.which, (os.environ.get(variable, ""), *usual)))
+    named = os.environ.get(variable)
+    return any(map(shutil.which, (named,) if named else usual))
 
 
 def _compilers(device: torch.device) -> tuple[str, tuple[str, ...]]:
@@ -58,5 +59,5 @@ def check_compiler(device: torch.device) -> None:
         variable, usual = _compilers(device)
         raise SpecError(
             f"The engine torch-compiled compiles with {' or '.join(usual)}, or with the command "
-            f"in {variable}, and none is there."
+            f"that {variable} names, and it is not there."
         )

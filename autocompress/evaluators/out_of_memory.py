@@ -2,11 +2,13 @@
 
 import torch
 
-WORDS = (
+MEMORY_RAN_OUT = (
     "can't allocate memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
+    "HIP error: out of memory",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
 )
 """Of a plain RuntimeError: of torch's allocator on a CPU, and of libraries that take their own."""
 
@@ -14,7 +16,7 @@ WORDS = (
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+        isinstance(error, RuntimeError) and any(own in str(error) for own in MEMORY_RAN_OUT)
     )
 
 

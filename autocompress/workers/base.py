@@ -51,7 +51,8 @@ class Session(Protocol):
     def measure(self, shard: Shard) -> Measured:
         """Measure one shard; return its candidates' measurements in order.
 
-        A pure function of the shard: the same in every worker, whatever was measured before.
+        A pure function of the shard: the same in every worker, whatever was measured before. (Of
+        trained candidates on a GPU but for rounding.)
         """
 
 

@@ -96,7 +96,7 @@ def test_a_device_without_its_compiler_is_refused(
     monkeypatch.delenv(variable, raising=False)
 
     with pytest.raises(
-        SpecError, match=f"compiles with {usual}, or with the command in {variable}"
+        SpecError, match=f"compiles with {usual}, or with the command that {variable} names"
     ):
         check_compiler(torch.device(device))
     monkeypatch.setenv(variable, sys.executable)

@@ -371,6 +371,7 @@ def test_torch_and_python_say_that_memory_ran_out() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    assert is_out_of_memory(RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when"))
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCompile with"))
     assert not is_out_of_memory(RuntimeError("no"))
     assert not is_out_of_memory(ValueError("can't allocate memory"))
