@@ -12,12 +12,15 @@ checkpoints. What the output holds of a seed is not run again.
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+from autocompress.models import loading
 from autocompress.pipeline.conclusion import paired_interval
+from autocompress.pipeline.latency import hardware
 from autocompress.pipeline.prepared import import_table
 from autocompress.pipeline.searching import darwin_settings
 from autocompress.search.evolve import settings_for
@@ -27,7 +30,7 @@ from autocompress.trial import Genotype, Measurement
 from benchmarks.contest import write_whole
 from benchmarks.depth_width import TABLE
 from benchmarks.laboratory import MODEL, SHARDS, laboratory
-from benchmarks.recovery import around, evolved, prepared_for, told
+from benchmarks.recovery import WINNERS, around, evolved, prepared_for, told
 
 TARGET = 2.0
 
@@ -38,16 +41,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=300_000, help="to train darwin's winner on")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     arguments = parser.parse_args()
     rows: dict[int, Row] = {}
     if arguments.output.is_file():
         known = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
         rows = {row["seed"]: row for row in known}
-    for seed, winner in sorted(evolved().items())[: arguments.seeds]:
+    winners = evolved()
+    if unknown := sorted(set(arguments.seeds) - winners.keys()):
+        raise SystemExit(f"no winner of seed {unknown[0]} in {WINNERS}")
+    for seed in arguments.seeds:
         if seed in rows:
             continue
-        rows[seed] = {"seed": seed} | run(seed, winner, arguments.tokens)
+        rows[seed] = {"seed": seed} | run(seed, winners[seed], arguments.tokens)
         found = [rows[own] for own in sorted(rows)]
         write_whole(arguments.output, {"summary": summary(found), "rows": found})
         print(json.dumps(summary(found)), flush=True)
@@ -56,6 +62,7 @@ def main() -> None:
 def run(seed: int, winner: Genotype, tokens: int) -> Row:
     """Pick a winner by trainings, and train both winners."""
     picked, trained, seconds = picked_by_training(seed, winner)
+    here = hardware(loading.pick_device("auto"), len(os.sched_getaffinity(0)))
     print(seed, "picked", list(picked.levels), trained, f"{seconds:.0f} s", flush=True)
     same, plain = (after(seed, own, tokens) for own in (picked, winner))
     more = after(seed, winner, tokens + trained)
@@ -63,12 +70,14 @@ def run(seed: int, winner: Genotype, tokens: int) -> Row:
         "levels": list(picked.levels),
         "trained_in_search": trained,
         "search_seconds": seconds,
+        "search_hardware": here,
         "tokens": tokens,
         "darwin": told(same),
         "evolve_same_recovery": told(plain),
         "evolve_same_total": told(more),
         "minus_darwin_same_recovery": list(paired_interval(same, plain)),
         "minus_darwin_same_total": list(paired_interval(same, more)),
+        "hardware": here,
     }
 
 

@@ -1,6 +1,6 @@
 """The part of docs/measured.md that tells of a run of benchmarks/darwin.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown_table import table
@@ -28,14 +28,25 @@ def section(result: Mapping[str, Any]) -> str:
     ]
     return (
         "## Winners picked for what a training gives back\n\n"
-        "`python -m benchmarks.darwin --output benchmarks/results/darwin.json`\n\n"
+        "`python -m benchmarks.darwin --output benchmarks/results/darwin.json --tokens "
+        f"{rows[0]['tokens']}`\n\n"
         f"At 2x in depth and width, `darwin` begins with the contest's winner of the same seed; "
         f"its own is distilled on {rows[0]['tokens']:,} tokens, the contest's on as many, and on "
         "as many more as `darwin` trained candidates on. KL on 256 sequences of held-out text, "
         "from the checkpoints; in brackets the 95 % interval, paired over sequences, of what it "
         f"is above `darwin`'s. At the same total, `darwin` ends below in "
         f"{own['below_at_same_total']} of {len(rows)} seeds and above in "
-        f"{own['above_at_same_total']}.\n\n" + table(head, body)
+        f"{own['above_at_same_total']}.{_picked_on(rows)}\n\n" + table(head, body)
+    )
+
+
+def _picked_on(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return where winners were picked that were trained on another machine."""
+    return "".join(
+        f" The winner of seed {row['seed']} was picked on {row['search_hardware']} and trained on "
+        f"{row['hardware']}."
+        for row in rows
+        if row.get("search_hardware") != row.get("hardware")
     )
 
 

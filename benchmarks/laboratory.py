@@ -143,7 +143,7 @@ class Laboratory:
 def laboratory(
     space: Sequence[str], model: Path = MODEL, **settings: object
 ) -> Iterator[Laboratory]:
-    """Open workers on a model, one for each core, with all levels built.
+    """Open the usual workers on a model, with all levels built.
 
     Args:
         settings: Further values of the spec.
@@ -151,13 +151,17 @@ def laboratory(
     # Constraints are a benchmark's own: a target must only be there.
     usual = {"model": str(model), "target_speedup": 2, "bits": list(BITS)}
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
-    # A GPU has one worker, as in a search: more would only take turns on it.
-    n = len(loading.visible_gpus(prepared.device) or os.sched_getaffinity(0))
+    n = usual_workers(prepared)
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
     with workers(prepared, n, TEACHER_BYTES) as pool, tempfile.TemporaryDirectory() as folder:
         whole = loading.load_model(prepared.folder, prepared.device, "float32")
         shaped = ShapedModel(whole, prepared.space, levels)
         yield Laboratory(prepared, shaped, levels, pool, Path(folder))
+
+
+def usual_workers(prepared: Prepared) -> int:
+    """Return one for each core, or a single one on a GPU, on which more would only take turns."""
+    return 1 if prepared.device.type == "cuda" else len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ from autocompress.workload import Mix, Phase, Workload
 from benchmarks.contest import write_whole
 from benchmarks.first_units import FirstUnits
 from benchmarks.laboratory import MODEL
-from benchmarks.random_models import SHAPES, write_model
+from benchmarks.random_models import SHAPES, make_model
 
 Row = dict[str, Any]
 REFERENCE, LARGE = "reference model", "random {} model"
@@ -66,6 +66,7 @@ def main() -> None:
     rows: list[Row] = []
     if arguments.output.is_file():
         rows = json.loads(arguments.output.read_text(encoding="utf-8"))["rows"]
+    engine = COMPILED_TORCH if arguments.compiled else "torch"
     large = LARGE.format(arguments.shape.replace("b", " B"))
     with tempfile.TemporaryDirectory() as scratch:
         for name, n, space in (
@@ -73,31 +74,31 @@ def main() -> None:
             (large, arguments.large, arguments.space),
             (CODED, arguments.coded, f"{arguments.space},bits"),
         ):
-            if n == 0 or any(row["model"] == name for row in rows):
+            what = {"model": name, "space": space, "engine": engine}
+            if n == 0 or any(what.items() <= row.items() for row in rows):
                 continue
             folder = MODEL
             if name == large:
                 folder = arguments.folder or Path(scratch) / "random"
-                # The index is written last: without it the folder holds no whole model.
-                if not (folder / "model.safetensors.index.json").is_file():
-                    write_model(SHAPES[arguments.shape], folder, 1, 0)
-            rows += _judged(name, folder, n, space, arguments)
+                make_model(arguments.shape, folder, 1, 0)
+            rows += [what | row for row in _judged(name, folder, n, space, engine, arguments)]
             write_whole(arguments.output, {"rows": rows, "pooled": _pooled(rows)})
 
 
 def _judged(
-    name: str, folder: Path, n: int, space_names: str, arguments: argparse.Namespace
+    name: str, folder: Path, n: int, space_names: str, engine: str, arguments: argparse.Namespace
 ) -> list[Row]:
     """Profile a model, fit, and measure n more configurations; return a row for each phase."""
-    seed, compiled = arguments.seed, arguments.compiled
+    seed, samples_rounds = arguments.seed, max(1, arguments.rounds // 3)
     values = {"model": str(folder), "target_speedup": 2, "space": space_names, "seed": seed}
+    values |= {"engine": engine}
     prepared = prepare(from_mapping(values))
     space, workload = prepared.space, Workload()
     model = loading.load_model(folder, prepared.device, "bfloat16")
     shaped = ShapedModel(model, space, FirstUnits(model))
     threads = fastest_threads(model, workload)
     torch.set_num_threads(threads)
-    stopwatch = ShapedStopwatch(shaped, workload, compiled=compiled)
+    stopwatch = ShapedStopwatch(shaped, workload, compiled=engine == COMPILED_TORCH)
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 10) == 0:
@@ -105,7 +106,6 @@ def _judged(
 
     profile = measure_profile(stopwatch, space, arguments.rounds, seed, progress)
     on = hardware(prepared.device, threads)
-    engine = COMPILED_TORCH if compiled else "torch"
 
     def tables(of: Workload, samples: Sequence[Sample]) -> LatencyTables:
         scales = (1.0, 1.0, 1.0)
@@ -120,7 +120,7 @@ def _judged(
     drawn = [spread(space, cost, SAMPLES, seed), spread(space, cost, n, seed + 1)]
     fitted, unseen = (
         measure_samples(
-            stopwatch, space, some, profile.dense, arguments.rounds // 3, seed + number, progress
+            stopwatch, space, some, profile.dense, samples_rounds, seed + number, progress
         )
         for number, some in enumerate(drawn)
     )
@@ -128,7 +128,7 @@ def _judged(
     for phase in (Phase.PREFILL, Phase.DECODE):
         of = Workload(workload.batch, workload.prompt, workload.generated, phase)
         row = _errors(tables(of, fitted), of, space, profile, unseen)
-        found.append({"model": name, "phase": str(phase), "engine": engine, "hardware": on, **row})
+        found.append({"phase": str(phase), "hardware": on, **row})
         print({key: value for key, value in found[-1].items() if key != "points"}, flush=True)
     return found
 

@@ -21,6 +21,7 @@ from transformers import LlamaConfig
 
 TOKENIZER = Path(__file__).parent.parent / "examples" / "reference-model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+INDEX = "model.safetensors.index.json"
 DTYPE = torch.bfloat16
 DEVIATION = 0.02
 # Standard deviation of the logits, in nats, about that of trained models: without it predictions
@@ -105,6 +106,20 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
+def make_model(name: str, folder: Path, shards: int, seed: int) -> None:
+    """Write the checkpoint of a shape by its name, unless a whole one is there.
+
+    Raises:
+        SystemExit: If the one that is there is of another shape.
+    """
+    if not (folder / INDEX).is_file():
+        write_model(SHAPES[name], folder, shards, seed)
+    elif (
+        LlamaConfig.from_pretrained(folder).to_diff_dict() != SHAPES[name].config().to_diff_dict()
+    ):
+        raise SystemExit(f"{folder} holds a model of another shape than {name}")
+
+
 def write_model(shape: Shape, folder: Path, shards: int, seed: int) -> None:
     """Write the checkpoint; its index comes last, and is missing where this was interrupted.
 
@@ -127,7 +142,7 @@ def write_model(shape: Shape, folder: Path, shards: int, seed: int) -> None:
         places |= dict.fromkeys(part, file)
     total = {"total_size": shape.parameters * DTYPE.itemsize}
     index = {"metadata": total, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1), "utf-8")
+    (folder / INDEX).write_text(json.dumps(index, indent=1), "utf-8")
 
 
 def divided(shape: Shape, shards: int) -> list[dict[str, Size]]:

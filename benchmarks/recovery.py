@@ -11,7 +11,6 @@ the output holds is not trained again, and a training that was interrupted goes 
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -33,7 +32,7 @@ from autocompress.spec import from_mapping
 from autocompress.training.distillation import Trained
 from autocompress.trial import Genotype, Measurement
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, ROOT, workers
+from benchmarks.laboratory import MODEL, ROOT, usual_workers, workers
 
 WINNERS = ROOT / "benchmarks" / "results" / "depth-width.json"
 CASE = "2"
@@ -80,9 +79,7 @@ def main() -> None:
         more = {} if arguments.rate is None else {"recovery_rate": arguments.rate}
         more["recovery_draw"] = arguments.draw
         prepared = prepared_for(seed, recover=arguments.tokens, **more)
-        with workers(
-            prepared, len(loading.visible_gpus(prepared.device) or os.sched_getaffinity(0))
-        ):
+        with workers(prepared, usual_workers(prepared)):
             pass  # All levels are built by now.
         rows[seed] = run(prepared, winners[seed]) | {"seed": seed}
         told = [rows[seed] for seed in sorted(rows)]

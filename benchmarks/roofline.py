@@ -4,9 +4,10 @@
     python -m benchmarks.roofline --output benchmarks/results/roofline-h200.json --shape 8b \
         --rounds 3 --threads 1 --datasheet h200 --cases 1x128+64 64x512+64 1x4096+64
 
-A randomly initialised model of about 0.5 B parameters in bfloat16 decodes, and reads prompts, on
-torch: at several batches and contexts, and with a third and two thirds of its layers dropped.
-On a GPU the time that its kernels take is told too: the rest of a pass it waits for Python.
+A randomly initialised model in bfloat16, usually of about 0.5 B parameters, decodes, and reads
+prompts, on torch: at several batches and contexts, and, where no cases are named, with a third and
+two thirds of its layers dropped. On a GPU the time that kernels, copies and fills take there is
+told too: the rest of a pass it waits for Python.
 Peak rate and bandwidth are probed anew in every round, right before what they are to predict;
 ratios are medians over rounds, with the least and the most of them. The bandwidth of plain reading
 is told too: it is nearer to what a datasheet's figure would be. Nothing else may run meanwhile.
@@ -34,7 +35,7 @@ from autocompress.spaces.base import Choice
 from autocompress.spec import from_mapping
 from autocompress.workload import Mix, Workload
 from benchmarks.contest import write_whole
-from benchmarks.random_models import SHAPES, write_model
+from benchmarks.random_models import SHAPES, make_model
 
 NUMBER_FORMAT = "bfloat16"
 STEPS = 9
@@ -63,8 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch) / "random"
-        if not (folder / "model.safetensors.index.json").is_file():
-            write_model(SHAPES[arguments.shape], folder, 1, 0)
+        make_model(arguments.shape, folder, 1, 0)
         spec = from_mapping({"model": str(folder), "target_speedup": 2, "space": ["depth"]})
         prepared = prepare(spec)
         levels = prepared.session_plan("none are built").open_levels()
@@ -169,7 +169,7 @@ def _spread(ratios: Sequence[float]) -> list[float]:
 
 
 def _kernels_ms(shaped: ShapedModel, prompt: torch.Tensor, n_tokens: int) -> float:
-    """Return the milliseconds that a GPU's kernels take of generating tokens."""
+    """Return the milliseconds that a GPU works while tokens are generated."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         run(shaped.model, prompt, n_tokens)
     return float(sum(event.self_device_time_total for event in profile.key_averages())) / 1e3
@@ -177,7 +177,8 @@ def _kernels_ms(shaped: ShapedModel, prompt: torch.Tensor, n_tokens: int) -> flo
 
 def _read_bandwidth(device: torch.device) -> float:
     """Return the bytes a second of reading memory and doing next to nothing with it."""
-    numbers = torch.zeros(2**25 if device.type == "cpu" else 2**29, dtype=torch.int64).to(device)
+    size = 2**25 if device.type == "cpu" else 2**29
+    numbers = torch.zeros(size, dtype=torch.int64, device=device)
     taken = []
     for _ in range(6):
         started = time.perf_counter()

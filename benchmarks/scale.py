@@ -35,7 +35,7 @@ from benchmarks.evaluation import Losses, measured_on
 from benchmarks.fresh_process import run_fresh
 from benchmarks.generation import drops, make_generation
 from benchmarks.generation_run import build_levels, measure_generation
-from benchmarks.random_models import SHAPES, write_model
+from benchmarks.random_models import SHAPES, make_model
 
 CALIBRATION = 16  # sequences that the few levels are built from
 
@@ -109,9 +109,7 @@ def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
 
 def measure(arguments: argparse.Namespace, folder: Path, levels: Path) -> dict[str, Any]:
     shape = SHAPES[arguments.shape]
-    # The index is written last: without it the folder holds no whole model.
-    if not (folder / "model.safetensors.index.json").is_file():
-        write_model(shape, folder, arguments.shards, arguments.seed)
+    make_model(arguments.shape, folder, arguments.shards, arguments.seed)
     plan = make_plan(arguments, folder, levels)
     deep = make_space(shape.layers, shape.kv_groups, shape.ffn_columns, depth=True, width=False)
     generation = make_generation(

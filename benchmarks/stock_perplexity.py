@@ -10,7 +10,6 @@ search has it. Both are brought to float32 once their weights are what they are.
 import argparse
 import json
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.spec import from_mapping
 from autocompress.trial import Genotype, Split
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, workers
+from benchmarks.laboratory import MODEL, usual_workers, workers
 
 AT_ONCE = 8
 DROPPED = (3, 8)
@@ -49,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     values = {"model": str(MODEL), "format": "compressed-tensors", "target_bits": 5}
     prepared = prepare(from_mapping(values | {"space": "depth,bits"}))
-    with workers(prepared, len(os.sched_getaffinity(0))):
+    with workers(prepared, usual_workers(prepared)):
         pass  # All levels are built now.
     rows = []
     for name, (setting, drops) in CASES.items():
