@@ -50,6 +50,11 @@ class Pair:
         self._seed = seed
         self._max_tokens = max_tokens
 
+    @property
+    def hardware(self) -> str:
+        """Where candidates are measured."""
+        return hardware(self._lab.prepared.device, self._lab.workers)
+
     def share(self, genotype: Genotype) -> float:
         """Return what a candidate costs, as a share of the dense model's cost."""
         return self._cost.of(self._space.entries(genotype)) / self._cost.dense
@@ -61,6 +66,7 @@ class Pair:
         return {
             "tokens": end.tokens,
             "seconds": round(end.seconds, 1),
+            "hardware": self.hardware,
             "levels": list(end.best.levels),
         }
 
@@ -77,6 +83,7 @@ class Pair:
         return {
             "tokens": end.tokens,
             "seconds": round(end.seconds, 1),
+            "hardware": self.hardware,
             "stopped_because": strategy.stopped_because,
             "members": [list(g.levels) for g in sorted(members, key=self.share)],
         }
@@ -187,7 +194,6 @@ def main() -> None:
             "reference": {"cost": REFERENCE_COST, "kl": REFERENCE_KL},
             "table_hardware": table.first.hardware,
             "workload": str(table.mix),
-            "sequences": arguments.sequences,
         }
         for seed in arguments.seeds:
             key = (arguments.max_tokens, seed)
@@ -204,8 +210,9 @@ def main() -> None:
                     row.pop("compared", None)
                     keep(row)
             if "compared" not in row:
-                row["hardware"] = hardware(lab.prepared.device, lab.workers)
+                row["hardware"] = pair.hardware
                 row["number_format"] = lab.number_format
+                row["sequences"] = arguments.sequences
                 row["compared"] = pair.compare(row, arguments.sequences)
                 keep(row)
             print(seed, json.dumps(row["compared"]["fronts"]), flush=True)

@@ -1,7 +1,7 @@
 """The part of docs/measured.md, and its figure, that tells of a run of benchmarks/pareto.py."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ TEXT = (
     "The reference model in depth and width, at predicted speedups by one stored latency table. "
     "Ten evolutions, at {speedups}x, each begin no generation beyond so many tokens of their own "
     "(the first column); one search for the front, aimed at 2x, may spend half of what the ten "
-    "spent in all. KL is that of {sequences} sequences of report text, which none has read. The "
+    "spent in all. KL is that of report text, which none has read. The "
     "hypervolume is the share that points dominate of all that lies within the dense model's "
     "latency and a KL of {kl:g}; of the front only members from the first target on count, and "
     "what is faster than the last one as being as fast. Its ratio is the front's to the ten's, "
@@ -34,7 +34,6 @@ def section(result: Mapping[str, Any]) -> str:
     """Return the text and tables."""
     told = TEXT.format(
         speedups=", ".join(f"{speedup:g}" for speedup in result["speedups"]),
-        sequences=result["sequences"],
         kl=result["reference"]["kl"],
     )
     head = ["each may spend", "seed", "strategy", "tokens: front, ten", "hypervolume: front, ten"]
@@ -45,7 +44,23 @@ def section(result: Mapping[str, Any]) -> str:
         for name in sorted(row["compared"]["fronts"], key=lambda name: (len(name), name))
     ]
     picture = "![KL against predicted speedup: the front's members and ten evolutions](pareto.png)"
-    return "\n\n".join([told, picture, table(head, cells)])
+    return "\n\n".join([told, places(compared(result)), picture, table(head, cells)])
+
+
+def places(rows: Sequence[Row]) -> str:
+    """Return where the searches ran, and where their ends were measured, seed by seed."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        ten = _places(row["evolve"].values())
+        front = _places(row["fronts"].values())
+        where = f"the ten evolutions on {ten}, the front on {front}, KL of {row['sequences']} "
+        where += f"sequences on {row['hardware']} in {row['number_format']}"
+        told.setdefault(where, []).append(str(row["seed"]))
+    return "By seed: " + "; ".join(f"{', '.join(own)}: {at}" for at, own in told.items()) + "."
+
+
+def _places(runs: Iterable[Row]) -> str:
+    return " and ".join(dict.fromkeys(run["hardware"] for run in runs))
 
 
 def compared(result: Mapping[str, Any]) -> list[Row]:

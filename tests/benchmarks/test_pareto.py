@@ -21,8 +21,14 @@ def row(seed: int, ratio: float, tokens: int = 900) -> Row:
     return {
         "max_tokens": 1000,
         "seed": seed,
-        "evolve": {"1.25": {"tokens": 1000}, "2": {"tokens": 1000}},
-        "fronts": {"pareto": {"tokens": tokens}},
+        "evolve": {
+            "1.25": {"tokens": 1000, "hardware": "a GPU"},
+            "2": {"tokens": 1000, "hardware": "a CPU" if seed else "a GPU"},
+        },
+        "fronts": {"pareto": {"tokens": tokens, "hardware": "a CPU"}},
+        "hardware": "a CPU",
+        "number_format": "float32",
+        "sequences": 256,
         "compared": {
             "evolve_kl": [0.2, 0.3],
             "evolve_hypervolume": 0.5,
@@ -35,7 +41,6 @@ UNFINISHED: Row = {"max_tokens": 1000, "seed": 7, "evolve": {}, "fronts": {}}
 RESULT = {
     "speedups": [1.25, 2.0],
     "reference": {"cost": 1.0, "kl": 2.0},
-    "sequences": 256,
     "rows": [row(0, 1.02), row(1, 1.04), UNFINISHED],
 }
 
