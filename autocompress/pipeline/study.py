@@ -285,7 +285,7 @@ def _run(
         if most is not None:
 
             def held_by(genotype: Genotype) -> int | None:
-                leave_gpu(prepared, pool)
+                _leave_gpu(prepared, pool)
                 return winner_memory(deployment, store, genotype)
 
             room = Room(most, held_by)
@@ -313,7 +313,7 @@ def _run(
         spent.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
         spent.stage("report text")
         standings = measure_standings(prepared, found, driver, deployment.shaped)
-        leave_gpu(prepared, pool)
+        _leave_gpu(prepared, pool)
         spent.stage("export and gate")
         verified = deployment.verify(found.winner, standings.winner)
         held = None
@@ -453,7 +453,7 @@ def _timed(latency: LatencyModel, prepared: Prepared, observer: Observer) -> Tim
     )
 
 
-def leave_gpu(prepared: Prepared, pool: WorkerPool) -> None:
+def _leave_gpu(prepared: Prepared, pool: WorkerPool) -> None:
     """End the workers where they hold memory of the GPU that an engine is about to run on.
 
     Those that measure more start anew and load the model again. Of a cluster that was there
@@ -485,7 +485,7 @@ def _clock(
         # Where an imported table decides, no measurement does.
         decides = timed is not None and prepared.imported is None
         is_open = timed.is_open if timed is not None and decides else lambda _: False
-        leave_gpu(prepared, pool)
+        _leave_gpu(prepared, pool)
         with timing_turn(observer):
             return measure_speedup(
                 engine, deployment.dense, path, spec.workload, is_open, spec.timing_processes
