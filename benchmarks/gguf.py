@@ -38,7 +38,7 @@ from autocompress.spec_rules import GGUF_TYPES
 from autocompress.trial import Genotype, Measurement, Split
 from autocompress.workload import Workload
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, usual_workers, workers
+from benchmarks.laboratory import MODEL, workers
 
 SEQUENCES = 256
 F16_BITS = 16
@@ -72,7 +72,7 @@ def compared(name: str, max_tokens: int, place: Path) -> Row:
     values = {"model": str(MODEL), "engine": "llama.cpp", "max_tokens": max_tokens}
     prepared = prepare(from_mapping(values | {"target_bytes": "50%"}))
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
-    with workers(prepared, usual_workers(prepared)):
+    with workers(prepared):
         levels = plan.open_levels()
     model = loading.load_model(prepared.folder, prepared.device, "auto")
     shaped = ShapedModel(model, prepared.space, levels)

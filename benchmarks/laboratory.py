@@ -143,7 +143,7 @@ class Laboratory:
 def laboratory(
     space: Sequence[str], model: Path = MODEL, **settings: object
 ) -> Iterator[Laboratory]:
-    """Open the usual workers on a model, with all levels built.
+    """Open workers on a model, with all levels built.
 
     Args:
         settings: Further values of the spec.
@@ -151,24 +151,30 @@ def laboratory(
     # Constraints are a benchmark's own: a target must only be there.
     usual = {"model": str(model), "target_speedup": 2, "bits": list(BITS)}
     prepared = prepare(from_mapping(usual | {"space": list(space)} | settings))
-    n = usual_workers(prepared)
     levels = prepared.session_plan(loading.fingerprint(prepared.folder)).open_levels()
-    with workers(prepared, n, TEACHER_BYTES) as pool, tempfile.TemporaryDirectory() as folder:
+    with (
+        workers(prepared, teacher_bytes=TEACHER_BYTES) as pool,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         whole = loading.load_model(prepared.folder, prepared.device, "float32")
         shaped = ShapedModel(whole, prepared.space, levels)
         yield Laboratory(prepared, shaped, levels, pool, Path(folder))
 
 
-def usual_workers(prepared: Prepared) -> int:
-    """Return one for each core, or a single one on a GPU, on which more would only take turns."""
-    return 1 if prepared.device.type == "cuda" else len(os.sched_getaffinity(0))
-
-
 @contextlib.contextmanager
 def workers(
-    prepared: Prepared, n: int, teacher_bytes: int = EvaluatorLimits().teacher_bytes
+    prepared: Prepared,
+    n: int | None = None,
+    teacher_bytes: int = EvaluatorLimits().teacher_bytes,
 ) -> Iterator[LocalPool]:
-    """Open n workers with all levels of a prepared search built."""
+    """Open workers with all levels of a prepared search built.
+
+    Args:
+        n: How many; None is one for each core, or a single one on a GPU, on which more would
+            only take turns.
+    """
+    if n is None:
+        n = 1 if prepared.device.type == "cuda" else len(os.sched_getaffinity(0))
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     limits = dataclasses.replace(plan.limits, teacher_bytes=teacher_bytes)
     pool = LocalPool(dataclasses.replace(plan, limits=limits), n)

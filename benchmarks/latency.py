@@ -91,8 +91,7 @@ def _judged(
     """Profile a model, fit, and measure n more configurations; return a row for each phase."""
     seed, samples_rounds = arguments.seed, max(1, arguments.rounds // 3)
     values = {"model": str(folder), "target_speedup": 2, "space": space_names, "seed": seed}
-    values |= {"engine": engine}
-    prepared = prepare(from_mapping(values))
+    prepared = prepare(from_mapping(values | {"engine": engine}))
     space, workload = prepared.space, Workload()
     model = loading.load_model(folder, prepared.device, "bfloat16")
     shaped = ShapedModel(model, space, FirstUnits(model))

@@ -32,7 +32,7 @@ from autocompress.spec import from_mapping
 from autocompress.training.distillation import Trained
 from autocompress.trial import Genotype, Measurement
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, ROOT, usual_workers, workers
+from benchmarks.laboratory import MODEL, ROOT, workers
 
 WINNERS = ROOT / "benchmarks" / "results" / "depth-width.json"
 CASE = "2"
@@ -79,7 +79,7 @@ def main() -> None:
         more = {} if arguments.rate is None else {"recovery_rate": arguments.rate}
         more["recovery_draw"] = arguments.draw
         prepared = prepared_for(seed, recover=arguments.tokens, **more)
-        with workers(prepared, usual_workers(prepared)):
+        with workers(prepared):
             pass  # All levels are built by now.
         rows[seed] = run(prepared, winners[seed]) | {"seed": seed}
         told = [rows[seed] for seed in sorted(rows)]

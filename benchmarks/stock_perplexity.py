@@ -28,7 +28,7 @@ from autocompress.pipeline.prepared import Prepared, prepare
 from autocompress.spec import from_mapping
 from autocompress.trial import Genotype, Split
 from benchmarks.contest import write_whole
-from benchmarks.laboratory import MODEL, usual_workers, workers
+from benchmarks.laboratory import MODEL, workers
 
 AT_ONCE = 8
 DROPPED = (3, 8)
@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     values = {"model": str(MODEL), "format": "compressed-tensors", "target_bits": 5}
     prepared = prepare(from_mapping(values | {"space": "depth,bits"}))
-    with workers(prepared, usual_workers(prepared)):
+    with workers(prepared):
         pass  # All levels are built now.
     rows = []
     for name, (setting, drops) in CASES.items():
