@@ -6,10 +6,10 @@ choice's weights are put in place once; groups that share a choice run as one ba
 a matrix product adds, which may depend on how much runs at once.
 """
 
-import math
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autocompress.errors import EvaluationError
 from autocompress.evaluators.out_of_memory import is_out_of_memory, out_of_memory
-from autocompress.evaluators.teacher import Teacher, losses, summarize
+from autocompress.evaluators.teacher import Teacher, joined, losses, summarize
 from autocompress.models.stepping import Stepper
 from autocompress.models.surgery import ShapedModel
 from autocompress.models.text import draw_order
@@ -43,6 +43,8 @@ class EvaluatorLimits:
         tokens_at_once: Tokens in one batch through a site, a sequence at least. On a CPU more are
             slower, for their intermediates leave its caches; a GPU wants many times as many.
         logits_at_once: Float32 logits computed at a time, a position's at least.
+        joins_sequences: Whether several whole sequences are read out at a time where so many
+            logits fit. A GPU waits for every call; a CPU's caches hold one sequence's logits.
     """
 
     teacher_tokens: int = 512
@@ -50,15 +52,16 @@ class EvaluatorLimits:
     states_bytes: int = 2**28
     tokens_at_once: int = 2048
     logits_at_once: int = 2**24
+    joins_sequences: bool = False
 
     def halved(self) -> "EvaluatorLimits":
         """Return half as much of all that is held at a time."""
-        return EvaluatorLimits(
-            self.teacher_tokens,
-            self.teacher_bytes // 2,
-            self.states_bytes // 2,
-            self.tokens_at_once // 2,
-            self.logits_at_once // 2,
+        return replace(
+            self,
+            teacher_bytes=self.teacher_bytes // 2,
+            states_bytes=self.states_bytes // 2,
+            tokens_at_once=self.tokens_at_once // 2,
+            logits_at_once=self.logits_at_once // 2,
         )
 
 
@@ -156,11 +159,14 @@ class PopulationEvaluator:
             ]
             for start in range(0, len(order), n_candidates):
                 part = choices[start : start + n_candidates]
-                for block, candidate, states in self._walk(blocks, part):
-                    for offset, ids in enumerate(blocks[block]):
-                        row = block * n_sequences + offset
-                        kl, nll = self._losses(teachers[row], states[offset], ids)
-                        found.put(order[start + candidate], first + row, kl, nll)
+                ends = (
+                    _End(order[start + candidate], block * n_sequences + offset, end, ids)
+                    for block, candidate, states in self._walk(blocks, part)
+                    for offset, (end, ids) in enumerate(zip(states, blocks[block], strict=True))
+                )
+                for some_ends in self._at_a_time(ends):
+                    own = self._losses([teachers[end.row] for end in some_ends], some_ends)
+                    found.put([(end.candidate, first + end.row) for end in some_ends], own)
         return found.measurements(self._sequences[fidelity.split].shape[1] - 1)
 
     @torch.inference_mode()
@@ -242,24 +248,33 @@ class PopulationEvaluator:
             after = self._stepper.run(site, batch, choice.cache)  # (n B, T, hidden)
             following[first : first + len(some)] = after.unflatten(0, (len(some), sequences))
 
-    def _losses(self, teacher: Teacher, states: Tensor, ids: Tensor) -> tuple[float, float]:
-        """Return the mean KL and likelihood of one sequence; `states` is (T, hidden)."""
-        finished = self._stepper.finish(states[None, :-1])[0]  # (T - 1, hidden)
-        n = max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
-        kl, nll = 0.0, 0.0
+    def _at_a_time(self, ends: Iterator["_End"]) -> Iterator[list["_End"]]:
+        """Yield what is read out together: one sequence, or as many as limits let."""
+        length = next(iter(self._sequences.values())).shape[1]
+        n = self._positions_at_once // (length - 1) if self._limits.joins_sequences else 1
+        while some := list(itertools.islice(ends, max(1, n))):
+            yield some
+
+    def _losses(self, teachers: Sequence[Teacher], ends: Sequence["_End"]) -> Tensor:
+        """Return the mean KL and likelihood of sequences, (2, sequences), on the model's device.
+
+        Several are read out at a time where all their logits may be held at once.
+        """
+        teacher = joined(teachers)
+        targets = torch.stack([end.ids[1:] for end in ends]).flatten()
+        states = torch.stack([end.states[:-1] for end in ends])
+        finished = self._stepper.finish(states).flatten(0, 1)  # (sequences (T - 1), hidden)
+        n = self._positions_at_once
+        sums = []
         for first in range(0, len(finished), n):
-            part = Teacher(
-                teacher.tokens[first : first + n],
-                teacher.log_probabilities[first : first + n],
-                None if teacher.rest is None else teacher.rest[first : first + n],
-            )
             logits = self._stepper.logits(finished[first : first + n])
-            found = losses(part, logits, ids[first + 1 : first + 1 + n])
-            kl += float(found[0].sum())
-            nll += float(found[1].sum())
-        kl /= len(finished)
-        # Rounding may take the divergence of equal models a hair below zero.
-        return (max(kl, 0.0) if math.isfinite(kl) else kl), nll / len(finished)
+            found = losses(teacher.part(first, first + n), logits, targets[first : first + n])
+            sums.append(torch.stack(found).unflatten(1, (len(ends), -1)).sum(2).double())
+        return torch.stack(sums).sum(0) / (len(finished) // len(ends))
+
+    @property
+    def _positions_at_once(self) -> int:
+        return max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
 
     def _teachers_of(self, split: Split, rows: np.ndarray) -> list[Teacher]:
         """Return the dense model's predictions on some sequences, each run by itself."""
@@ -287,15 +302,10 @@ class PopulationEvaluator:
         return [self._summary(self._stepper.finish(own[:, :-1])[0]) for own in states]
 
     def _summary(self, finished: Tensor) -> Teacher:
-        n = max(1, self._limits.logits_at_once // self._shaped.architecture.vocabulary)
         k = self._limits.teacher_tokens
-        parts = [summarize(self._stepper.logits(part), k) for part in finished.split(n)]
-        rests = [part.rest for part in parts if part.rest is not None]
-        return Teacher(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.log_probabilities for part in parts]),
-            torch.cat(rests) if rests else None,
-        )
+        some = finished.split(self._positions_at_once)
+        parts = [summarize(self._stepper.logits(part), k) for part in some]
+        return joined(parts)
 
     def _at_once(self, n_candidates: int) -> tuple[int, int, int]:
         """Return how many candidates, sequences of a block, and blocks of a walk fit in memory.
@@ -351,19 +361,42 @@ class _Streams:
         return self.states[self.history[candidate]].clone()
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What the last site makes of a candidate on a sequence.
+
+    Args:
+        row: Of the sequence among those at hand.
+        states: (T, hidden).
+        ids: (T).
+    """
+
+    candidate: int
+    row: int
+    states: Tensor
+    ids: Tensor
+
+
 class _Losses:
-    """A table of losses, filled in any order."""
+    """A table of losses, filled in any order; a GPU is waited for when it is read."""
 
     def __init__(self, candidates: int, sequences: int) -> None:
-        self._kl = np.full((candidates, sequences), np.nan)
-        self._nll = np.full((candidates, sequences), np.nan)
+        self._shape = 2, candidates, sequences
+        self._places: list[tuple[int, int]] = []
+        self._found: list[Tensor] = []
 
-    def put(self, candidate: int, sequence: int, kl: float, nll: float) -> None:
-        self._kl[candidate, sequence] = kl
-        self._nll[candidate, sequence] = nll
+    def put(self, places: Sequence[tuple[int, int]], found: Tensor) -> None:
+        """Add the losses (2, places) of (candidate, sequence) places."""
+        self._places += places
+        self._found.append(found)
 
     def measurements(self, tokens: int) -> list[Measurement]:
+        table = np.full(self._shape, np.nan)
+        candidates, sequences = (list(own) for own in zip(*self._places, strict=True))
+        table[:, candidates, sequences] = torch.cat(self._found, 1).cpu().numpy()
+        # Rounding may take the divergence of equal models a hair below zero.
+        table[0][np.isfinite(table[0]) & (table[0] < 0)] = 0.0
         return [
             Measurement(tuple(kl.tolist()), tuple(nll.tolist()), tokens)
-            for kl, nll in zip(self._kl, self._nll, strict=True)
+            for kl, nll in zip(*table, strict=True)
         ]

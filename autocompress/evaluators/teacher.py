@@ -1,6 +1,7 @@
 """What the dense model predicts, kept as its k likeliest tokens and one bucket for the rest."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,23 @@ class Teacher:
         """What it takes to keep."""
         held = (self.tokens, self.log_probabilities, self.rest)
         return sum(t.numel() * t.element_size() for t in held if t is not None)
+
+    def part(self, first: int, end: int) -> "Teacher":
+        """Return what it says of some positions."""
+        rest = None if self.rest is None else self.rest[first:end]
+        return Teacher(self.tokens[first:end], self.log_probabilities[first:end], rest)
+
+
+def joined(teachers: Sequence[Teacher]) -> Teacher:
+    """Return what several say of their positions, one after the other; all keep as many tokens."""
+    if len(teachers) == 1:
+        return teachers[0]
+    rests = [teacher.rest for teacher in teachers if teacher.rest is not None]
+    return Teacher(
+        torch.cat([teacher.tokens for teacher in teachers]),
+        torch.cat([teacher.log_probabilities for teacher in teachers]),
+        torch.cat(rests) if rests else None,
+    )
 
 
 def summarize(logits: Tensor, k: int) -> Teacher:

@@ -106,6 +106,7 @@ class Prepared:
                 states_bytes=GPU_STATES if on_gpu else CPU_STATES,
                 tokens_at_once=GPU_TOKENS if on_gpu else CPU_TOKENS,
                 logits_at_once=GPU_LOGITS if on_gpu else CPU_LOGITS,
+                joins_sequences=on_gpu,
             ),
             weights_bytes=self.spec.weights_bytes,
             codes=self.spec.quantizer,

@@ -193,6 +193,22 @@ def test_every_family_shares_its_prefixes(tiny_models: TinyModels, family: str) 
         assert found.kl == pytest.approx(one.kl, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("sequences", [1, 2, 3, 100])
+def test_sequences_read_out_together_lose_what_each_does(
+    tiny_models: TinyModels, sequences: int
+) -> None:
+    logits = VOCABULARY * (CONTEXT - 1) * sequences
+    limits = EvaluatorLimits(teacher_tokens=7, logits_at_once=logits, joins_sequences=True)
+    population = [SPACE.dense, *CANDIDATES]
+
+    together = rig(tiny_models, limits=limits).evaluator.measure(population, FIRST)
+
+    apart = rig(tiny_models, limits=EvaluatorLimits(teacher_tokens=7))
+    for own, other in zip(together, apart.evaluator.measure(population, FIRST), strict=True):
+        assert own.kl == pytest.approx(other.kl, rel=1e-5, abs=1e-9)
+        assert own.nll == pytest.approx(other.nll, rel=1e-6)
+
+
 def test_the_work_that_is_shared_is_counted(tiny_models: TinyModels) -> None:
     own = rig(tiny_models)
     # They part at the last of six sites; a dropped one costs nothing.
