@@ -5,7 +5,8 @@ cost, so offspring are repaired; the first parents are the additive solution and
 hundreds of mutants of several parents a surrogate of the loss picks the few that are measured;
 the parent competes at every rung; a draw of the text stays for an epoch of several generations,
 and a rung reads on where the one before it stopped, so nothing is read twice; a paired test on
-each fresh draw ends a search that no longer improves.
+each fresh draw ends a search that no longer improves. Where zeros are decided in many small steps,
+each draw begins with what the parent's neighbours lose, and all genes step at once.
 """
 
 import itertools
@@ -18,6 +19,13 @@ from scipy import stats
 
 from autocompress.search.base import Standing, Task
 from autocompress.search.ledger import Ledger
+from autocompress.search.local_steps import (
+    is_fine,
+    middle,
+    neighbours,
+    steps_around,
+    tempered_solutions,
+)
 from autocompress.search.offspring import pick
 from autocompress.search.single_changes import (
     Losses,
@@ -34,6 +42,8 @@ from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype
 
 ROUNDS = 3
+MIDDLES = (4, 12, 30)
+"""How many of the best candidates the middle is taken of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,9 @@ class EvolveSettings:
         epoch: Generations that share a draw.
         patience: Epochs without an improvement on a fresh draw that end the search.
         single_sequences: Sequences read for each single change.
+        fine_epoch: As `epoch`, where the parent's neighbours are read on each draw.
+        neighbour_distance: Levels between the parent and those neighbours.
+        neighbour_sequences: Sequences read of each.
     """
 
     offspring: int = 16
@@ -58,6 +71,9 @@ class EvolveSettings:
     generations: int = 60
     epoch: int = 6
     patience: int = 3
+    fine_epoch: int = 3
+    neighbour_distance: int = 2
+    neighbour_sequences: int = 8
 
 
 def settings_for(allowed: Sequence[Sequence[int]]) -> EvolveSettings:
@@ -89,8 +105,14 @@ class EvolveStrategy(Conversing):
         self._scale = 1.0
         self._moves = Moves(task.constraint, task.allowed)
         self._seen: dict[Genotype, None] = {}
+        # Neighbours may violate the constraint: the surrogate learns of them, none is a parent.
+        self._neighbours: dict[Genotype, None] = {}
+        self._center: Genotype | None = None
         # What a candidate is trained on before it is read: nothing, but where winners are trained.
         self._lengths = tuple(dict.fromkeys(rung.trained for rung in settings.rungs))
+        # Of candidates that are trained first, so many neighbours would cost more than they tell.
+        self._is_fine = is_fine(task) and not any(self._lengths)
+        self._epoch = settings.fine_epoch if self._is_fine else settings.epoch
         self._stopped_because = ""
         self._is_out_of_budget = False
         self._talk = Conversation(self._run(), self._ledger)
@@ -145,18 +167,20 @@ class EvolveStrategy(Conversing):
         parents = self._first_parents()
         self._see(parents)
         yield from self._select(parents)
+        yield from self._look_around()
         epochs_without, before = 0, self._parent
         for generation in range(1, settings.generations + 1):
             self._stopped_because = self._reason(generation, epochs_without)
             if self._stopped_because:
                 return
-            if generation > 1 and (generation - 1) % settings.epoch == 0:
+            if generation > 1 and (generation - 1) % self._epoch == 0:
                 yield from self._turn(before)
                 epochs_without = 0 if self._improved(before) else epochs_without + 1
                 before = self._parent
                 self._stopped_because = self._reason(generation, epochs_without)
                 if self._stopped_because:
                     return
+                yield from self._look_around()
             offspring = self._offspring(generation)
             self._see(offspring)
             yield from self._select(offspring)
@@ -180,9 +204,23 @@ class EvolveStrategy(Conversing):
         return [
             *map(_genotype, self._moves.repair(known, rng)),
             additive,
+            *(tempered_solutions(task, self._losses) if self._is_fine else ()),
             *uniform_candidates(task)[:1],
             *others,
         ]
+
+    def _look_around(self) -> Steps:
+        """Read the parent's neighbours, where levels are many and tokens last for a generation."""
+        parent, settings, task = self._parent, self._settings, self._task
+        if not self._is_fine or parent is None:
+            return
+        found = neighbours(task, parent, settings.neighbour_distance)
+        end = min(settings.neighbour_sequences, task.available)
+        if task.out_of_tokens(self._ledger.tokens + len(found) * end * task.context):
+            return
+        self._neighbours |= dict.fromkeys(found)
+        yield from read(found, self._draw, end, self._ledger, self._lengths[-1])
+        self._center = parent
 
     def _turn(self, before: Genotype | None) -> Steps:
         """Go to a fresh draw: read the elites there, and the parent of the epoch before.
@@ -264,8 +302,32 @@ class EvolveStrategy(Conversing):
         if not len(mutants) or self._parent is None:
             return []
         parent = np.asarray(self._parent.levels)
-        picked = pick(surrogate, mutants, parent, self._settings.offspring, rng)
-        return [_genotype(mutants[i]) for i in picked]
+        leading = self._leading(surrogate, rng) if self._is_fine else []
+        n = max(1, self._settings.offspring - len(leading))
+        picked = pick(surrogate, mutants, parent, n, rng)
+        return list(dict.fromkeys([*leading, *(_genotype(mutants[i]) for i in picked)]))
+
+    def _leading(self, surrogate: Surrogate, rng: np.random.Generator) -> list[Genotype]:
+        """Return candidates in which many genes step at once, none of them measured yet.
+
+        The middles of the best ones; once neighbours are read, where they lead and half the way.
+        """
+        best = self._ranked(surrogate, self._alive())
+        found = [middle(self._task, best[:n]) for n in MIDDLES]
+        center, self._center = self._center, None
+        if center is not None:
+            trained, end = self._lengths[-1], self._settings.neighbour_sequences
+
+            def loss_of(genotype: Genotype) -> float:
+                return self._ledger.loss(genotype, self._draw, end, trained)
+
+            whole = _array(steps_around(self._task, center, loss_of)).reshape(
+                -1, len(center.levels)
+            )
+            twice = np.vstack([whole, whole])
+            halves = self._moves.cross(twice, np.repeat(_array([center]), len(twice), 0), rng)
+            found += map(_genotype, np.vstack([whole, halves]))
+        return [genotype for genotype in dict.fromkeys(found) if genotype not in self._seen]
 
     def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Genotype, None]:
         """Return candidates that were never measured: mutants and crossings of the elites.
@@ -298,7 +360,7 @@ class EvolveStrategy(Conversing):
 
     def _surrogate(self) -> Surrogate:
         readings: Readings = {}
-        for genotype in self._seen:
+        for genotype in self._seen | self._neighbours:
             for draw, trained in self._texts():
                 measured = self._ledger.measurement(genotype, draw, trained=trained)
                 if measured is not None:

@@ -1,0 +1,135 @@
+"""Steps that lead away from a candidate, out of what its neighbours lose.
+
+Where genes have many levels that differ by little, the way to a better candidate is a small step
+of most genes at once, which mutations of a few genes take long to find. Reading every gene some
+levels up and down, the others as they are, tells what each step of each gene would change. The
+additive problem around the candidate, kept to a trust region where those parabolas hold, gives all
+steps at once (Conn, Gould and Toint, Trust-Region Methods, 2000).
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from autocompress.errors import UnreachableTarget
+from autocompress.search.base import Task
+from autocompress.search.single_changes import Losses, additive_solution
+from autocompress.spaces.base import GeneKind, Levels, SearchSpace
+from autocompress.trial import Genotype
+
+FEW_LEVELS = 8
+"""Genes with no more are crossed by mutations soon enough."""
+
+POWERS = (1.2, 1.5, 2.0)
+REACHES = (1, 2, 3)
+"""Levels that a step may take a gene."""
+
+
+def is_fine(task: Task) -> bool:
+    """Whether some genes decide on zeros in more than a few levels."""
+    return any(
+        gene.kind is GeneKind.SPARSITY and len(allowed) > FEW_LEVELS
+        for gene, allowed in zip(task.space.genes, task.allowed, strict=True)
+    )
+
+
+def tempered_solutions(task: Task, losses: Losses) -> list[Genotype]:
+    """Return additive solutions of powers of the losses, which spread what is lost more evenly.
+
+    Zeros in all layers lose more than the sum of what those of each layer lose alone, and more so
+    the more each loses: the additive solution compresses some layers too far.
+    """
+    return [
+        additive_solution(task, [[loss**power for loss in row] for row in losses])
+        for power in POWERS
+    ]
+
+
+def neighbours(task: Task, center: Genotype, distance: int) -> list[Genotype]:
+    """Return the candidates that differ in one gene, by so many levels up or down.
+
+    At an end of its levels a gene goes as far as there are any. Limits are not minded.
+    """
+    found: dict[Genotype, None] = {}
+    for gene, allowed in enumerate(task.allowed):
+        rank = _rank(allowed, center.levels[gene])
+        for at in (max(rank - distance, 0), min(rank + distance, len(allowed) - 1)):
+            found[_changed(task.space, center, gene, allowed[at])] = None
+    found.pop(center, None)
+    return list(found)
+
+
+def steps_around(
+    task: Task, center: Genotype, loss_of: Callable[[Genotype], float]
+) -> list[Genotype]:
+    """Return for each reach the feasible candidate of least loss around one, by parabolas.
+
+    Args:
+        loss_of: Tells what the center and its neighbours lost; what is infinite was not measured.
+    """
+    menus, curves = task.allowed, list(_curves(task, center, loss_of))
+    found: dict[Genotype, None] = {}
+    for reach in REACHES:
+        losses = []
+        for gene, (allowed, curve) in enumerate(zip(menus, curves, strict=True)):
+            rank = _rank(allowed, center.levels[gene])
+            row = [math.inf] * len(task.space.genes[gene].settings)
+            for at in range(max(rank - reach, 0), min(rank + reach + 1, len(allowed))):
+                row[allowed[at]] = float(curve[at])
+            least = min(row)
+            losses.append([loss - least for loss in row])
+        try:
+            found[additive_solution(task, losses)] = None
+        except UnreachableTarget:  # the knapsack rounds costs up: nothing so near fits
+            continue
+    return [genotype for genotype in found if genotype != center]
+
+
+def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype:
+    """Return the feasible candidate nearest to the mean of several, by squares of levels.
+
+    What noise added to each of them is mostly gone from it (as in the recombination of CMA-ES;
+    Hansen, arXiv:1604.00772, section 3).
+    """
+    mean = np.asarray([genotype.levels for genotype in genotypes]).mean(axis=0)
+    losses = []
+    for gene, allowed in enumerate(task.allowed):
+        row = [math.inf] * len(task.space.genes[gene].settings)
+        for level in allowed:
+            row[level] = float((level - mean[gene]) ** 2)
+        losses.append(row)
+    return additive_solution(task, losses)
+
+
+def _changed(space: SearchSpace, center: Genotype, gene: int, level: int) -> Genotype:
+    return space.canonical(Genotype((*center.levels[:gene], level, *center.levels[gene + 1 :])))
+
+
+def _rank(allowed: Levels, level: int) -> int:
+    """Return the place of the first allowed level that compresses as much, at most the last."""
+    return min(bisect.bisect_left(allowed, level), len(allowed) - 1)
+
+
+def _curves(
+    task: Task, center: Genotype, loss_of: Callable[[Genotype], float]
+) -> Iterator[np.ndarray]:
+    """Yield for each gene what its allowed levels add to the center's loss.
+
+    The parabola through the center and the neighbours that were measured, the line if it would
+    open downwards: more zeros do not lose less the more there are.
+    """
+    base = loss_of(center)
+    for gene, allowed in enumerate(task.allowed):
+        rank = _rank(allowed, center.levels[gene])
+        places, added = [0], [0.0]
+        for at, level in enumerate(allowed):
+            loss = math.inf if at == rank else loss_of(_changed(task.space, center, gene, level))
+            if math.isfinite(loss):
+                places.append(at - rank)
+                added.append(loss - base)
+        fitted = np.polyfit(places, added, min(2, len(places) - 1))
+        if len(fitted) == 3:
+            fitted[0] = max(fitted[0], 0.0)
+        yield np.polyval(fitted, np.arange(len(allowed)) - rank)
