@@ -56,23 +56,31 @@ SPARSITY = Field("evopress-fast", ("uniform", "additive", "weight-error", "owl")
 
 
 def contest(
-    lab: Laboratory, task_for: TaskFor, field: Field, known: Row, keep: Callable[[Row], object]
+    lab: Laboratory,
+    task_for: TaskFor,
+    field: Field,
+    known: Row,
+    keep: Callable[[Row], object],
+    machine: str,
 ) -> Row:
     """Run EvoPress to its end, ours with a share of its tokens, and the others; measure them all.
 
     Args:
         known: A row of an earlier run: what it holds of a strategy is not run again.
         keep: Is given the row after each strategy.
+        machine: Where strategies run now; the row tells it of each.
     """
     row = dict(known)
     theirs = field.evopress
     for name in (theirs, *field.others):
         if name not in row:
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
+            row["ran_on"] = {**row.get("ran_on", {}), name: machine}
             keep(row)
     if OURS not in row:
         most = int(field.share * row[theirs][-1]["tokens"])
         row[OURS] = _path(_apart(_run(lab, OURS, task_for(most))))
+        row["ran_on"] = {**row.get("ran_on", {}), OURS: machine}
         keep(row)
     strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
@@ -146,14 +154,14 @@ class Series:
         known = self._rows.get((case, seed), {"case": case, "seed": seed})
         if "minus_ours" in known and OURS in known:
             return
-        row = contest(lab, task_for, self._field, known, self._keep)
+        machine = hardware(lab.prepared.device, lab.workers)
+        row = contest(lab, task_for, self._field, known, self._keep, machine)
         ends = {
             name: Genotype(tuple(row[name][-1]["levels"]))
             for name in (OURS, self._field.evopress, *self._field.others)
         }
         for figure, of in self._figures.items():
             row[figure] = {name: of(genotype) for name, genotype in ends.items()}
-        machine = hardware(lab.prepared.device, lab.workers)
         about = {"hardware": machine, "number_format": lab.number_format}
         print(case, seed, json.dumps(self._keep(row | about)), flush=True)
 

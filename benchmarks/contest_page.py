@@ -122,15 +122,37 @@ def section(own: Section, result: Mapping[str, Any]) -> str:
         f"{case} = {name}: seeds {', '.join(map(str, seeds[name]))}" for name in cases
     )
     formats = " and ".join(sorted({row["number_format"] for row in rows}))
+    told = f"Losses are computed in {formats}. Measured so far: {done}.{_machines(case, rows)}"
     return "\n\n".join(
         [
-            f"{own.text} Losses are computed in {formats}. Measured so far: {done}.",
+            f"{own.text} {told}",
             f"![KL against tokens]({own.picture})",
             _races(own, rows),
             _medians(case, result["summary"]),
             ALL,
             _others(own, cases, rows),
         ]
+    )
+
+
+def _machines(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return where rows were measured, and which strategies had run elsewhere before."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        elsewhere: dict[str, list[str]] = {}
+        for name, machine in row.get("ran_on", {}).items():
+            if machine != row["hardware"]:
+                elsewhere.setdefault(machine, []).append(name)
+        alone = (f"{machine} ({', '.join(names)} alone)" for machine, names in elsewhere.items())
+        for place in (row["hardware"], *alone):
+            places.setdefault(place, {}).setdefault(row["case"], []).append(str(row["seed"]))
+    if len(places) == 1:
+        return f" On {next(iter(places))}."
+    return "".join(
+        f" On {place}: "
+        + "; ".join(f"{case} = {name}: seeds {', '.join(seeds)}" for name, seeds in own.items())
+        + "."
+        for place, own in places.items()
     )
 
 

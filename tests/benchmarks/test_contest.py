@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -49,14 +50,16 @@ def test_what_a_strategy_found_is_kept_when_the_next_one_is_stopped(
         return [Step(10, 1.0, Genotype((0, 1)))]
 
     monkeypatch.setattr(contest, "_run", run)
+    monkeypatch.setattr(contest, "hardware", lambda _device, _workers: "a machine")
     series = Series(tmp_path / "found.json", Field("evopress", ("uniform",)), {})
 
     with pytest.raises(KeyboardInterrupt):
-        series.run("3", 0, cast("Any", None), cast("Any", lambda _most: None))
+        series.run("3", 0, Mock(), cast("Any", lambda _most: None))
 
     (kept,) = json.loads((tmp_path / "found.json").read_text("utf-8"))["rows"]
     assert kept == {
         "case": "3",
         "seed": 0,
         "evopress": [{"tokens": 10, "seconds": 1.0, "levels": [0, 1]}],
+        "ran_on": {"evopress": "a machine"},
     }
