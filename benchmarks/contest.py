@@ -71,6 +71,9 @@ def contest(
         machine: Where strategies run now; the row tells it of each.
     """
     row = dict(known)
+    if "hardware" in row:
+        ran = (name for name in (OURS, field.evopress, *field.others) if name in row)
+        row["ran_on"] = dict.fromkeys(ran, row["hardware"]) | row.get("ran_on", {})
     theirs = field.evopress
     for name in (theirs, *field.others):
         if name not in row:

@@ -392,6 +392,8 @@ class _Losses:
 
     def measurements(self, tokens: int) -> list[Measurement]:
         table = np.full(self._shape, np.nan)
+        if not self._places:
+            return []
         candidates, sequences = (list(own) for own in zip(*self._places, strict=True))
         table[:, candidates, sequences] = torch.cat(self._found, 1).cpu().numpy()
         # Rounding may take the divergence of equal models a hair below zero.

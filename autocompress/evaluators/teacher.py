@@ -14,7 +14,7 @@ LEAST = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """The dense model's predictions on one sequence.
+    """The dense model's predictions on one sequence, or on several, one after the other.
 
     Args:
         tokens: (T - 1, k) int32 ids of the likeliest tokens, the likeliest first.

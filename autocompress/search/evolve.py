@@ -107,7 +107,7 @@ class EvolveStrategy(Conversing):
         self._seen: dict[Genotype, None] = {}
         # Neighbours may violate the constraint: the surrogate learns of them, none is a parent.
         self._neighbours: dict[Genotype, None] = {}
-        self._center: Genotype | None = None
+        self._centre: Genotype | None = None
         # What a candidate is trained on before it is read: nothing, but where winners are trained.
         self._lengths = tuple(dict.fromkeys(rung.trained for rung in settings.rungs))
         # Of candidates that are trained first, so many neighbours would cost more than they tell.
@@ -167,13 +167,14 @@ class EvolveStrategy(Conversing):
         parents = self._first_parents()
         self._see(parents)
         yield from self._select(parents)
-        yield from self._look_around()
         epochs_without, before = 0, self._parent
         for generation in range(1, settings.generations + 1):
             self._stopped_because = self._reason(generation, epochs_without)
             if self._stopped_because:
                 return
-            if generation > 1 and (generation - 1) % self._epoch == 0:
+            if generation == 1:
+                yield from self._look_around()
+            elif (generation - 1) % self._epoch == 0:
                 yield from self._turn(before)
                 epochs_without = 0 if self._improved(before) else epochs_without + 1
                 before = self._parent
@@ -212,6 +213,7 @@ class EvolveStrategy(Conversing):
     def _look_around(self) -> Steps:
         """Read the parent's neighbours, where levels are many and tokens last for a generation."""
         parent, settings, task = self._parent, self._settings, self._task
+        self._centre = None
         if not self._is_fine or parent is None:
             return
         found = neighbours(task, parent, settings.neighbour_distance)
@@ -220,7 +222,7 @@ class EvolveStrategy(Conversing):
             return
         self._neighbours |= dict.fromkeys(found)
         yield from read(found, self._draw, end, self._ledger, self._lengths[-1])
-        self._center = parent
+        self._centre = parent
 
     def _turn(self, before: Genotype | None) -> Steps:
         """Go to a fresh draw: read the elites there, and the parent of the epoch before.
@@ -268,7 +270,7 @@ class EvolveStrategy(Conversing):
         if epochs_without >= self._settings.patience:
             return (
                 f"a paired test on a fresh draw found no improvement, {epochs_without} times "
-                f"in a row, {self._settings.epoch} generations each"
+                f"in a row, {self._epoch} generations each"
             )
         reason = self._task.stop(generation) or ""
         self._is_out_of_budget = bool(reason)
@@ -291,10 +293,10 @@ class EvolveStrategy(Conversing):
         self._parent = pool[0]
 
     def _offspring(self, generation: int) -> list[Genotype]:
-        """Return the mutants that the surrogate would have measured.
+        """Return the candidates that lead many genes on, and mutants that the surrogate picks.
 
-        Half of them have the best expected loss; the others are each the best under one draw of
-        the surrogate's weights (Thompson sampling): what it is unsure of is tried too.
+        Half of the mutants have the best expected loss; the others are each the best under one
+        draw of the surrogate's weights (Thompson sampling): what it is unsure of is tried too.
         """
         rng = self._task.rng(generation)
         surrogate = self._surrogate()
@@ -313,19 +315,24 @@ class EvolveStrategy(Conversing):
         The middles of the best ones; once neighbours are read, where they lead and half the way.
         """
         best = self._ranked(surrogate, self._alive())
-        found = [middle(self._task, best[:n]) for n in MIDDLES]
-        center, self._center = self._center, None
-        if center is not None:
-            trained, end = self._lengths[-1], self._settings.neighbour_sequences
+        middles = (middle(self._task, best[:n]) for n in MIDDLES)
+        found = [own for own in middles if own is not None]
+        centre, self._centre = self._centre, None
+        if centre is not None:
+            trained = self._lengths[-1]
+            end = min(self._settings.neighbour_sequences, self._task.available)
 
             def loss_of(genotype: Genotype) -> float:
-                return self._ledger.loss(genotype, self._draw, end, trained)
+                is_read = self._ledger.read(genotype, self._draw, trained) >= end
+                return (
+                    self._ledger.loss(genotype, self._draw, end, trained) if is_read else math.inf
+                )
 
-            whole = _array(steps_around(self._task, center, loss_of)).reshape(
-                -1, len(center.levels)
+            whole = _array(steps_around(self._task, centre, loss_of)).reshape(
+                -1, len(centre.levels)
             )
             twice = np.vstack([whole, whole])
-            halves = self._moves.cross(twice, np.repeat(_array([center]), len(twice), 0), rng)
+            halves = self._moves.cross(twice, np.repeat(_array([centre]), len(twice), 0), rng)
             found += map(_genotype, np.vstack([whole, halves]))
         return [genotype for genotype in dict.fromkeys(found) if genotype not in self._seen]
 

@@ -28,10 +28,17 @@ REACHES = (1, 2, 3)
 
 
 def is_fine(task: Task) -> bool:
-    """Whether some genes decide on zeros in more than a few levels."""
+    """Whether some genes decide on zeros in more than a few levels, and losses add up over genes.
+
+    Not where widths or drops share out what others store, nor under two limits, which the
+    knapsack meets only roughly.
+    """
+    genes = task.space.genes
+    if len(task.constraint.limits) > 1 or any(gene.kind is GeneKind.WIDTH for gene in genes):
+        return False
     return any(
         gene.kind is GeneKind.SPARSITY and len(allowed) > FEW_LEVELS
-        for gene, allowed in zip(task.space.genes, task.allowed, strict=True)
+        for gene, allowed in zip(genes, task.allowed, strict=True)
     )
 
 
@@ -41,53 +48,54 @@ def tempered_solutions(task: Task, losses: Losses) -> list[Genotype]:
     Zeros in all layers lose more than the sum of what those of each layer lose alone, and more so
     the more each loses: the additive solution compresses some layers too far.
     """
-    return [
-        additive_solution(task, [[loss**power for loss in row] for row in losses])
-        for power in POWERS
-    ]
+    found = (
+        _solution(task, [[loss**power for loss in row] for row in losses]) for power in POWERS
+    )
+    return [genotype for genotype in found if genotype is not None]
 
 
-def neighbours(task: Task, center: Genotype, distance: int) -> list[Genotype]:
+def neighbours(task: Task, centre: Genotype, distance: int) -> list[Genotype]:
     """Return the candidates that differ in one gene, by so many levels up or down.
 
     At an end of its levels a gene goes as far as there are any. Limits are not minded.
     """
     found: dict[Genotype, None] = {}
     for gene, allowed in enumerate(task.allowed):
-        rank = _rank(allowed, center.levels[gene])
+        rank = _rank(allowed, centre.levels[gene])
         for at in (max(rank - distance, 0), min(rank + distance, len(allowed) - 1)):
-            found[_changed(task.space, center, gene, allowed[at])] = None
-    found.pop(center, None)
+            found[_changed(task.space, centre, gene, allowed[at])] = None
+    found.pop(centre, None)
     return list(found)
 
 
 def steps_around(
-    task: Task, center: Genotype, loss_of: Callable[[Genotype], float]
+    task: Task, centre: Genotype, loss_of: Callable[[Genotype], float]
 ) -> list[Genotype]:
     """Return for each reach the feasible candidate of least loss around one, by parabolas.
 
     Args:
-        loss_of: Tells what the center and its neighbours lost; what is infinite was not measured.
+        loss_of: Tells what the centre and its neighbours lost; infinite is what failed or was not
+            measured: to that side no gene steps.
     """
-    menus, curves = task.allowed, list(_curves(task, center, loss_of))
+    curves = list(_curves(task, centre, loss_of))
     found: dict[Genotype, None] = {}
     for reach in REACHES:
         losses = []
-        for gene, (allowed, curve) in enumerate(zip(menus, curves, strict=True)):
-            rank = _rank(allowed, center.levels[gene])
+        for gene, (allowed, curve) in enumerate(zip(task.allowed, curves, strict=True)):
+            rank = _rank(allowed, centre.levels[gene])
             row = [math.inf] * len(task.space.genes[gene].settings)
             for at in range(max(rank - reach, 0), min(rank + reach + 1, len(allowed))):
                 row[allowed[at]] = float(curve[at])
             least = min(row)
             losses.append([loss - least for loss in row])
-        try:
-            found[additive_solution(task, losses)] = None
-        except UnreachableTarget:  # the knapsack rounds costs up: nothing so near fits
-            continue
-    return [genotype for genotype in found if genotype != center]
+        genotype = _solution(task, losses)
+        if genotype is not None:
+            found[genotype] = None
+    found.pop(centre, None)
+    return list(found)
 
 
-def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype:
+def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype | None:
     """Return the feasible candidate nearest to the mean of several, by squares of levels.
 
     What noise added to each of them is mostly gone from it (as in the recombination of CMA-ES;
@@ -100,11 +108,25 @@ def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype:
         for level in allowed:
             row[level] = float((level - mean[gene]) ** 2)
         losses.append(row)
-    return additive_solution(task, losses)
+    return _solution(task, losses)
 
 
-def _changed(space: SearchSpace, center: Genotype, gene: int, level: int) -> Genotype:
-    return space.canonical(Genotype((*center.levels[:gene], level, *center.levels[gene + 1 :])))
+def _solution(task: Task, losses: Losses) -> Genotype | None:
+    """Return the additive solution, None if there is none without a level of infinite loss.
+
+    The knapsack rounds costs up: where only what is hardly within the limit may be taken, it may
+    find nothing, and what `additive_solution` then returns is no step.
+    """
+    try:
+        found = additive_solution(task, losses)
+    except UnreachableTarget:
+        return None
+    taken = (row[level] for row, level in zip(losses, found.levels, strict=True))
+    return found if all(map(math.isfinite, taken)) else None
+
+
+def _changed(space: SearchSpace, centre: Genotype, gene: int, level: int) -> Genotype:
+    return space.canonical(Genotype((*centre.levels[:gene], level, *centre.levels[gene + 1 :])))
 
 
 def _rank(allowed: Levels, level: int) -> int:
@@ -113,23 +135,27 @@ def _rank(allowed: Levels, level: int) -> int:
 
 
 def _curves(
-    task: Task, center: Genotype, loss_of: Callable[[Genotype], float]
+    task: Task, centre: Genotype, loss_of: Callable[[Genotype], float]
 ) -> Iterator[np.ndarray]:
-    """Yield for each gene what its allowed levels add to the center's loss.
+    """Yield for each gene what its allowed levels add to the centre's loss.
 
-    The parabola through the center and the neighbours that were measured, the line if it would
-    open downwards: more zeros do not lose less the more there are.
+    By the parabola through the centre and its two neighbours, or its tangent at the centre where
+    it would open downwards; by a line where there is one of them; infinite on the other side.
     """
-    base = loss_of(center)
+    base = loss_of(centre)
     for gene, allowed in enumerate(task.allowed):
-        rank = _rank(allowed, center.levels[gene])
+        rank = _rank(allowed, centre.levels[gene])
         places, added = [0], [0.0]
         for at, level in enumerate(allowed):
-            loss = math.inf if at == rank else loss_of(_changed(task.space, center, gene, level))
+            loss = math.inf if at == rank else loss_of(_changed(task.space, centre, gene, level))
             if math.isfinite(loss):
                 places.append(at - rank)
                 added.append(loss - base)
         fitted = np.polyfit(places, added, min(2, len(places) - 1))
         if len(fitted) == 3:
             fitted[0] = max(fitted[0], 0.0)
-        yield np.polyval(fitted, np.arange(len(allowed)) - rank)
+        steps = np.arange(len(allowed)) - rank
+        curve = np.polyval(fitted, steps)
+        curve[(steps < 0) & (min(places) == 0)] = math.inf
+        curve[(steps > 0) & (max(places) == 0)] = math.inf
+        yield curve

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from autocompress.trial import Genotype
-from benchmarks import contest
+from benchmarks import contest, contest_page
 from benchmarks.contest import Field, Row, Series, finished, summary
 from benchmarks.laboratory import Step
 
@@ -39,6 +39,19 @@ def test_what_an_interrupted_run_left_is_not_told() -> None:
         "about": 1,
         "rows": [whole],
     }
+
+
+def test_the_page_tells_where_strategies_ran() -> None:
+    def told(**ran_on: str) -> Row:
+        return row(len(ran_on), 100, 0.5) | {"hardware": "this machine", "ran_on": ran_on}
+
+    one = contest_page._machines("bits", [told(), told(evolve="this machine")])
+    two = contest_page._machines("bits", [told(), told(evopress="a GPU")])
+
+    assert one == " On this machine."
+    assert two == (
+        " On this machine: bits = 3: seeds 0, 1. On a GPU (evopress alone): bits = 3: seeds 1."
+    )
 
 
 def test_what_a_strategy_found_is_kept_when_the_next_one_is_stopped(

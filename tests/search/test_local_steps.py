@@ -1,5 +1,6 @@
 """Steps of many genes at once, on losses by formula in a space of many levels."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -76,39 +77,53 @@ def feasible(sparsity: float, seed: int) -> Genotype:
     return Genotype(tuple(map(int, levels)))
 
 
-def test_only_many_levels_of_zeros_are_fine() -> None:
-    assert is_fine(task_at(0.5))
-    for space in (FEW, BITS):
+def test_only_many_levels_of_zeros_under_one_limit_are_fine() -> None:
+    task = task_at(0.5)
+    (limit,) = task.constraint.limits
+    two = dataclasses.replace(task.constraint, limits=(limit, limit))
+    dropping = make_space(
+        4,
+        1,
+        96,
+        depth=True,
+        width=False,
+        weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / 20) for n in range(1, 20))),
+        groups=GROUPS,
+    )
+
+    assert is_fine(task)
+    assert not is_fine(dataclasses.replace(task, constraint=two))
+    for space in (FEW, BITS, dropping):
         assert not is_fine(Task(under(space, nominal_bits(space, 16), 8), 0, 16, 64))
 
 
 @given(st.integers(0, 1000), st.integers(1, 4))
 def test_neighbours_differ_in_one_gene(seed: int, distance: int) -> None:
     task = task_at(0.5)
-    center = feasible(0.5, seed)
+    centre = feasible(0.5, seed)
 
-    found = neighbours(task, center, distance)
+    found = neighbours(task, centre, distance)
 
     assert len(set(found)) == len(found)
     for own in found:
-        apart = np.abs(np.subtract(own.levels, center.levels))
+        apart = np.abs(np.subtract(own.levels, centre.levels))
         (gene,) = np.flatnonzero(apart)
         at_an_end = own.levels[gene] in (task.allowed[gene][0], task.allowed[gene][-1])
         assert apart[gene] == distance or (apart[gene] < distance and at_an_end)
-    genes = {int(np.flatnonzero(np.subtract(own.levels, center.levels))[0]) for own in found}
+    genes = {int(np.flatnonzero(np.subtract(own.levels, centre.levels))[0]) for own in found}
     assert genes == set(range(len(SPACE.genes)))
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.3, 0.5, 0.7]))
 def test_steps_meet_the_limit_and_lead_down(seed: int, sparsity: float) -> None:
     task = task_at(sparsity)
-    center = feasible(sparsity, seed)
+    centre = feasible(sparsity, seed)
 
-    found = steps_around(task, center, loss_of)
+    found = steps_around(task, centre, loss_of)
 
     assert all(task.constraint.violation(own) <= 0 for own in found)
     # The widest reach: parabolas are exact, a random candidate is far from the best.
-    assert loss_of(found[-1]) < loss_of(center)
+    assert loss_of(found[-1]) < loss_of(centre)
 
 
 def test_steps_of_steps_reach_the_optimum_of_what_adds_up() -> None:
@@ -125,15 +140,25 @@ def test_steps_of_steps_reach_the_optimum_of_what_adds_up() -> None:
     assert start > 1.1 * best
 
 
-def test_where_only_some_neighbours_were_measured_lines_serve() -> None:
-    task, center = task_at(0.5), feasible(0.5, 1)
-    up_only = {center}
-    up_only |= {own for own in neighbours(task, center, 2) if own.levels > center.levels}
+def test_no_gene_steps_to_a_side_where_its_neighbour_failed() -> None:
+    task, centre = task_at(0.5), feasible(0.5, 1)
+    around = neighbours(task, centre, 2)
+    failed = {own for own in around if own.levels[:6] > centre.levels[:6]}
+    read = {centre, *around} - failed
 
-    found = steps_around(task, center, lambda own: loss_of(own) if own in up_only else math.inf)
+    found = steps_around(task, centre, lambda own: loss_of(own) if own in read else math.inf)
 
+    assert failed
     assert found
-    assert all(task.constraint.violation(own) <= 0 for own in found)
+    for own in found:
+        assert all(np.subtract(own.levels, centre.levels)[:6] <= 0)
+        assert task.constraint.violation(own) <= 0
+
+
+def test_where_all_neighbours_failed_there_is_no_step() -> None:
+    task, centre = task_at(0.5), feasible(0.5, 1)
+
+    assert not steps_around(task, centre, lambda own: loss_of(own) if own == centre else math.inf)
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=6))
@@ -142,6 +167,7 @@ def test_the_middle_meets_the_limit(seeds: list[int]) -> None:
 
     own = middle(task, [feasible(0.5, seed) for seed in seeds])
 
+    assert own is not None
     assert task.constraint.violation(own) <= 0
 
 
@@ -153,6 +179,8 @@ def test_the_middle_of_noisy_copies_is_nearer_than_they_are() -> None:
     noisy = np.clip(np.asarray(best.levels) + noise, 0, LEVELS - 1).tolist()
 
     own = middle(task, [Genotype(tuple(row)) for row in noisy])
+
+    assert own is not None
 
     def far(levels: Sequence[int]) -> float:
         return float(np.linalg.norm(np.subtract(levels, best.levels)))
@@ -214,15 +242,15 @@ def test_what_neighbours_lead_to_is_measured_next() -> None:
     task = task_at(0.6)
     strategy = EvolveStrategy(task, SETTINGS)
     is_followed = False
-    center: Genotype | None = None
+    centre: Genotype | None = None
 
     while (batch := strategy.ask()) is not None:
-        if center is not None:
-            led_to = {*steps_around(task, center, more_together)}
+        if centre is not None:
+            led_to = {*steps_around(task, centre, more_together)}
             is_followed |= bool(led_to & {*batch.candidates})
         best = strategy.standing().best
         around = [] if best is None else neighbours(task, best, SETTINGS.neighbour_distance)
-        center = best if around and {*batch.candidates} <= {*around} else None
+        centre = best if around and {*batch.candidates} <= {*around} else None
         strategy.tell([trial_of(genotype, batch, measured) for genotype in batch.candidates])
 
     assert is_followed
@@ -248,3 +276,18 @@ def test_neighbours_that_the_tokens_do_not_last_for_are_not_read() -> None:
         if task_at(0.6).constraint.violation(own) > 0
     ]
     assert not violating
+
+
+def test_a_study_of_small_steps_is_a_function_of_its_seed() -> None:
+    first, second = (searched() for _ in range(2))
+
+    assert first[1] == second[1]
+    assert first[0].standing() == second[0].standing()
+
+
+def test_the_reason_tells_how_long_a_draw_lasted() -> None:
+    strategy = EvolveStrategy(task_at(0.6), dataclasses.replace(SETTINGS, patience=1))
+
+    run(strategy, lambda _own, read: measured(Genotype((0,) * len(SPACE.genes)), read))
+
+    assert strategy.stopped_because.endswith("1 times in a row, 3 generations each")
