@@ -24,6 +24,8 @@ READ = (
     "before, in depth and width all. "
     "Seconds, in the JSON, are of machines that did other work too."
 )
+WIDE = 4
+"""How many times the least KL of a panel the largest is, where its axis is logarithmic."""
 RANDOM = "Random is the best of 32 on 8,192 tokens each."
 
 
@@ -247,6 +249,18 @@ def draw(own: Section, result: Mapping[str, Any], folder: Path) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1e6:g} M")
         axes.xaxis.set_minor_formatter(NullFormatter())
+        shown = [
+            step["kl"]
+            for row in result["rows"]
+            if row["case"] == case
+            for name in (own.field.evopress, OURS)
+            for step in row[name]
+        ]
+        if max(shown) > WIDE * min(shown):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(own.title.format(case), fontsize=10)
         axes.set_xlabel("tokens spent")
         axes.spines[["top", "right"]].set_visible(False)
