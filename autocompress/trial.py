@@ -25,6 +25,10 @@ class Genotype:
         """Read what `to_bytes` wrote."""
         return cls(tuple(packed))
 
+    def with_level(self, gene: int, level: int) -> "Genotype":
+        """Return the same but for one gene."""
+        return Genotype((*self.levels[:gene], level, *self.levels[gene + 1 :]))
+
     @property
     def key(self) -> str:
         """A short name, equal for equal genotypes."""

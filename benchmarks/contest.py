@@ -70,22 +70,21 @@ def contest(
         keep: Is given the row after each strategy.
         machine: Where strategies run now; the row tells it of each.
     """
-    row = dict(known)
-    if "hardware" in row:
-        ran = (name for name in (OURS, field.evopress, *field.others) if name in row)
-        row["ran_on"] = dict.fromkeys(ran, row["hardware"]) | row.get("ran_on", {})
     theirs = field.evopress
+    strategies = (OURS, theirs, *field.others)
+    ran_on = {name: known["hardware"] for name in strategies if {name, "hardware"} <= {*known}}
+    ran_on |= known.get("ran_on", {})
+    row = {**known, "ran_on": ran_on}
     for name in (theirs, *field.others):
         if name not in row:
             row[name] = _path(_thinned(_run(lab, name, task_for(None))))
-            row["ran_on"] = {**row.get("ran_on", {}), name: machine}
+            ran_on[name] = machine
             keep(row)
     if OURS not in row:
         most = int(field.share * row[theirs][-1]["tokens"])
         row[OURS] = _path(_apart(_run(lab, OURS, task_for(most))))
-        row["ran_on"] = {**row.get("ran_on", {}), OURS: machine}
+        ran_on[OURS] = machine
         keep(row)
-    strategies = (OURS, theirs, *field.others)
     lacking = [s for name in strategies for s in row[name] if "kl" not in s or s is row[name][-1]]
     losses = lab.held_out([Genotype(tuple(step["levels"])) for step in lacking])
     for step in lacking:

@@ -249,14 +249,8 @@ def draw(own: Section, result: Mapping[str, Any], folder: Path) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens / 1e6:g} M")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        shown = [
-            step["kl"]
-            for row in result["rows"]
-            if row["case"] == case
-            for name in (own.field.evopress, OURS)
-            for step in row[name]
-        ]
-        if max(shown) > WIDE * min(shown):
+        least, most = axes.dataLim.intervaly
+        if most > WIDE * least:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from autocompress.models.architecture import Architecture
 from autocompress.search.base import LEAST_SHARE, Task
-from autocompress.search.single_changes import single_change, uniform_candidates
+from autocompress.search.single_changes import uniform_candidates
 from autocompress.spaces.base import Entries, Gene, GeneKind, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, under
 from autocompress.spaces.making import make_space
@@ -51,7 +51,7 @@ class EnumeratedSpace:
         """
         space = self.constraint.space
         changes = [
-            single_change(space, gene, level)
+            space.dense.with_level(gene, level)
             for gene, levels in enumerate(self.constraint.useful_levels(LEAST_SHARE))
             for level in levels
             if level

@@ -100,6 +100,7 @@ class PopulationEvaluator:
         self._stepper = Stepper(shaped)
         self._sequences = sequences
         self._seed = seed
+        self._length = next(iter(sequences.values())).shape[1]
         self._limits = limits or EvaluatorLimits()
         self._device = shaped.model.device
         self._teachers: OrderedDict[tuple[Split, int], Teacher] = OrderedDict()
@@ -167,7 +168,7 @@ class PopulationEvaluator:
                 for some_ends in self._at_a_time(ends):
                     own = self._losses([teachers[end.row] for end in some_ends], some_ends)
                     found.put([(end.candidate, first + end.row) for end in some_ends], own)
-        return found.measurements(self._sequences[fidelity.split].shape[1] - 1)
+        return found.measurements(self._length - 1)
 
     @torch.inference_mode()
     def cause(self, genotype: Genotype, fidelity: Fidelity) -> str:
@@ -250,8 +251,7 @@ class PopulationEvaluator:
 
     def _at_a_time(self, ends: Iterator["_End"]) -> Iterator[list["_End"]]:
         """Yield what is read out together: one sequence, or as many as limits let."""
-        length = next(iter(self._sequences.values())).shape[1]
-        n = self._positions_at_once // (length - 1) if self._limits.joins_sequences else 1
+        n = self._positions_at_once // (self._length - 1) if self._limits.joins_sequences else 1
         while some := list(itertools.islice(ends, max(1, n))):
             yield some
 
@@ -312,11 +312,12 @@ class PopulationEvaluator:
 
         A walk takes one block, for caches' sake, unless each walk streams the weights anew.
         """
-        length = next(iter(self._sequences.values())).shape[1]
-        stream = length * self._shaped.architecture.hidden * self._shaped.model.dtype.itemsize
+        stream = (
+            self._length * self._shaped.architecture.hidden * self._shaped.model.dtype.itemsize
+        )
         fitting = max(1, self._limits.states_bytes // (2 * stream))
         candidates = max(1, min(n_candidates, fitting))
-        by_batch = max(1, self._limits.tokens_at_once // length)
+        by_batch = max(1, self._limits.tokens_at_once // self._length)
         sequences = max(1, min(fitting // candidates, by_batch))
         blocks = fitting // (candidates * sequences) if self._shaped.is_streamed else 1
         return candidates, sequences, max(1, blocks)
@@ -391,9 +392,9 @@ class _Losses:
         self._found.append(found)
 
     def measurements(self, tokens: int) -> list[Measurement]:
-        table = np.full(self._shape, np.nan)
         if not self._places:
             return []
+        table = np.full(self._shape, np.nan)
         candidates, sequences = (list(own) for own in zip(*self._places, strict=True))
         table[:, candidates, sequences] = torch.cat(self._found, 1).cpu().numpy()
         # Rounding may take the divergence of equal models a hair below zero.

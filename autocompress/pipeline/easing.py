@@ -94,8 +94,7 @@ def nearer_to_dense(space: SearchSpace, genotype: Genotype) -> list[Genotype]:
     found: dict[Genotype, None] = {}
     for gene, level in enumerate(genotype.levels):
         if level:
-            levels = [*genotype.levels[:gene], level - 1, *genotype.levels[gene + 1 :]]
-            found[space.canonical(Genotype(tuple(levels)))] = None
+            found[space.canonical(genotype.with_level(gene, level - 1))] = None
     return [own for own in found if own != genotype]
 
 

@@ -97,6 +97,10 @@ class Task:
         """Whether tokens or time may end the search before its strategy does."""
         return self.max_tokens is not None or self.stop is not go_on
 
+    def end(self, sequences: int) -> int:
+        """Return where a reading of so many sequences ends: with the text at the latest."""
+        return min(sequences, self.available)
+
     def out_of_tokens(self, spent: int) -> str:
         """Say that the tokens are spent; empty as long as they are not."""
         most = self.max_tokens

@@ -102,7 +102,7 @@ class BayesStrategy(Conversing):
         self._settings = settings
         self._start = start
         self._ledger = Ledger(task.context)
-        ends = (min(end, task.available) for end in settings.halving.ends)
+        ends = map(task.end, settings.halving.ends)
         self._ends = tuple(dict.fromkeys(ends))
         self._batches = settings.batches_after if task.phase else settings.batches
         self._seen: dict[Genotype, None] = {}

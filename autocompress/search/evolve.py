@@ -37,7 +37,6 @@ from autocompress.search.single_changes import (
 )
 from autocompress.search.steps import Conversation, Conversing, Rung, Steps, read
 from autocompress.search.surrogate import Readings, Surrogate, observe
-from autocompress.spaces.base import GeneKind
 from autocompress.spaces.moves import Moves
 from autocompress.trial import Genotype
 
@@ -172,15 +171,14 @@ class EvolveStrategy(Conversing):
             self._stopped_because = self._reason(generation, epochs_without)
             if self._stopped_because:
                 return
-            if generation == 1:
-                yield from self._look_around()
-            elif (generation - 1) % self._epoch == 0:
+            if generation > 1 and (generation - 1) % self._epoch == 0:
                 yield from self._turn(before)
                 epochs_without = 0 if self._improved(before) else epochs_without + 1
                 before = self._parent
                 self._stopped_because = self._reason(generation, epochs_without)
                 if self._stopped_because:
                     return
+            if self._is_fine and (generation - 1) % self._epoch == 0:
                 yield from self._look_around()
             offspring = self._offspring(generation)
             self._see(offspring)
@@ -194,7 +192,7 @@ class EvolveStrategy(Conversing):
         known = _array(task.extra).reshape(len(task.extra), len(task.space.genes))
         additive = additive_solution(task, self._losses)
         n = self._settings.random_parents
-        if any(gene.kind is GeneKind.WIDTH for gene in task.space.genes):
+        if task.space.has_widths:
             others = list(random_candidates(task, n))
         else:
             # Small errors add up: the additive solution is near the best, random ones are far.
@@ -211,18 +209,17 @@ class EvolveStrategy(Conversing):
         ]
 
     def _look_around(self) -> Steps:
-        """Read the parent's neighbours, where levels are many and tokens last for a generation."""
-        parent, settings, task = self._parent, self._settings, self._task
-        self._centre = None
-        if not self._is_fine or parent is None:
+        """Read the parent's neighbours, where tokens last for a generation after that."""
+        task, self._centre = self._task, None
+        if self._parent is None:
             return
-        found = neighbours(task, parent, settings.neighbour_distance)
-        end = min(settings.neighbour_sequences, task.available)
+        found = neighbours(task, self._parent, self._settings.neighbour_distance)
+        end = task.end(self._settings.neighbour_sequences)
         if task.out_of_tokens(self._ledger.tokens + len(found) * end * task.context):
             return
         self._neighbours |= dict.fromkeys(found)
-        yield from read(found, self._draw, end, self._ledger, self._lengths[-1])
-        self._centre = parent
+        yield from read(found, self._draw, end, self._ledger)
+        self._centre = self._parent
 
     def _turn(self, before: Genotype | None) -> Steps:
         """Go to a fresh draw: read the elites there, and the parent of the epoch before.
@@ -233,7 +230,7 @@ class EvolveStrategy(Conversing):
         parent, trained = self._parent, self._lengths[-1]
         if parent is None:
             return
-        draw, end = self._draw + 1, self._end(self._settings.rungs[-1])
+        draw, end = self._draw + 1, self._task.end(self._settings.rungs[-1].sequences)
         elites = self._elites(self._surrogate())
         first = [parent] if before is None else [parent, before]
         elites = list(dict.fromkeys([*first, *elites]))
@@ -282,7 +279,7 @@ class EvolveStrategy(Conversing):
         if self._parent is not None and self._parent not in pool:
             pool.append(self._parent)
         for rung in self._settings.rungs:
-            end = self._end(rung)
+            end = self._task.end(rung.sequences)
             yield from read(pool, self._draw, end, self._ledger, rung.trained)
             # Raises if all of them failed.
             alive = self._ledger.best(pool, self._draw, end, len(pool), rung.trained)
@@ -319,21 +316,16 @@ class EvolveStrategy(Conversing):
         found = [own for own in middles if own is not None]
         centre, self._centre = self._centre, None
         if centre is not None:
-            trained = self._lengths[-1]
-            end = min(self._settings.neighbour_sequences, self._task.available)
+            end = self._task.end(self._settings.neighbour_sequences)
 
             def loss_of(genotype: Genotype) -> float:
-                is_read = self._ledger.read(genotype, self._draw, trained) >= end
-                return (
-                    self._ledger.loss(genotype, self._draw, end, trained) if is_read else math.inf
-                )
+                is_read = self._ledger.read(genotype, self._draw) >= end
+                return self._ledger.loss(genotype, self._draw, end) if is_read else math.inf
 
-            whole = _array(steps_around(self._task, centre, loss_of)).reshape(
-                -1, len(centre.levels)
-            )
-            twice = np.vstack([whole, whole])
+            led_to = steps_around(self._task, centre, loss_of)
+            twice = _array(led_to * 2).reshape(-1, len(centre.levels))
             halves = self._moves.cross(twice, np.repeat(_array([centre]), len(twice), 0), rng)
-            found += map(_genotype, np.vstack([whole, halves]))
+            found += [*led_to, *map(_genotype, halves)]
         return [genotype for genotype in dict.fromkeys(found) if genotype not in self._seen]
 
     def _mutants(self, surrogate: Surrogate, rng: np.random.Generator) -> dict[Genotype, None]:
@@ -408,9 +400,6 @@ class EvolveStrategy(Conversing):
 
     def _see(self, genotypes: Sequence[Genotype]) -> None:
         self._seen |= dict.fromkeys(genotypes)
-
-    def _end(self, rung: Rung) -> int:
-        return min(rung.sequences, self._task.available)
 
 
 def _array(genotypes: Sequence[Genotype]) -> np.ndarray:

@@ -120,7 +120,7 @@ class EvoPressStrategy(Conversing):
     def _run(self) -> Steps:
         task, settings = self._task, self._settings
         first = random_candidates(task, settings.initially_generated)
-        if not any(gene.kind is GeneKind.WIDTH for gene in task.space.genes):
+        if not task.space.has_widths:
             even = even_candidates(task.constraint, task.rng(0))
             first = tuple(map(Genotype, even)) or first
         (self._parent,) = yield from self._stage(
@@ -143,7 +143,7 @@ class EvoPressStrategy(Conversing):
 
     def _stage(self, pool: list[Genotype], stage: Stage) -> Generator[Batch, None, list[Genotype]]:
         self._draw += 1
-        end = min(max(1, stage.tokens // self._task.context), self._task.available)
+        end = self._task.end(max(1, stage.tokens // self._task.context))
         yield from read(pool, self._draw, end, self._ledger)
         return self._ledger.best(pool, self._draw, end, stage.survivors)
 

@@ -84,7 +84,7 @@ class ListedStrategy(Conversing):
         if limited:
             pool = [pool[index] for index in task.rng(0).permutation(n)]
         for rung in self._settings.rungs:
-            end = min(rung.sequences, task.available)
+            end = task.end(rung.sequences)
             if limited:
                 yield from self._read_within_limits(pool, end)
             else:
@@ -231,11 +231,8 @@ def brute_force(task: Task, _ledger: Ledger) -> Generator[Batch, None, list[Geno
 
 def _is_full(task: Task, genotype: Genotype) -> bool:
     """Whether no gene can be given back one level within the constraint."""
-    levels = genotype.levels
     for gene, allowed in enumerate(task.allowed):
-        lighter = [level for level in allowed if level < levels[gene]]
-        if lighter:
-            trial = (*levels[:gene], lighter[-1], *levels[gene + 1 :])
-            if task.constraint.violation(Genotype(trial)) <= 0:
-                return False
+        lighter = [level for level in allowed if level < genotype.levels[gene]]
+        if lighter and task.constraint.violation(genotype.with_level(gene, lighter[-1])) <= 0:
+            return False
     return True

@@ -16,7 +16,7 @@ import numpy as np
 from autocompress.errors import UnreachableTarget
 from autocompress.search.base import Task
 from autocompress.search.single_changes import Losses, additive_solution
-from autocompress.spaces.base import GeneKind, Levels, SearchSpace
+from autocompress.spaces.base import GeneKind, Levels
 from autocompress.trial import Genotype
 
 FEW_LEVELS = 8
@@ -33,12 +33,11 @@ def is_fine(task: Task) -> bool:
     Not where widths or drops share out what others store, nor under two limits, which the
     knapsack meets only roughly.
     """
-    genes = task.space.genes
-    if len(task.constraint.limits) > 1 or any(gene.kind is GeneKind.WIDTH for gene in genes):
+    if len(task.constraint.limits) > 1 or task.space.has_widths:
         return False
     return any(
         gene.kind is GeneKind.SPARSITY and len(allowed) > FEW_LEVELS
-        for gene, allowed in zip(genes, task.allowed, strict=True)
+        for gene, allowed in zip(task.space.genes, task.allowed, strict=True)
     )
 
 
@@ -63,7 +62,7 @@ def neighbours(task: Task, centre: Genotype, distance: int) -> list[Genotype]:
     for gene, allowed in enumerate(task.allowed):
         rank = _rank(allowed, centre.levels[gene])
         for at in (max(rank - distance, 0), min(rank + distance, len(allowed) - 1)):
-            found[_changed(task.space, centre, gene, allowed[at])] = None
+            found[centre.with_level(gene, allowed[at])] = None
     found.pop(centre, None)
     return list(found)
 
@@ -78,21 +77,11 @@ def steps_around(
             measured: to that side no gene steps.
     """
     curves = list(_curves(task, centre, loss_of))
-    found: dict[Genotype, None] = {}
+    found = []
     for reach in REACHES:
-        losses = []
-        for gene, (allowed, curve) in enumerate(zip(task.allowed, curves, strict=True)):
-            rank = _rank(allowed, centre.levels[gene])
-            row = [math.inf] * len(task.space.genes[gene].settings)
-            for at in range(max(rank - reach, 0), min(rank + reach + 1, len(allowed))):
-                row[allowed[at]] = float(curve[at])
-            least = min(row)
-            losses.append([loss - least for loss in row])
-        genotype = _solution(task, losses)
-        if genotype is not None:
-            found[genotype] = None
-    found.pop(centre, None)
-    return list(found)
+        near = [np.where(np.abs(steps) <= reach, added, math.inf) for steps, added in curves]
+        found.append(_solution(task, _losses(task, [own - own.min() for own in near])))
+    return [own for own in dict.fromkeys(found) if own is not None and own != centre]
 
 
 def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype | None:
@@ -102,13 +91,17 @@ def middle(task: Task, genotypes: Sequence[Genotype]) -> Genotype | None:
     Hansen, arXiv:1604.00772, section 3).
     """
     mean = np.asarray([genotype.levels for genotype in genotypes]).mean(axis=0)
-    losses = []
-    for gene, allowed in enumerate(task.allowed):
-        row = [math.inf] * len(task.space.genes[gene].settings)
-        for level in allowed:
-            row[level] = float((level - mean[gene]) ** 2)
-        losses.append(row)
-    return _solution(task, losses)
+    pairs = zip(task.allowed, mean, strict=True)
+    return _solution(task, _losses(task, [(np.asarray(own) - at) ** 2 for own, at in pairs]))
+
+
+def _losses(task: Task, of_allowed: Sequence[np.ndarray]) -> Losses:
+    """Return losses by level out of those of the levels that may be taken."""
+    losses = [[math.inf] * len(gene.settings) for gene in task.space.genes]
+    for row, allowed, own in zip(losses, task.allowed, of_allowed, strict=True):
+        for level, loss in zip(allowed, own, strict=True):
+            row[level] = float(loss)
+    return losses
 
 
 def _solution(task: Task, losses: Losses) -> Genotype | None:
@@ -125,10 +118,6 @@ def _solution(task: Task, losses: Losses) -> Genotype | None:
     return found if all(map(math.isfinite, taken)) else None
 
 
-def _changed(space: SearchSpace, centre: Genotype, gene: int, level: int) -> Genotype:
-    return space.canonical(Genotype((*centre.levels[:gene], level, *centre.levels[gene + 1 :])))
-
-
 def _rank(allowed: Levels, level: int) -> int:
     """Return the place of the first allowed level that compresses as much, at most the last."""
     return min(bisect.bisect_left(allowed, level), len(allowed) - 1)
@@ -136,18 +125,19 @@ def _rank(allowed: Levels, level: int) -> int:
 
 def _curves(
     task: Task, centre: Genotype, loss_of: Callable[[Genotype], float]
-) -> Iterator[np.ndarray]:
-    """Yield for each gene what its allowed levels add to the centre's loss.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield for each gene how far its allowed levels are from the centre's, and what they add.
 
-    By the parabola through the centre and its two neighbours, or its tangent at the centre where
-    it would open downwards; by a line where there is one of them; infinite on the other side.
+    By the parabola through the centre and what was read of the gene beside it, or its tangent at
+    the centre where it would open downwards; by a line where there is but one; infinite to a side
+    of which nothing was read.
     """
     base = loss_of(centre)
     for gene, allowed in enumerate(task.allowed):
         rank = _rank(allowed, centre.levels[gene])
         places, added = [0], [0.0]
         for at, level in enumerate(allowed):
-            loss = math.inf if at == rank else loss_of(_changed(task.space, centre, gene, level))
+            loss = math.inf if at == rank else loss_of(centre.with_level(gene, level))
             if math.isfinite(loss):
                 places.append(at - rank)
                 added.append(loss - base)
@@ -158,4 +148,4 @@ def _curves(
         curve = np.polyval(fitted, steps)
         curve[(steps < 0) & (min(places) == 0)] = math.inf
         curve[(steps > 0) & (max(places) == 0)] = math.inf
-        yield curve
+        yield steps, curve

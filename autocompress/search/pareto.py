@@ -108,7 +108,7 @@ class ParetoStrategy(Conversing):
 
     def front(self) -> list[Genotype]:
         """Return what no other dominates on some axis, of all that was read to the last rung."""
-        last = self._end(self._settings.rungs[-1])
+        last = self._task.end(self._settings.rungs[-1].sequences)
         known = {g: place for g, place in self._places.items() if self._read(g) >= last}
         return list(dict.fromkeys(g for axis in self._axes for g in self._axes.front(axis, known)))
 
@@ -160,13 +160,13 @@ class ParetoStrategy(Conversing):
         """
         self._seen |= dict.fromkeys(newcomers)
         first, *further = self._settings.rungs
-        reached = self._end(first)
+        reached = self._task.end(first.sequences)
         yield from read(newcomers, DRAW, reached, self._ledger)
         self._ledger.best(self._seen, DRAW, reached, 1)
         self._place()
         for rung in further:
             chosen = self._promising(reached, rung.survivors)
-            reached = self._end(rung)
+            reached = self._task.end(rung.sequences)
             yield from read(chosen, DRAW, reached, self._ledger)
             self._place()
 
@@ -246,9 +246,6 @@ class ParetoStrategy(Conversing):
 
     def _read(self, genotype: Genotype) -> int:
         return self._ledger.read(genotype, DRAW)
-
-    def _end(self, rung: Rung) -> int:
-        return min(rung.sequences, self._task.available)
 
 
 def levels_of(genotypes: Sequence[Genotype]) -> np.ndarray:

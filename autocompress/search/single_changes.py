@@ -38,11 +38,11 @@ def measure_single_changes(
     """
     space = task.space
     changes = {
-        (gene, level): single_change(space, gene, level)
+        (gene, level): space.dense.with_level(gene, level)
         for gene, levels in enumerate(map(_coarse, task.allowed))
         for level in levels
     }
-    n = min(sequences, task.available)
+    n = task.end(sequences)
     start = [space.dense] if task.start_loses else []
     yield from read([*start, *changes.values()], 0, n, ledger)
     ledger.best(changes.values(), 0, n, 1)  # raises if every one of them failed
@@ -65,13 +65,6 @@ def loss_at_start(task: Task, ledger: Ledger, end: int | None = None) -> float:
     """
     loss = ledger.loss(task.space.dense, 0, end) if task.start_loses else 0.0
     return loss if math.isfinite(loss) else 0.0
-
-
-def single_change(space: SearchSpace, gene: int, level: int) -> Genotype:
-    """Return the dense model with one gene changed."""
-    levels = [0] * len(space.genes)
-    levels[gene] = level
-    return Genotype(tuple(levels))
 
 
 def entry_losses(

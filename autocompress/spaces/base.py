@@ -370,6 +370,11 @@ class SearchSpace:
         return tuple(found)
 
     @property
+    def has_widths(self) -> bool:
+        """Whether some genes drop or narrow sites, and so share out what their others store."""
+        return any(gene.kind is GeneKind.WIDTH for gene in self.genes)
+
+    @property
     def dense(self) -> Genotype:
         """The genotype of the untouched model."""
         return Genotype((0,) * len(self.genes))

@@ -13,20 +13,12 @@ from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.settings import WeightSetting
 from autocompress.spaces.sizes import nominal_bits
 from autocompress.trial import Genotype, Measurement, Trial
-from tests.spaces.problems import GROUPS
+from tests.spaces.problems import GROUPS, sparse_space
 
 BITS = make_space(
     3, 1, 96, depth=False, width=False, weights=Weights(bits=(6, 5, 4, 3, 2)), groups=GROUPS
 )
-SPARSE = make_space(
-    3,
-    1,
-    96,
-    depth=False,
-    width=False,
-    weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / 8) for n in range(1, 8))),
-    groups=GROUPS,
-)
+SPARSE = sparse_space(3, 8)
 DEPTH = make_space(3, 1, 96, depth=True, width=False)
 
 

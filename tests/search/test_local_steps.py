@@ -23,31 +23,14 @@ from autocompress.search.steps import Rung
 from autocompress.spaces.cost import under
 from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.moves import Moves
-from autocompress.spaces.settings import WeightSetting
 from autocompress.spaces.sizes import nominal_bits
 from autocompress.trial import Fidelity, Genotype, Measurement
 from tests.search.synthetic import run, trial_of
-from tests.spaces.problems import GROUPS
+from tests.spaces.problems import GROUPS, sparse_space
 
 LEVELS = 20
-SPACE = make_space(
-    4,
-    1,
-    96,
-    depth=False,
-    width=False,
-    weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / LEVELS) for n in range(1, 20))),
-    groups=GROUPS,
-)
-FEW = make_space(
-    4,
-    1,
-    96,
-    depth=False,
-    width=False,
-    weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / 5) for n in range(1, 5))),
-    groups=GROUPS,
-)
+SPACE = sparse_space(4, LEVELS)
+FEW = sparse_space(4, 5)
 BITS = make_space(
     4, 1, 96, depth=False, width=False, weights=Weights(bits=tuple(range(2, 9))), groups=GROUPS
 )
@@ -81,15 +64,7 @@ def test_only_many_levels_of_zeros_under_one_limit_are_fine() -> None:
     task = task_at(0.5)
     (limit,) = task.constraint.limits
     two = dataclasses.replace(task.constraint, limits=(limit, limit))
-    dropping = make_space(
-        4,
-        1,
-        96,
-        depth=True,
-        width=False,
-        weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / 20) for n in range(1, 20))),
-        groups=GROUPS,
-    )
+    dropping = sparse_space(4, 20, depth=True)
 
     assert is_fine(task)
     assert not is_fine(dataclasses.replace(task, constraint=two))

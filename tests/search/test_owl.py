@@ -9,21 +9,11 @@ from autocompress.search.base import Task
 from autocompress.search.ledger import Ledger
 from autocompress.search.owl import SPREADS, by_owl, owl_sparsities
 from autocompress.spaces.cost import under
-from autocompress.spaces.making import Weights, make_space
-from autocompress.spaces.settings import WeightSetting
 from autocompress.spaces.sizes import nominal_bits
 from autocompress.trial import Genotype
-from tests.spaces.problems import GROUPS
+from tests.spaces.problems import sparse_space
 
-SPACE = make_space(
-    4,
-    1,
-    96,
-    depth=False,
-    width=False,
-    weights=Weights(sparsities=tuple(WeightSetting(sparsity=n / 20) for n in range(1, 20))),
-    groups=GROUPS,
-)
+SPACE = sparse_space(4, 20)
 SHARES = {5.0: (0.01, 0.05, 0.02, 0.01)}
 
 

@@ -28,6 +28,21 @@ WEIGHTS = (
 )
 
 
+def sparse_space(n_layers: int, steps: int, *, depth: bool = False) -> SearchSpace:
+    """Return a space of zeros alone, a level for each of so many even steps but the last."""
+    return make_space(
+        n_layers,
+        1,
+        96,
+        depth=depth,
+        width=False,
+        weights=Weights(
+            sparsities=tuple(WeightSetting(sparsity=n / steps) for n in range(1, steps))
+        ),
+        groups=GROUPS,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A constraint that some candidate meets, and the levels that may be taken."""
