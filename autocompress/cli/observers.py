@@ -129,7 +129,7 @@ def _told(kind: str, values: Values) -> str:
         "workers": "{busy}",
         "memory correction": "serving the winner holds {measured:,} bytes: searching on for "
         "{target_used:,.0f}",
-        "taken back": "levels taken back to {aim:.3f}x predicted: KL {loss:.4f}",
+        "given back": "speed given back, to {aim:.3f}x predicted: KL {loss:.4f}",
         "correction": "the winner measured {measured:.3f}x: searching on for {target_used:.3f}x",
     }
     told = dict(values) | {"predicted": _predicted(values)}

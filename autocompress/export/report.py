@@ -274,9 +274,9 @@ class Correction:
 
     Args:
         target_used: The predicted speedup that the next search asked for, or that a candidate
-            with levels taken back has; of `memory` the bytes.
+            for which speed was given back has; of `memory` the bytes.
         measured: The winner's median, and its 95 % interval; of `memory` the bytes that it held.
-        kind: Of the target: `speedup` or `memory`; `taken back` where no other search followed.
+        kind: Of the target: `speedup` or `memory`; `given back` where no other search followed.
     """
 
     target_asked: float

@@ -227,7 +227,7 @@ def _correction(made: Correction) -> str:
             f"asked {made.target_asked:,.0f} bytes of memory, measured {made.measured:,.0f}; then "
             f"searched for {made.target_used:,.0f}"
         )
-    then = "took levels back to" if made.kind == "taken back" else "searched for"
+    then = "gave speed back, down to" if made.kind == "given back" else "searched for"
     return (
         f"asked {made.target_asked:.2f}x, measured {made.measured:.2f}x"
         f"{_interval(made.measured_interval)}; then {then} {made.target_used:.2f}x"

@@ -22,7 +22,7 @@ WORTH: Final = 1.02
 MOST_ATTEMPTS: Final = 6
 # A search whose time is limited gives back speed that nobody asked for so often at most.
 LOOSER_WITHIN_A_BUDGET: Final = 1
-# Candidates with levels taken back that are measured end to end, beside a winner.
+# Candidates that lose less for speed given back, that are measured end to end beside a winner.
 MOST_EASED: Final = 4
 MOST_EASED_WITHIN_A_BUDGET: Final = 2
 
@@ -36,7 +36,7 @@ class Timed:
             is asked is a time.
         margin: What is asked for at first is this many times the target.
         most_looser: Searches that may follow one whose winner meets the target.
-        most_eased: Candidates with levels of a winner taken back that may be measured.
+        most_eased: Candidates that give back a winner's unasked speed, that may be measured.
     """
 
     cost: AdditiveCost

@@ -1,9 +1,12 @@
-"""Gives a winner back what it lost for speed that nobody asked for, level by level.
+"""Gives speed that nobody asked for back for quality, level by level.
 
 A latency model is off by some percent, and by about as many for a candidate's neighbours as for
 itself: how fast they would be measured is better told by the winner's own measurement. So of its
 genes those are taken back a level whose loss is the greatest for the time that they cost, as long
 as the target should still be met, and what is left is measured; where it misses, half of them.
+
+With more time to spend, another candidate altogether may lose less than all that is near the
+winner: those of the simple strategies, which the report is held against, are tried too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +18,14 @@ from autocompress.trial import Genotype, Trial
 
 Losses = Callable[[Sequence[Genotype]], list[Trial]]
 """Measures candidates on selection text."""
+Simple = Callable[[Constraint], list[Genotype]]
+"""Returns what simple strategies find under a constraint."""
 Measured = Callable[[float, Constraint, Trial], Attempt]
 """Times a candidate end to end, that was aimed at a predicted speedup under a constraint."""
 
 
 def ease(
-    best: Attempt, timed: Timed, few: Losses, whole: Losses, measure: Measured
+    best: Attempt, timed: Timed, few: Losses, whole: Losses, simple: Simple, measure: Measured
 ) -> Iterator[Attempt]:
     """Yield each candidate that was measured, until the winner is near the target.
 
@@ -28,21 +33,26 @@ def ease(
         best: The winner; it must meet the target.
         few: Reads enough of the text to tell which levels lose most.
         whole: Reads all that winners are picked on.
+        simple: Tells what else may be tried; none twice.
     """
-    n_measured = 0
-    while best.reached.median > CLOSE * timed.target:
+    measured: set[Genotype] = set()
+    while best.reached.median > CLOSE * timed.target and len(measured) < timed.most_eased:
         room = within(best, timed)
-        steps = eased(room, timed, best.winner, few)
+        steps = [own for own in eased(room, timed, best.winner, few) if own not in measured]
+        others = [own for own in dict.fromkeys(simple(room)) if own not in measured | {*steps}]
         found = None
-        while steps and found is None and n_measured < timed.most_eased:
-            (trial,) = whole([steps[-1]])
-            steps = steps[: len(steps) // 2]
+        while (steps or others) and found is None and len(measured) < timed.most_eased:
+            trial = min(whole([*steps[-1:], *others]), key=lambda own: own.loss)
+            if trial.genotype in others:
+                others.remove(trial.genotype)
+            else:
+                steps = steps[: len(steps) // 2]
             # What was the best on little text may lose more on all of it.
             if trial.loss >= best.winner.loss:
                 continue
             spent = timed.cost.of(room.space.entries(trial.genotype))
             attempt = measure(timed.cost.dense / spent, room, trial)
-            n_measured += 1
+            measured.add(trial.genotype)
             yield attempt
             if attempt.clears(timed.target) and attempt.fits:
                 found = attempt

@@ -217,10 +217,11 @@ def search(
     # What darwin picks was trained before it was read: its neighbours were not.
     may_ease = not is_spent and spec.strategy not in ("given", "darwin")
     if timed is not None and prepared.imported is None and may_ease and best.clears(timed.target):
-        for attempt in _ease(prepared, driver, best, timed, timing, len(attempts)):
+        known = [own.winner.genotype for own in attempts]
+        for attempt in _ease(prepared, driver, best, timed, timing, known):
             before = best_attempt(timed.target, attempts).reached
             corrections.append(
-                Correction(timed.target, attempt.aim, before.median, before.interval, "taken back")
+                Correction(timed.target, attempt.aim, before.median, before.interval, "given back")
             )
             attempts.append(attempt)
         best = best_attempt(timed.target, attempts)
@@ -278,9 +279,13 @@ def _ease(
     best: Attempt,
     timed: Timed,
     timing: _Timing,
-    number: int,
+    known: Sequence[Genotype],
 ) -> Iterator[Attempt]:
-    """Yield what is measured while a winner gets back what its unasked speed cost."""
+    """Yield what is measured while a winner gets back what its unasked speed cost.
+
+    Args:
+        known: What was timed before, one after another.
+    """
     observer = timing.observer
 
     def reads(most: int) -> Losses:
@@ -289,19 +294,24 @@ def _ease(
         )
 
         def losses(candidates: Sequence[Genotype]) -> list[Trial]:
-            observer.stage("levels taken back")
+            observer.stage("speed given back")
             return driver.measure(Batch(tuple(candidates), reading))
 
         return losses
 
-    numbers = itertools.count(number)
+    numbers = itertools.count(len(known))
 
     def measure(aim: float, room: Constraint, trial: Trial) -> Attempt:
-        observer.tell("taken back", {"aim": aim, "loss": trial.loss})
+        observer.tell("given back", {"aim": aim, "loss": trial.loss})
         task = dataclasses.replace(best.task, constraint=room)
         return timing.attempt(next(numbers), aim, task, trial)
 
-    yield from ease(best, timed, reads(EASING_SEQUENCES), reads(SELECTION_SEQUENCES), measure)
+    def simple(room: Constraint) -> list[Genotype]:
+        task = dataclasses.replace(best.task, constraint=room)
+        return [own for own in _simple(prepared, driver, task) if own not in known]
+
+    few, whole = reads(EASING_SEQUENCES), reads(SELECTION_SEQUENCES)
+    yield from ease(best, timed, few, whole, simple, measure)
 
 
 def darwin_settings(spec: SearchSpec) -> DarwinSettings:
@@ -403,10 +413,7 @@ def _select(
     A search must not end below the simple candidates that it began with: they are finalists.
     """
     observer.stage("selection of the winner")
-    candidates = strategy.finalists(FINALISTS)
-    if prepared.spec.strategy in FROM_SINGLE_CHANGES:
-        named = [baseline(name, task, driver) for name in ("additive", "uniform")]
-        candidates += [genotype for genotype in named if genotype is not None]
+    candidates = strategy.finalists(FINALISTS) + _simple(prepared, driver, task)
     n = min(SELECTION_SEQUENCES, len(prepared.sequences[Split.SELECTION]))
     trained = 0
     if prepared.spec.strategy == "darwin":
@@ -418,6 +425,17 @@ def _select(
     if best.measurement is None:
         raise EvaluationError(f"All finalists failed; the first: {trials[0].error}")
     return best
+
+
+def _simple(prepared: Prepared, driver: SearchDriver, task: Task) -> list[Genotype]:
+    """Return what the simple strategies find under a task's constraint that a search began with.
+
+    None for a search that begins otherwise.
+    """
+    if prepared.spec.strategy not in FROM_SINGLE_CHANGES:
+        return []
+    named = [baseline(name, task, driver) for name in ("additive", "uniform")]
+    return [genotype for genotype in named if genotype is not None]
 
 
 def stopper(store: StudyStore, phase: int, budget: float | None) -> Callable[[int], str | None]:

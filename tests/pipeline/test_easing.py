@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.pipeline.aiming import CLOSE, MOST_EASED, STEP, Attempt, Timed
-from autocompress.pipeline.easing import ease, nearer_to_dense
+from autocompress.pipeline.easing import Losses, ease, nearer_to_dense
 from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.search.base import Task
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, sum_of_sites
@@ -36,6 +36,11 @@ class Machine:
         self.weights = weights
         self.timed: list[Genotype] = []
 
+    @property
+    def reads(self) -> tuple[Losses, Losses]:
+        """Its losses, of a few sequences as of the whole text."""
+        return self.losses, self.losses
+
     def losses(self, candidates: Sequence[Genotype]) -> list[Trial]:
         return [self.trial(own) for own in candidates]
 
@@ -56,6 +61,10 @@ class Machine:
         measured = MeasuredSpeedup(median, interval, (median, 1.0), (1.0, 1.0), ())
         timed = Timed(SITES, 1.0, 4.0)
         return Attempt(aim, Task(room, 0, 16, 8), trial, timed.reached(measured), measured)
+
+
+def none(_: Constraint) -> list[Genotype]:
+    return []
 
 
 weights = st.lists(st.floats(0.01, 1.0), min_size=len(SPACE.genes), max_size=len(SPACE.genes))
@@ -79,7 +88,7 @@ def test_what_is_taken_back_keeps_the_target_and_loses_less(
     first = winner(machine, SPACE.canonical(Genotype(levels)))
     timed = Timed(SITES, share * first.reached.interval[0], 4.0)
 
-    tried = list(ease(first, timed, machine.losses, machine.losses, machine.attempt))
+    tried = list(ease(first, timed, *machine.reads, none, machine.attempt))
 
     kept = [first, *(own for own in tried if own.clears(timed.target))]
     assert len(tried) <= MOST_EASED
@@ -97,7 +106,7 @@ def test_where_neighbours_are_as_fast_as_told_none_is_left_that_meets_the_target
     first = winner(machine, SPACE.canonical(Genotype(levels)))
     timed = Timed(SITES, share * first.reached.interval[0], 4.0)
 
-    tried = list(ease(first, timed, machine.losses, machine.losses, machine.attempt))
+    tried = list(ease(first, timed, *machine.reads, none, machine.attempt))
 
     last = tried[-1] if tried else first
     slower = [
@@ -115,7 +124,7 @@ def test_half_of_the_levels_are_taken_back_where_all_are_too_many() -> None:
     timed = Timed(SITES, 0.8 * first.reached.interval[0], 4.0)
     machine.bias = 0.9
 
-    tried = list(ease(first, timed, machine.losses, machine.losses, machine.attempt))
+    tried = list(ease(first, timed, *machine.reads, none, machine.attempt))
 
     taken = [sum(first.winner.genotype.levels) - sum(own.levels) for own in machine.timed]
     assert not tried[0].clears(timed.target)
@@ -131,6 +140,47 @@ def test_no_other_limit_is_exceeded(share: float) -> None:
     first = winner(machine, genotype, (Limit(AdditiveCost(0.0, stored.menus), most),))
     timed = Timed(SITES, 0.8 * first.reached.interval[0], 4.0)
 
-    tried = list(ease(first, timed, machine.losses, machine.losses, machine.attempt))
+    tried = list(ease(first, timed, *machine.reads, none, machine.attempt))
 
     assert bool(tried) is (share > 0)
+
+
+@given(st.floats(0.95, 1.05), st.floats(0, 0.04), weights, levels, st.lists(levels, max_size=3))
+def test_the_end_loses_no_more_than_a_simple_candidate_that_meets_the_target(
+    bias: float,
+    noise: float,
+    weights: list[float],
+    levels: tuple[int, ...],
+    others: list[tuple[int, ...]],
+) -> None:
+    machine = Machine(bias, noise, weights)
+    first = winner(machine, SPACE.canonical(Genotype(levels)))
+    timed = Timed(SITES, 0.8 * first.reached.interval[0], 4.0, most_eased=100)
+    found = [SPACE.canonical(Genotype(own)) for own in others]
+
+    def simple(room: Constraint) -> list[Genotype]:
+        return [own for own in found if room.violation(own) <= 0]
+
+    tried = list(ease(first, timed, *machine.reads, simple, machine.attempt))
+
+    kept = [first, *(own for own in tried if own.clears(timed.target))]
+    assert len({own.winner.genotype for own in tried}) == len(tried)
+    for own in tried:
+        assert own.winner.loss < first.winner.loss
+    if len(kept) > 1:
+        missed = {own.winner.genotype for own in tried} - {own.winner.genotype for own in kept}
+        met = [own for own in simple(kept[-1].task.constraint) if own not in missed]
+        assert all(kept[-1].winner.loss <= machine.trial(own).loss for own in met)
+
+
+def test_a_simple_candidate_that_misses_the_target_costs_no_step_of_the_winner() -> None:
+    machine = Machine(1.0, 0.0, [1.0] * len(SPACE.genes))
+    genotype = Genotype((2,) * len(SPACE.genes))
+    first = winner(machine, genotype)
+    timed = Timed(SITES, 0.8 * first.reached.interval[0], 4.0)
+    without = list(ease(first, timed, *machine.reads, none, machine.attempt))
+
+    tried = list(ease(first, timed, *machine.reads, lambda _: [SPACE.dense], machine.attempt))
+
+    assert not tried[0].clears(timed.target)
+    assert [own.winner for own in tried[1:]] == [own.winner for own in without]
