@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.errors import EvaluationError, SpecError, UnreachableTarget
@@ -479,8 +479,9 @@ def _measured(
 ) -> MeasuredSpeedup:
     """Return the recorded measurement of a phase's winner, or measure and record it."""
     for event in store.events():
-        if event.kind == "measured" and event.payload["phase"] == phase:
-            known = event.payload
+        known = event.payload
+        # Of another candidate nothing is taken over, as where another version had searched.
+        if event.kind == "measured" and _is_of(known, phase, winner):
             return MeasuredSpeedup(
                 _number(known["median"]),
                 (_number(known["low"]), _number(known["high"])),
@@ -518,12 +519,16 @@ def _held(store: StudyStore, phase: int, winner: Genotype, room: Room, observer:
     Where the system does not tell, it is taken as reckoned.
     """
     for event in store.events():
-        if event.kind == "memory" and event.payload["phase"] == phase:
+        if event.kind == "memory" and _is_of(event.payload, phase, winner):
             return int(_number(event.payload["bytes"]))
     observer.stage("memory")
     held = room.held(winner) or 0
     store.add_event(Event("memory", {"phase": phase, "genotype": winner.key, "bytes": held}))
     return held
+
+
+def _is_of(known: Mapping[str, object], phase: int, winner: Genotype) -> bool:
+    return (known["phase"], known["genotype"]) == (phase, winner.key)
 
 
 def _pairs(value: object) -> tuple[Pair, ...]:

@@ -154,6 +154,15 @@ def test_a_winner_is_timed_once_and_read_back_afterwards(
     assert found == [once, once]
 
 
+def test_what_was_timed_of_another_candidate_is_not_credited(tmp_path: Path) -> None:
+    times = [BARE, ONCE]
+
+    with contextlib.closing(create_study(f"sqlite:///{tmp_path}/s.db", "own", {})) as store:
+        for winner, own in ((Genotype((1, 0)), ONCE), (Genotype((0, 1)), BARE)):
+            assert _measured(store, 1, winner, lambda _: times.pop()) == own
+            assert _measured(store, 1, winner, lambda _: times.pop()) == own
+
+
 # Each MLP must have 64 columns: without it more is left of this cost than with them. With all
 # attention gone a model is at most 35 / 11 = 3.18 times as fast; without this limit, 35 / 2.
 OTHER = AdditiveCost(0.0, ((1.0, 1.0, 1.0), (8.0, 6.0, 1.0, 4.0)) * 3)
