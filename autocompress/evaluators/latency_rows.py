@@ -27,9 +27,14 @@ class Spent:
     def beside(self, before: "Spent", after: "Spent") -> "Spent":
         """Return the ratio to the mean of two other runs."""
         return Spent(
-            2 * self.prefill / (before.prefill + after.prefill),
-            2 * self.decode / (before.decode + after.decode),
+            _ratio(self.prefill, before.prefill, after.prefill),
+            _ratio(self.decode, before.decode, after.decode),
         )
+
+
+def _ratio(own: float, before: float, after: float) -> float:
+    """Return the ratio to a mean; 1 where nothing was spent, as on tokens after the only one."""
+    return 2 * own / (before + after) if before + after else 1.0
 
 
 def median_spent(runs: Sequence[Spent]) -> Spent:

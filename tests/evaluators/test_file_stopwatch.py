@@ -1,5 +1,6 @@
 """Files are written, timed in turn with the dense one, compared with it and taken away."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ SPEED = 3.0
 class Reader:
     """An engine that takes as long as a file says, and longer with every repeat."""
 
-    def __init__(self) -> None:
+    def __init__(self, speed: float = SPEED) -> None:
         self.calls: list[tuple[int, Workload]] = []
+        self._speed = speed
 
     def latency(
         self,
@@ -32,7 +34,7 @@ class Reader:
         for path in checkpoints:
             took = float(path.read_text("utf-8"))
             drift = [took * (1 + repeat) for repeat in range(repeats)]
-            decode = tuple(time / SPEED for time in drift)
+            decode = tuple(time / self._speed for time in drift)
             found.append(Latency(tuple(drift), decode, tuple(drift), 1))
         return found
 
@@ -83,6 +85,15 @@ def test_another_file_is_timed_beside_the_reference(dense: Path) -> None:
     assert found.prefill == pytest.approx(1.5)
     assert found.decode == pytest.approx(1.5)
     assert engine.calls == [(3, Workload(2, 8, DECODE_STEPS + 1))]
+
+
+def test_a_request_of_one_token_takes_no_time_for_further_ones(dense: Path) -> None:
+    stopwatch = FileStopwatch(Reader(math.inf), dense, write, Workload(2, 8, 1), dense.parent)
+
+    found = stopwatch.ratios([[Choice(5, 99)]], 3, 0, nobody)
+
+    assert found.dense.decode == 0.0
+    assert [(pair.prefill, pair.decode) for pair in found.pairs[0]] == [(0.5, 1.0)] * 3
 
 
 def test_few_tokens_stand_for_many(dense: Path) -> None:
