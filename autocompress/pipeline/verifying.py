@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autocompress.errors import EngineError, ExportError, GateError
-from autocompress.evaluators.llama_cpp_engine import LlamaCppEngine
 from autocompress.evaluators.torch_engine import has_own_modeling
 from autocompress.export import gate, gguf_gate
 from autocompress.export.compressed_checkpoint import compressed_tensors_package
@@ -19,6 +18,7 @@ from autocompress.export.manifest import (
     unpack_reference,
 )
 from autocompress.models.loading import load_tokenizer, pick_device
+from autocompress.operators.ggml_blocks import check_packages
 from autocompress.pipeline.conclusion import MODEL
 
 
@@ -96,7 +96,7 @@ def _untested(manifest: Manifest) -> str:
     artifact = manifest.artifact
     try:
         if artifact.file is not None:
-            _ = LlamaCppEngine().version
+            check_packages()
         else:
             config = (artifact.folder / "config.json").read_text("utf-8")
             if '"quant_method": "gptq"' in config:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autocompress.errors import ExportError, GateError
+from autocompress.errors import EngineError, ExportError, GateError
 from autocompress.export import gate
 from autocompress.export.checkpoint import Artifact, changed_files, write_checkpoint
 from autocompress.export.compressed_checkpoint import write_compressed_checkpoint
@@ -25,7 +25,7 @@ from autocompress.export.manifest import (
 )
 from autocompress.export.publishing import put_in_place
 from autocompress.models.surgery import ShapedModel
-from autocompress.pipeline.verifying import to_text, verify
+from autocompress.pipeline.verifying import _untested, to_text, verify
 from autocompress.spaces.base import SUB_BLOCKS
 from autocompress.spaces.making import Weights
 from autocompress.spaces.settings import WeightSetting
@@ -262,6 +262,21 @@ def test_a_copy_loads_and_answers(folder: Path) -> None:
     assert found.gate.findings.largest_difference == 0.0
     assert found.answer
     assert "Opened by transformers" in to_text(found)
+
+
+def test_a_file_of_llama_cpp_is_not_opened_where_that_lacks(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking() -> None:
+        raise EngineError("install the extra `llama-cpp`.")
+
+    monkeypatch.setattr("autocompress.pipeline.verifying.check_packages", lacking)
+    manifest = read_manifest(published / "hf" / "model")
+    artifact = dataclasses.replace(manifest.artifact, file="model.gguf")
+
+    why = _untested(dataclasses.replace(manifest, artifact=artifact))
+
+    assert why == "install the extra `llama-cpp`"
 
 
 def test_modeling_files_of_another_version_are_not_run(
