@@ -1,7 +1,7 @@
 """Writes tensors into files that are whole or not there; a disk that refuses is told in a line."""
 
 import contextlib
-import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def save_whole(
     Raises:
         AutocompressError: The `failure`, if the file cannot be written; nothing is left of it.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    # Containers that share a folder have processes of the same number.
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
         with writing(file.parent, failure):
             file.parent.mkdir(parents=True, exist_ok=True)
