@@ -112,7 +112,7 @@ class ModelSession:
         """Build what the database lacks of the sites of some layers; return how many levels.
 
         Raises:
-            EvaluationError: If memory runs out.
+            EvaluationError: If memory runs out, or numbers do.
         """
         missing = [
             index
@@ -138,8 +138,16 @@ class ModelSession:
         for index, statistics in gather(self._shaped, missing, sequences, self._upstream):
             statistics = dataclasses.replace(statistics, gradients=gradients.pop(index, None))
             weights = [linear.weight.to(self._stored) for linear in self._shaped.linears(index)]
-            with torch.inference_mode():
-                built += self._levels.build(self._space.sites[index], weights, statistics)
+            site = self._space.sites[index]
+            try:
+                with torch.inference_mode():
+                    built += self._levels.build(site, weights, statistics)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # it is there
+                raise EvaluationError(
+                    f"The levels of layer {site.layer} {site.kind} cannot be built: what it reads "
+                    f"has no finite Hessian in {self._shaped.model.dtype}, or none that can be "
+                    "factored; try --dtype float32."
+                ) from error
         return built
 
     def _upstream(self, site: Site) -> Choice:
