@@ -19,6 +19,8 @@ from autocompress.store.base import Json
 from autocompress.store.claims import BEAT_SECONDS, claimant, is_gone
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
 
+GRACE_SECONDS = 30.0
+"""For a run's process to end that was asked to, before it is killed: others wait for it."""
 LOOK_SECONDS: Final = 5.0
 """Between two looks at what is due."""
 MOST_TRIES: Final = 3
@@ -151,19 +153,26 @@ class Scheduler:
         process = subprocess.Popen(command, start_new_session=True)
         try:
             while True:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     return process.wait(BEAT_SECONDS)
-                except subprocess.TimeoutExpired:
-                    if not self._store.beat(run, self._name):
-                        # Somebody took it over, or it has just ended.
-                        with contextlib.suppress(ProcessLookupError):
-                            os.killpg(process.pid, signal.SIGTERM)
+                if not self._store.beat(run, self._name):
+                    # Somebody took it over, or it has just ended.
+                    return _end(process)
         except BaseException:
             # The run goes on another time, where it is now.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            _end(process)
             raise
+
+
+def _end(process: "subprocess.Popen[bytes]") -> int:
+    """End a process and all that it began: at first by asking."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _last_due(schedule: Schedule, runs: Sequence[Run]) -> datetime:

@@ -1,5 +1,10 @@
 """Schedulers let no schedule starve, and outlive a database that is away for a while."""
 
+import functools
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,10 +12,18 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import DatabaseAway
+from autocompress.service import scheduler
 from autocompress.service.scheduler import Scheduler
 from autocompress.store.base import Json
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore, open_schedules
 
+STUBBORN = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+"""Runs on when it is asked to end."""
 EVERY_MINUTE = "* * * * *"
 
 
@@ -110,3 +123,30 @@ def test_a_database_that_is_away_ends_no_scheduler_and_no_run(
     assert ("problem", {"error": "The server is gone."}) in told.events
     assert told.of("run") == ["a", "a"]
     assert told.store.runs(own.id)[0].state is RunState.FAILED
+
+
+def test_a_run_that_was_taken_over_and_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = tmp_path / "began"
+    command = [sys.executable, "-c", STUBBORN, str(began)]
+    monkeypatch.setattr(scheduler, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "GRACE_SECONDS", 0.1)
+    popen = functools.partial(subprocess.Popen, command)
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **how: popen(**how))
+
+    def beat(*_: object) -> bool:
+        while not began.exists():
+            time.sleep(0.01)
+        return False
+
+    monkeypatch.setattr(ScheduleStore, "beat", beat)
+    with open_schedules(f"sqlite:///{tmp_path}/studies.db") as store:
+        own = store.add("a", EVERY_MINUTE, "UTC", {"model": "m"}, {"output": "o"})
+        stubborn = Scheduler("nowhere", store, lambda *_: None)
+        run = stubborn.claim_now(own)
+        assert run is not None
+
+        status = stubborn._process(run)
+
+    assert status == -signal.SIGKILL
