@@ -1,5 +1,6 @@
 """Task sets: the items of files, of lm-evaluation-harness or of the sample, and their split."""
 
+import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -85,6 +86,13 @@ def split_items(items: Sequence[Item], seed: int = 0) -> dict[Split, list[Item]]
 def origin(item: Item) -> str:
     """Return what an item shares with all that must be in one split with it."""
     return f"source {item.source}" if item.source else f"prompt {item.prompt}"
+
+
+def located(item: Item) -> Item:
+    """Return an item that is scored alike from any working folder."""
+    if not item.metric.startswith(USER_METRIC):
+        return item
+    return dataclasses.replace(item, metric=user_metric.located(item.metric))
 
 
 def needs_generation(item: Item) -> bool:

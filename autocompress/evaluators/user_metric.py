@@ -33,6 +33,12 @@ def score_by(metric: str, answer: str, references: Sequence[str]) -> float:
     return value
 
 
+def located(metric: str) -> str:
+    """Return a metric's name that is found from any folder: processes may work in others."""
+    file, _, name = metric.removeprefix(USER_METRIC).rpartition(":")
+    return f"{USER_METRIC}{Path(file).expanduser().absolute()}:{name}"
+
+
 @functools.cache
 def load(metric: str) -> Metric:
     """Return the function that a metric names; its file runs, once in a process.

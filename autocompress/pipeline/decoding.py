@@ -10,6 +10,7 @@ import numpy as np
 from autocompress.errors import EvaluationError, SpecError
 from autocompress.evaluators.tasks import (
     Item,
+    located,
     needs_generation,
     origin,
     read_tasks,
@@ -98,7 +99,8 @@ def opened_for(asked: DecodeAsked, items: Mapping[Split, int] = ITEMS) -> Opened
     rng = np.random.default_rng([asked.seed, 11])
 
     def shuffled(own: Sequence[Item]) -> tuple[Item, ...]:
-        return tuple(own[at] for at in rng.permutation(len(own)))
+        # Where Ray runs a trial, a relative path leads elsewhere.
+        return tuple(located(own[at]) for at in rng.permutation(len(own)))
 
     most = {split: n * asked.items for split, n in items.items()}
     return OpenedDecoding(

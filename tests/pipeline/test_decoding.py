@@ -1,5 +1,6 @@
 """The search for a decoding on a tiny model: found, told, resumed, and bad input refused."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from tests.tiny_models import TinyModels
 
 STORAGE = "sqlite:///studies.db"
 TASKS = 48
+OWN_METRIC = """
+def score(answer, references):
+    return len(answer) % 2
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +54,10 @@ def flags(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def given(model: Path, patch: pytest.MonkeyPatch) -> list[str]:
     """Write tasks into the working folder; return the flags of a fast search."""
     patch.setenv("OMP_NUM_THREADS", "1")
+    Path("own.py").write_text(OWN_METRIC, "utf-8")
     rows = [
-        {"prompt": f"the number {n} and the", "references": ["number"], "metric": "f1"}
-        for n in range(TASKS)
+        {"prompt": f"the number {n} and the", "references": ["number"], "metric": metric}
+        for n, metric in zip(range(TASKS), itertools.cycle(["f1", "python:own.py:score"]))
     ]
     choices = [
         {"prompt": f"{n} is", "references": [" odd"], "choices": [" odd", " even"]}
@@ -62,7 +68,7 @@ def given(model: Path, patch: pytest.MonkeyPatch) -> list[str]:
         *("decode", str(model), "--tasks", "tasks.jsonl", "--storage", STORAGE),
         *("--tune", "draft,draft_tokens,batch", "--fix", "max_new_tokens=6"),
         *("--objective", "seconds", "--trials", "4", "--items", "8"),
-        *("--study", "own", "--output", "out"),
+        *("--study", "own", "--output", "out", "--allow-python"),
     ]
 
 
@@ -83,6 +89,8 @@ def test_a_search_tells_its_winner_beside_the_untuned() -> None:
 
     assert found["verdict"] in ("BETTER DECODING FOUND", "NO BETTER DECODING FOUND")
     assert (found["trials"], found["search_items"], found["report_items"]) == (4, 8, 19)
+    # None of them: a metric of the user's own is found from where Ray runs trials too.
+    assert not found["failed"]
     standings = found["standings"]
     assert standings[-1]["decoding"] == "max_new_tokens=6"
     assert {"quality", "seconds", "memory"} <= set(standings[0]["values"])
