@@ -138,6 +138,8 @@ def _check_scored_alike(task: "ConfigurableTask") -> None:
         reason = "its choices are prompts, not continuations"
     elif config.process_results is not None:
         reason = "it scores answers by code of its own"
+    elif kind == "multiple_choice" and "acc" not in task.aggregation():
+        reason = f"its metrics are {', '.join(task.aggregation())}, not acc"
     elif kind == "generate_until" and config.filter_list is not None:
         reason = "it filters answers before it scores them"
     elif kind == "generate_until" and "exact_match" not in task.aggregation():

@@ -95,6 +95,7 @@ class TestWithThePackage:
         ("lines", "why"),
         [
             (ANSWER.replace("exact_match", "f1"), "its metrics are f1, not exact_match"),
+            (CHOICE.replace("metric: acc", "metric: mcc"), "its metrics are mcc, not acc"),
             (
                 ANSWER + "filter_list: [{name: none, filter: [{function: take_first}]}]\n",
                 "it filters answers",
