@@ -168,7 +168,7 @@ def to_markdown(report: JointReport) -> str:
             "",
             f"The model is `{own.model}`{drafted}, decoded by `{own.decoding}`.",
             "",
-            f"## On {report.report_items} items that nothing before has read",
+            f"## On {report.report_items} items on which nothing was picked",
             "",
             *(f"| {' | '.join(line)} |" for line in lines),
             "",
