@@ -162,6 +162,19 @@ def test_a_search_that_is_begun_again_measures_nothing_twice(searched: list[str]
     store.close()
 
 
+def test_a_limit_that_no_decoding_keeps_is_told_as_missed(
+    searched: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [*searched, "--study", "limited", "--output", "limited", "--trials", "1"]
+    own += ["--storage", "sqlite:///limited.db", "--limits", "seconds=0.001ms"]
+
+    assert commands.main(own) == 0
+
+    found = json.loads(Path("limited", "decoding.json").read_text("utf-8"))
+    assert (found["verdict"], found["met"]) == ("CONSTRAINT MISSED", False)
+    assert "CONSTRAINT MISSED" in capsys.readouterr().err
+
+
 def test_the_report_is_told_again_from_the_store(
     searched: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

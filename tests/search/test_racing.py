@@ -37,6 +37,32 @@ def answered(n: int = ITEMS, score: float = 0.5, seconds: float = 1.0, seed: int
     )
 
 
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [
+        (Objective.QUALITY, 0.25),
+        (Objective.SECONDS, 3.0),
+        # Of the 16 tokens that two answers say, 40 were generated: only the former are speed.
+        (Objective.TOKENS_PER_SECOND, 16 / 6),
+        (Objective.TO_FIRST, 0.2),
+        (Objective.QUALITY_PER_SECOND, 0.5 / 6),
+        (Objective.COST, 40 / 0.5),
+        (Objective.MEMORY, 600.0),
+    ],
+)
+def test_objectives_are_what_people_call_so(objective: Objective, value: float) -> None:
+    of_two = Answered(
+        scores=np.array([0.5, 0.0]),
+        tokens=np.array([30.0, 10.0]),
+        said=np.array([12.0, 4.0]),
+        seconds=np.array([5.0, 1.0]),
+        first_seconds=np.array([0.3, 0.1]),
+        memory_bytes=np.array([700.0, 500.0]),
+    )
+
+    assert objective.shown(objective.ratio(of_two)) == pytest.approx(value)
+
+
 def test_one_that_is_surely_slower_is_dropped_at_the_first_look() -> None:
     race = Race(Rules((Objective.SECONDS,)), answered())
 
