@@ -124,7 +124,10 @@ def section(own: Section, result: Mapping[str, Any]) -> str:
         f"{case} = {name}: seeds {', '.join(map(str, seeds[name]))}" for name in cases
     )
     formats = " and ".join(sorted({row["number_format"] for row in rows}))
-    told = f"Losses are computed in {formats}. Measured so far: {done}.{_machines(case, rows)}"
+    told = (
+        f"Losses are computed in {formats}. Measured so far: {done}."
+        f"{_machines(case, rows)}{_notes(case, rows)}"
+    )
     return "\n\n".join(
         [
             f"{own.text} {told}",
@@ -155,6 +158,20 @@ def _machines(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
         + "; ".join(f"{case} = {name}: seeds {', '.join(seeds)}" for name, seeds in own.items())
         + "."
         for place, own in places.items()
+    )
+
+
+def _notes(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is to be known of some rows."""
+    noted: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if "note" in row:
+            noted.setdefault(row["note"], {}).setdefault(row["case"], []).append(str(row["seed"]))
+    return "".join(
+        " Of "
+        + "; ".join(f"{case} = {name}: seeds {', '.join(seeds)}" for name, seeds in own.items())
+        + f": {note}"
+        for note, own in noted.items()
     )
 
 

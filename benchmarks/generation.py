@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autocompress.search.base import LEAST_SHARE
 from autocompress.spaces.base import Choice, SearchSpace, Site
 from autocompress.spaces.cost import Constraint, drops_of_each_kind, sum_of_sites, under
 from autocompress.spaces.moves import Moves
@@ -33,7 +32,7 @@ def half_the_time(space: SearchSpace) -> Constraint:
 def make_generation(constraint: Constraint, n: int, seed: int) -> list[Genotype]:
     """Return n distinct mutants of one random parent."""
     rng = np.random.default_rng(seed)
-    moves = Moves(constraint, constraint.useful_levels(LEAST_SHARE))
+    moves = Moves(constraint, constraint.useful_levels())
     parent = moves.random(1, rng)
     found: dict[Genotype, None] = {}
     for _ in range(100):

@@ -39,6 +39,7 @@ def section(result: Any) -> str:
     end = f"Bits of the file equal those of its recipe in {equal} of {len(rows)}."
     text = TEXT.format(sequences=result["sequences"], engine=result["engine"], hardware=places)
     command = "`python -m benchmarks.gguf --output benchmarks/results/gguf.json`"
+    notes = list(dict.fromkeys(row["note"] for row in rows if "note" in row))
     return "\n\n".join(
-        ["## GGUF files, as llama.cpp runs them", command, text, table(head, body), end]
+        ["## GGUF files, as llama.cpp runs them", command, text, *notes, table(head, body), end]
     )

@@ -40,7 +40,9 @@ def section(result: Mapping[str, Any]) -> str:
         f"worst {max(ratios):.3f}); better, its interval excluding zero, in {ahead} of "
         f"{len(rows)} seeds."
     )
-    return "\n\n".join([heading, command, text, table(head, [_cells(row) for row in rows]), end])
+    notes = [str(note) for note in dict.fromkeys(row["note"] for row in rows if "note" in row)]
+    body = table(head, [_cells(row) for row in rows])
+    return "\n\n".join([heading, command, text, *notes, body, end])
 
 
 def complete_rows(result: Mapping[str, Any]) -> list[Row]:

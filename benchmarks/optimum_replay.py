@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autocompress.models.text import draw_order
-from autocompress.search.base import LEAST_SHARE, Batch, Task
+from autocompress.search.base import Batch, Task
 from autocompress.search.evolve import EvolveStrategy, settings_for
 from autocompress.trial import Genotype, Measurement, Trial
 from benchmarks.optimum_table import Table, read
@@ -74,7 +74,7 @@ def replay(file: Path, which: int, seed: int, share: float, finalists: int) -> R
     evaluated: dict[Genotype, None] = {}
     limit = int(share * table.n_members)
     constraint = table.space.constraint
-    settings = settings_for(constraint.useful_levels(LEAST_SHARE))
+    settings = settings_for(constraint.useful_levels())
 
     def stop(_generation: int) -> str | None:
         # A generation that begins is finished.

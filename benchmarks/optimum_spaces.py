@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autocompress.models.architecture import Architecture
-from autocompress.search.base import LEAST_SHARE, Task
+from autocompress.search.base import Task
 from autocompress.search.single_changes import uniform_candidates
 from autocompress.spaces.base import Entries, Gene, GeneKind, SearchSpace, Site, SiteKind
 from autocompress.spaces.cost import AdditiveCost, Constraint, Limit, under
@@ -52,7 +52,7 @@ class EnumeratedSpace:
         space = self.constraint.space
         changes = [
             space.dense.with_level(gene, level)
-            for gene, levels in enumerate(self.constraint.useful_levels(LEAST_SHARE))
+            for gene, levels in enumerate(self.constraint.useful_levels())
             for level in levels
             if level
         ]

@@ -44,7 +44,7 @@ class PartOfSpace:
                 of_whole = self._whole.entries(self.whole(self.space.genotype(entries)))
                 costs.append(whole.menus[number][of_whole[number]])
             found.append(tuple(costs))
-        return AdditiveCost(whole.fixed, tuple(found))
+        return dataclasses.replace(whole, menus=tuple(found))
 
 
 class PartStrategy:

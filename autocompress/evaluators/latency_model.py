@@ -29,6 +29,8 @@ CONFIDENCE = 0.9
 # Standard deviation of a scale around 1, before anything is measured.
 SPREAD = 0.3
 MOST_FINALISTS = 20
+RESOLUTION = 0.01
+"""Of what the dearest bundle takes: what a measured table tells two entries apart by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class LatencyTable:
         Raises:
             SpecError: If the table lacks a choice of the space.
         """
-        return _cost(self.profile, self.workload, space, self.scales)
+        cost = _cost(self.profile, self.workload, space, self.scales)
+        return dataclasses.replace(cost, resolution=RESOLUTION * cost.dearest)
 
     def to_json(self) -> dict[str, Json]:
         """Return the form that is stored, exported and imported."""

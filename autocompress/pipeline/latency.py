@@ -1,5 +1,6 @@
 """Obtains the latency table of a search, and measures winners end to end."""
 
+import dataclasses
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -107,7 +108,9 @@ def spread(space: SearchSpace, cost: AdditiveCost, n: int, seed: int) -> list[Ge
     rng = np.random.default_rng([seed, 11])
     # Every third is held out: both parts spread evenly over the whole range.
     speedups = np.linspace(1.0 + (fastest - 1.0) / n, fastest, n)
-    limits = [under(space, cost, cost.start / speedup) for speedup in speedups]
+    # A table is checked on all levels, also on those that it hardly tells apart.
+    exact = dataclasses.replace(cost, resolution=0.0)
+    limits = [under(space, exact, cost.start / speedup) for speedup in speedups]
     drawn = [Moves(limit, limit.useful_levels()).random(1, rng)[0] for limit in limits]
     return [_with_a_site(space, Genotype(tuple(levels.tolist()))) for levels in drawn]
 

@@ -10,9 +10,6 @@ from autocompress.spaces.base import Levels, SearchSpace
 from autocompress.spaces.cost import Constraint
 from autocompress.trial import Fidelity, Genotype, Trial
 
-LEAST_SHARE = 0.01
-"""A level must save this share of the dearest site over the level before it, or is left out."""
-
 Stopper = Callable[[int], str | None]
 """Asked before each generation with its number; a reason ends the search."""
 
@@ -90,7 +87,7 @@ class Task:
     @property
     def allowed(self) -> tuple[Levels, ...]:
         """The levels of each gene that are worth taking."""
-        return self.constraint.useful_levels(LEAST_SHARE)
+        return self.constraint.useful_levels()
 
     @property
     def is_limited(self) -> bool:

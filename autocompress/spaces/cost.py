@@ -20,11 +20,14 @@ class AdditiveCost:
         menus: `menus[i][entry]`, as in `SearchSpace.menus`.
         dense_fixed: What the dense model costs beside its sites, where candidates store that
             otherwise; None where they do not.
+        resolution: By how much two entries must differ to be told apart, as far as it is known:
+            more than nothing where costs were measured.
     """
 
     fixed: float
     menus: tuple[tuple[float, ...], ...]
     dense_fixed: float | None = None
+    resolution: float = 0.0
 
     def of(self, entries: Sequence[int]) -> float:
         """Return the cost of a candidate given as menu entries."""
@@ -54,7 +57,12 @@ class AdditiveCost:
         if not saved:
             return self
         dense_fixed = self.fixed if self.dense_fixed is None else self.dense_fixed
-        return AdditiveCost(self.fixed - saved, self.menus, dense_fixed)
+        return dataclasses.replace(self, fixed=self.fixed - saved, dense_fixed=dense_fixed)
+
+    @property
+    def dearest(self) -> float:
+        """What the dearest bundle of the dense model costs."""
+        return max((own[0] for own in self.menus), default=0.0)
 
 
 def sum_of_sites(
@@ -99,6 +107,7 @@ def mixed(parts: Sequence[tuple[float, AdditiveCost]]) -> AdditiveCost:
             for own in menus
         ),
         dense_fixed,
+        sum(weight * cost.resolution for weight, cost in parts),
     )
 
 
@@ -130,15 +139,12 @@ class Constraint:
         """Return the violation of a candidate given as menu entries."""
         return max(limit.violation_of(entries) for limit in self.limits)
 
-    def useful_levels(self, least_share: float = 0.0) -> tuple[Levels, ...]:
+    def useful_levels(self) -> tuple[Levels, ...]:
         """Return for each gene the levels that save something under some limit.
 
-        A gene is looked at with the others of its bundle dense. The last level stays whatever it
-        saves, if it saves anything: what is reachable must not depend on this sieve.
-
-        Args:
-            least_share: What a level must save over the one before it, as a share of the most
-                expensive dense bundle.
+        Something is more than the cost's resolution, and than rounding. A gene is looked at with
+        the others of its bundle dense. The last level stays whatever it saves, if it saves
+        anything: what is reachable must not depend on this sieve.
         """
         space = self.space
         useful = []
@@ -148,8 +154,8 @@ class Constraint:
                 whole = limit.cost.menus[menu]
                 steps = range(len(gene.settings))
                 costs = [whole[min(level * stride, len(whole) - 1)] for level in steps]
-                dearest = max(own[0] for own in limit.cost.menus)
-                picked.update(useful_levels(costs, least_share * dearest))
+                least = max(limit.cost.resolution, ROUNDING * limit.cost.dearest)
+                picked.update(useful_levels(costs, least))
             useful.append(tuple(sorted(picked)))
         return tuple(useful)
 

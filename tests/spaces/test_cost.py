@@ -1,5 +1,6 @@
 """Costs add up over sites."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -120,6 +121,16 @@ def test_a_level_that_saves_nothing_is_left_out() -> None:
 
     assert useful_levels(costs) == (0, 2, 3, 5)
     assert useful_levels(costs, least_saving=0.5) == (0, 3, 5)
+
+
+def test_what_is_stored_counts_however_little_it_saves_and_time_as_it_is_told() -> None:
+    # Of the dearest bundle, half a percent: as the keys of a model with few heads of them.
+    space = make_space(1, 2, 256, depth=False, width=True, ffn_step=64)
+    stored = AdditiveCost(0.0, ((1.0, 0.5), (100.0, 99.5, 60.0, 30.0)))
+    timed = dataclasses.replace(stored, resolution=1.0)
+
+    assert under(space, stored, 50.0).useful_levels() == ((0, 1), (0, 1, 2, 3))
+    assert under(space, timed, 50.0).useful_levels() == ((0, 1), (0, 2, 3))
 
 
 def test_the_least_of_what_is_left_has_one_site() -> None:
