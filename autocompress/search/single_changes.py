@@ -14,14 +14,11 @@ from autocompress.spaces import knapsack
 from autocompress.spaces.base import Entries, Gene, GeneKind, SearchSpace
 from autocompress.spaces.even import even_candidates
 from autocompress.spaces.moves import Moves
-from autocompress.spaces.settings import CacheSetting, WeightSetting
+from autocompress.spaces.settings import DENSE_BITS, CacheSetting, WeightSetting
 from autocompress.trial import Genotype
 
 Losses = list[list[float]]
 """`losses[gene][level]`, all other genes dense; 0 for dense."""
-
-DENSE_BITS = 16
-"""Of what is not quantized, where bits are no more than a scale to interpolate on."""
 
 
 def measure_single_changes(

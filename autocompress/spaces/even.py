@@ -1,15 +1,19 @@
 """Candidates that compress all sites alike: the uniform baselines."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
-from autocompress.spaces.base import GeneKind, Levels, SiteKind
+from autocompress.spaces.base import Gene, GeneKind, Levels, SiteKind
 from autocompress.spaces.cost import Constraint
 from autocompress.spaces.moves import Moves
+from autocompress.spaces.settings import DENSE_BITS, WeightSetting
 from autocompress.trial import Genotype
 
 FILLS = 32
+DIGITS = 9
+"""To which bits are alike, so that shares of zeros are that were reckoned in other ways."""
 
 
 def even_candidates(constraint: Constraint, rng: np.random.Generator) -> list[Levels]:
@@ -76,19 +80,34 @@ def evenly_narrow(constraint: Constraint) -> Levels | None:
 def _evenly_stored(
     constraint: Constraint, kind: GeneKind, rng: np.random.Generator
 ) -> list[Levels]:
-    """Give all genes of a kind one level; give slack back, to some of them, by one level."""
+    """Give all genes of a kind one number of bits; give slack back, to some, by the one before.
+
+    Genes may have other menus: each stores the least that is no less than the others' bits. Of
+    settings with as many bits the next is tried where one does not suffice.
+    """
     genes = constraint.space.genes
-    deepest = max((len(gene.settings) for gene in genes if gene.kind is kind), default=0)
-    for level in range(1, deepest):
-        allowed = [
-            tuple(min(n, len(gene.settings) - 1) for n in (level - 1, level))
-            if gene.kind is kind
-            else (0,)
-            for gene in genes
-        ]
-        even = np.asarray([[own[-1] for own in allowed]])
-        if constraint.violation(Genotype(tuple(map(int, even[0])))) > 0:
+    stored = [_bits(gene) if gene.kind is kind else [] for gene in genes]
+    tries = {(bits, own[:at].count(bits)) for own in stored for at, bits in enumerate(own)}
+    before: Levels = (0,) * len(genes)
+    for bits, nth in sorted(tries, key=lambda one: (-one[0], one[1])):
+        levels = tuple(_level(own, bits, nth) if own else 0 for own in stored)
+        if constraint.violation(Genotype(levels)) > 0:
+            before = levels
             continue
-        fills = Moves(constraint, allowed).fill(np.repeat(even, FILLS, axis=0), rng)
+        allowed = [tuple(sorted({*pair})) for pair in zip(before, levels, strict=True)]
+        fills = Moves(constraint, allowed).fill(np.repeat([levels], FILLS, axis=0), rng)
         return list(dict.fromkeys(tuple(map(int, fill)) for fill in fills))
     return []
+
+
+def _bits(gene: Gene) -> list[float]:
+    """Return the bits that each setting of a gene leaves of a weight."""
+    settings = (own for own in gene.settings if isinstance(own, WeightSetting))
+    return [round(own.nominal_bits(DENSE_BITS), DIGITS) for own in settings]
+
+
+def _level(stored: Sequence[float], bits: float, nth: int) -> int:
+    """Return the nth level, or the last, of those that store the least with so many bits."""
+    least = min(own for own in stored if own >= bits)
+    places = [level for level, own in enumerate(stored) if own == least]
+    return places[min(nth, len(places) - 1)]

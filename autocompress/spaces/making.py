@@ -18,6 +18,7 @@ from autocompress.spaces.settings import (
     DENSE,
     GGUF_TYPES,
     GROUP_SIZES,
+    SHARE_DIGITS,
     CacheSetting,
     WeightSetting,
     block_format,
@@ -179,7 +180,8 @@ def equal_count_sparsities(
         levels: At most so many on each side of the centre.
     """
     shares = [centre + step * weights / group.weights for step in range(-levels, levels + 1)]
-    return tuple(WeightSetting(sparsity=round(s, 6)) for s in shares if 0 < round(s, 6) < 1)
+    rounded = (round(share, SHARE_DIGITS) for share in shares)
+    return tuple(WeightSetting(sparsity=share) for share in rounded if 0 < share < 1)
 
 
 def _columns(group: LinearGroup, widths: Sequence[int]) -> list[int]:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 SCALE_BITS: Final = 16
+DENSE_BITS: Final = 16
+"""Of what is not quantized, where bits are no more than an order, or a scale."""
+SHARE_DIGITS: Final = 12
+"""Of a share of zeros: enough to tell the weights of any group apart."""
 INTEGER_BITS: Final = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES: Final = (128, 64, 32)
 """Columns that may share a scale, the largest first."""
@@ -145,7 +149,7 @@ class WeightSetting:
         if self.pattern is not None:
             parts.append(f"s{self.pattern[0]}:{self.pattern[1]}")
         elif self.is_sparse:
-            parts.append(f"s{self.sparsity:.6f}".rstrip("0"))
+            parts.append(f"s{self.sparsity:.{SHARE_DIGITS}f}".rstrip("0"))
         if self.block:
             parts.append(self.block)
         elif self.bits is not None:

@@ -109,8 +109,7 @@ def test_zeros_move_between_sizes_where_levels_are_equal_counts() -> None:
         weights=Weights(sparsities=(WeightSetting(sparsity=0.5),), sparsity_step=64),
         groups=GROUPS,
     )
-    # Shares are rounded to six digits.
-    limit = under(space, nominal_bits(space, 16), 8.0 * (1 + 1e-5))
+    limit = under(space, nominal_bits(space, 16), 8.0)
 
     batches = run("evopress-fast", Task(limit, 0, 256, 600), 60)
 

@@ -14,7 +14,8 @@ from autocompress.spaces.even import (
     spread,
 )
 from autocompress.spaces.making import Weights, make_space
-from autocompress.spaces.sizes import nominal_bits
+from autocompress.spaces.settings import WeightSetting
+from autocompress.spaces.sizes import linear_bytes, nominal_bits
 from autocompress.trial import Genotype
 from tests.spaces.problems import GROUPS
 
@@ -93,6 +94,42 @@ def test_evenly_narrow_gives_up_where_the_narrowest_does_not_suffice() -> None:
     cost = AdditiveCost(5.0, ((1.0, 0.0), (1.0, 0.0)))
 
     assert evenly_narrow(under(space, cost, 4.9)) is None
+
+
+@given(st.integers(1, 6), st.sampled_from([0.4, 0.5, 0.75]), st.integers(0, 2**32 - 1))
+def test_zeros_are_even_where_groups_have_other_numbers_of_levels(
+    n_layers: int, share: float, seed: int
+) -> None:
+    space = make_space(
+        n_layers,
+        1,
+        96,
+        depth=False,
+        width=False,
+        weights=Weights(sparsities=(WeightSetting(sparsity=share),), sparsity_step=512),
+        groups=GROUPS,
+    )
+    constraint = under(space, nominal_bits(space, 16), 16 * (1 - share))
+    assert len({len(gene.settings) for gene in space.genes}) > 1
+
+    found = even_candidates(constraint, np.random.default_rng(seed))
+
+    for levels in found:
+        settings = [g.settings[at] for g, at in zip(space.genes, levels, strict=True)]
+        assert settings == [WeightSetting(sparsity=share)] * len(space.genes)
+    assert found
+
+
+def test_of_as_many_bits_all_settings_are_tried() -> None:
+    several = tuple(map(WeightSetting.parse, ("w4g32", "w4")))
+    space = make_space(
+        2, 1, 96, depth=False, width=False, weights=Weights(settings=several), groups=GROUPS
+    )
+    whole = tuple(len(gene.settings) - 1 for gene in space.genes)
+    cost = linear_bytes(space, 16)
+    constraint = under(space, cost, cost.of(space.entries(Genotype(whole))))
+
+    assert even_candidates(constraint, np.random.default_rng(0)) == [whole]
 
 
 @pytest.mark.parametrize(("bits", "levels"), [(4.0, {1}), (2.0, {2}), (3.0, {1, 2})])

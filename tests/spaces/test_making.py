@@ -150,3 +150,14 @@ def test_equal_counts_differ_by_as_many_weights_in_every_group() -> None:
         zeros = [total - s.stored_weights(sum(group.rows), group.columns) for s in settings]
 
         assert [zero - total // 2 for zero in zeros] == [512 * n for n in range(-3, 4)]
+
+
+def test_equal_counts_are_so_in_groups_of_billions() -> None:
+    for rows in (2048, 3072, 16384, 131072):
+        group = LinearGroup("o", ("o",), (rows,), 8192, False)
+        settings = equal_count_sparsities(group, 0.6, 1_000_000, 8)
+        zeros = [rows * 8192 - s.stored_weights(rows, 8192) for s in settings]
+
+        # One that is no whole number is rounded.
+        assert all(abs(b - a - 1_000_000) <= 1 for a, b in itertools.pairwise(zeros))
+        assert [WeightSetting.parse(str(own)) for own in settings] == list(settings)
