@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -480,7 +481,13 @@ def _sparsities(value: object) -> tuple[str, ...]:
     wrong = [name for name, share in shares.items() if not 0 < share < 1]
     if wrong:
         raise ValueError(f"a sparsity such as 0.5 or 2:4 must hold, but got {wrong[0]!r}")
-    return tuple(sorted(shares, key=lambda name: (shares[name], name)))
+
+    def picked_from(name: str) -> float:
+        """Return of how many weights those that go are picked: the more, the better."""
+        return math.inf if ":" not in name else int(name.partition(":")[2])
+
+    # Of levels that save as much the first is taken.
+    return tuple(sorted(shares, key=lambda name: (shares[name], -picked_from(name), name)))
 
 
 def _share(sparsity: str) -> float:
