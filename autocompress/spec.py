@@ -253,6 +253,11 @@ class SearchSpec:
         return any(getattr(self, name) is not None for name in TIMED)
 
     @property
+    def is_clocked(self) -> bool:
+        """Whether this machine's clock has a say: nothing runs what a roofline reckons."""
+        return self.is_timed and self.roofline is None
+
+    @property
     def most_milliseconds(self) -> float | None:
         """What a mean request may take, however that is asked; None if no time is."""
         if self.target_throughput is None:

@@ -13,6 +13,7 @@ from autocompress.pipeline.on_disk import OnDisk, open_model
 from autocompress.pipeline.prepared import REPORT_SEQUENCES
 from autocompress.pipeline.timing_turn import timing_turn
 from autocompress.spec import SearchSpec
+from autocompress.spec_rules import COMPILED_TORCH
 from autocompress.trial import Measurement
 
 
@@ -87,4 +88,5 @@ def _opened(spec: SearchSpec, named: str) -> OnDisk:
         spec.dtype,
         spec.trust_remote_code,
         by_vllm=spec.engine == "vllm",
+        compiled=spec.engine == COMPILED_TORCH,
     )

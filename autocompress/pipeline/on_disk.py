@@ -1,6 +1,7 @@
 """What lies at a path that a user names: a model, its size, and the engine that runs it."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from autocompress.export.checkpoint import stored_numbers, stored_tensor_bytes
 from autocompress.export.gguf_file import read_gguf
 from autocompress.models import loading, text
 
+_PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -52,12 +54,19 @@ class OnDisk:
 
 
 def open_model(
-    named: str, device: torch.device, dtype: str, trust_remote_code: bool, *, by_vllm: bool = False
+    named: str,
+    device: torch.device,
+    dtype: str,
+    trust_remote_code: bool,
+    *,
+    by_vllm: bool = False,
+    compiled: bool = False,
 ) -> OnDisk:
     """Return what a GGUF file, a folder or a name on the hub stands for; load no weights.
 
     Args:
         by_vllm: vLLM runs it, and not torch.
+        compiled: Of torch, whether it compiles the model's layers.
 
     Raises:
         ModelError: If there is none, or it is broken.
@@ -68,11 +77,15 @@ def open_model(
         file = Path(named).expanduser()
         if not file.is_file():
             raise ModelError(f"No file at {named}.")
+        if _PART.search(file.name):
+            raise ModelError(
+                f"{named} is a part of a model: join the parts by `llama-gguf-split --merge`."
+            )
         stored = read_gguf(file)
         vocabulary = Vocabulary(functools.partial(gguf_token_ids, file), stored.end_of_text)
         return OnDisk(file, LlamaCppEngine(), stored.bytes, stored.numbers, vocabulary)
     folder = loading.resolve(named)
-    engine: Engine = TorchEngine(str(device), dtype, 0, trust_remote_code)
+    engine: Engine = TorchEngine(str(device), dtype, 0, trust_remote_code, compiled)
     if by_vllm:
         engine = VllmEngine(str(device), dtype, trust_remote_code)
     return OnDisk(

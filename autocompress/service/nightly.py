@@ -198,7 +198,7 @@ def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deplo
         return Deployed(" ".join(str(error).split()))
     model = _model_of(folder)
     (measurement,) = losses_of(spec, [model], observer)
-    speed = speedup_between(spec, spec.model, str(model), observer) if _is_timed(spec) else None
+    speed = speedup_between(spec, spec.model, str(model), observer) if spec.is_clocked else None
     observer.tell("deployed", {"study": folder.name, "loss": measurement.loss})
     return Deployed(
         None,
@@ -210,11 +210,6 @@ def _measured_again(spec: SearchSpec, folder: Path, observer: Observer) -> Deplo
         None if speed is None else speed.compressed_interval,
         spec.most_milliseconds,
     )
-
-
-def _is_timed(spec: SearchSpec) -> bool:
-    """Whether the clock of this machine has a say: nothing runs what a roofline reckons."""
-    return spec.is_timed and spec.roofline is None
 
 
 def _search(
@@ -270,7 +265,7 @@ def _beside(
         return Candidate(None)
     old = _model_of(deployed_at)
     mine, theirs = losses_of(spec, [new, old], observer)
-    speed = speedup_between(spec, str(old), str(new), observer) if _is_timed(spec) else None
+    speed = speedup_between(spec, str(old), str(new), observer) if spec.is_clocked else None
     return Candidate(None, mine, theirs, None if speed is None else speed.interval)
 
 

@@ -330,7 +330,7 @@ def _again(sweep: Sweep, row: Row, output: Path, observer: Observer) -> Again:
     model = output / row.study / row.report.checkpoint
     (measurement,) = losses_of(spec, [model], observer)
     speed = None
-    if spec.is_timed:
+    if spec.is_clocked:
         speed = speedup_between(spec, spec.model, str(model), observer)
     found = None if speed is None else (speed.median, speed.interval)
     return Again(row, measurement.loss, found)

@@ -6,11 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from autocompress.errors import ModelError, SpecError
+from autocompress.errors import EngineError, ModelError, SpecError
+from autocompress.evaluators.torch_engine import TorchEngine
 from autocompress.export.evaluation import Evaluation, to_text
 from autocompress.export.gguf_file import write_gguf
+from autocompress.pipeline import comparing
 from autocompress.pipeline.evaluating import Asked, evaluate
+from autocompress.pipeline.on_disk import OnDisk, open_model
+from autocompress.spec import from_mapping
 from autocompress.workload import Mix
 from tests.gguf_files import need_llama_cpp
 from tests.tiny_models import TinyModels
@@ -151,6 +156,30 @@ def test_gguf_files_are_held_against_each_other(
     assert found.comparison is not None
     assert found.comparison.speedup is not None
     assert found.comparison.kl.value > 0
+
+
+def test_a_part_of_a_gguf_model_is_refused(tmp_path: Path) -> None:
+    for name in ("own-00001-of-00003.gguf", "own-00001-of-00001.gguf", "own.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF" + bytes(64))
+
+    def opened(name: str) -> OnDisk:
+        return open_model(str(tmp_path / name), torch.device("cpu"), "auto", False)
+
+    with pytest.raises(ModelError, match=r"is a part of a model: join the parts by"):
+        opened("own-00001-of-00003.gguf")
+    for name in ("own-00001-of-00001.gguf", "own.gguf"):
+        with pytest.raises((ModelError, EngineError), match=r"whole GGUF file|llama-cpp"):
+            opened(name)
+
+
+def test_published_models_are_timed_by_the_engine_of_their_search(tiny_llama: Path) -> None:
+    for engine, is_compiled in (("torch", False), ("torch-compiled", True)):
+        spec = from_mapping({"model": str(tiny_llama), "target_speedup": 2, "engine": engine})
+
+        own = comparing._opened(spec, str(tiny_llama)).engine
+
+        assert isinstance(own, TorchEngine)
+        assert own.compiled == is_compiled
 
 
 def test_a_broken_gguf_file_is_refused(

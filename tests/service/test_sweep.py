@@ -13,15 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autocompress.cli.observers import make_observer
 from autocompress.errors import SpecError
 from autocompress.export.report import Report, Target
+from autocompress.pipeline.measured_speedup import MeasuredSpeedup
 from autocompress.service import sweep as sweeps
 from autocompress.service.sweep import Row, Sweep, Swept, check, read_sweep, to_json, to_markdown
 from autocompress.store.base import StudyState
 from autocompress.store.study_store import create_study, list_studies
+from autocompress.trial import Measurement
 from autocompress.workers.tune import Outcome, Plan, Range, Share, Values, Varied, run_trials
 from tests.export.example_report import example_report
 
+VARIED = {"seed": [1, 2]}
 SETTINGS = {"model": "m", "target_bits": 4, "max_tokens": 1000}
 
 
@@ -158,6 +162,22 @@ class Square:
         if x == -4:
             raise ValueError("too far")
         return float((x - 3) ** 2 + y)
+
+
+@pytest.mark.parametrize(("engine", "is_timed"), [("torch", True), ("roofline:h100", False)])
+def test_what_no_machine_here_runs_is_not_timed_again(
+    monkeypatch: pytest.MonkeyPatch, engine: str, is_timed: bool
+) -> None:
+    own = read_sweep("own", {"model": "m", "target_speedup": 2, "engine": engine, "vary": VARIED})
+    row = Row({"seed": 1}, "own-1", reported(0.1), None)
+    lost = Measurement((0.1,), (0.2,), 1)
+    measured = MeasuredSpeedup(2.0, (1.9, 2.1), (40.0, 20.0), (19.0, 21.0), ())
+    monkeypatch.setattr(sweeps, "losses_of", lambda *_: (lost,))
+    monkeypatch.setattr(sweeps, "speedup_between", lambda *_: measured)
+
+    again = sweeps._again(own, row, Path("out"), make_observer(as_json=True))
+
+    assert (again.speedup is not None) == is_timed
 
 
 @pytest.mark.slow
