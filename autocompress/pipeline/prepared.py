@@ -144,7 +144,8 @@ def prepare(spec: SearchSpec) -> Prepared:
         AutocompressError: Whatever cannot be meant, found or read.
     """
     device = loading.pick_device(spec.device)
-    folder = loading.resolve(spec.model)
+    # Absolute, for processes that work elsewhere.
+    folder = loading.resolve(spec.model).absolute()
     architecture = loading.load_architecture(folder, spec.trust_remote_code)
     if spec.has_stored_ends:
         _check_embeddings(spec.embeddings, architecture)

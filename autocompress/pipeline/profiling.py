@@ -199,7 +199,7 @@ def about(prepared: Prepared, deployment: Deployment) -> dict[str, str]:
         "format": prepared.spec.format,
         "engine_version": deployment.engine_version,
         "hardware": hardware(
-            engine_device(prepared.spec.engine, prepared.device), os.cpu_count() or 1
+            engine_device(prepared.spec.engine, prepared.device), len(os.sched_getaffinity(0))
         ),
         "dtype": str(deployment.shaped.model.dtype),
         "workload": str(prepared.spec.workload),

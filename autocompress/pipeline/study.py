@@ -476,9 +476,10 @@ def _clock(
     spec = prepared.spec
     if latency is not None and not isinstance(latency, LatencyTables):
         return latency.hardware, None
-    # Without a table an engine finds its number of threads by its clock.
-    with timing_turn(observer) if latency is None else contextlib.nullcontext():
-        engine = deployment.engine(latency)
+    # Without a table of this machine's own an engine finds its number of threads by its clock.
+    own = None if prepared.imported is not None else latency
+    with timing_turn(observer) if own is None else contextlib.nullcontext():
+        engine = deployment.engine(own)
 
     def measure(genotype: Genotype) -> MeasuredSpeedup:
         path = deployment.export(genotype).path

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+import transformers
 
 from autocompress.evaluators.kernel_shapes import settings_without_kernel
 from autocompress.evaluators.latency_model import LatencyTables
@@ -22,8 +23,8 @@ class TorchDeployment(CheckpointDeployment):
 
     @property
     def engine_version(self) -> str:
-        """The version of torch."""
-        return torch.__version__
+        """The versions of torch, and of transformers, whose models it runs."""
+        return f"{torch.__version__}, transformers {transformers.__version__}"
 
     def peak_memory(self, path: Path) -> int | None:
         """Run each workload in a process of its own."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,6 +192,15 @@ def test_what_changes_is_measured_anew(
 
     assert before != after
     rig.deployment.engine_version = "2"
+    assert about(rig.prepared, deployment) != before
+
+
+def test_tables_of_more_cores_are_other_tables(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = cast("Deployment", rig.deployment)
+    before = about(rig.prepared, deployment)
+    more = set(range(len(os.sched_getaffinity(0)) + 1))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: more)
+
     assert about(rig.prepared, deployment) != before
 
 

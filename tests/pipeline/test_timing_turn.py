@@ -177,7 +177,7 @@ def test_winners_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "measure_speedup", timed.measure)
     spec = SimpleNamespace(workload=Mix(), timing_processes=1, engine="torch", address=None)
     pool: Any = None
-    prepared: Any = SimpleNamespace(spec=spec, device=torch.device("cpu"))
+    prepared: Any = SimpleNamespace(spec=spec, device=torch.device("cpu"), imported=None)
     deployment: Any = SimpleNamespace(
         engine=timed.engine, dense=Path("dense"), export=lambda _: SimpleNamespace(path=Path("a"))
     )
