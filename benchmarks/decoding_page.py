@@ -65,6 +65,7 @@ def joint_section(result: Mapping[str, Any]) -> str:
         [
             str(row["seed"]),
             f"{row['target']:g}x",
+            f"{row['report_items']:,}",
             "**winner**" if at == row["winner"] else "",
             f"{option['asked_speedup']:.2f}x",
             _times(option["by_compression"]),
@@ -96,6 +97,7 @@ def joint_section(result: Mapping[str, Any]) -> str:
             [
                 "seed",
                 "target",
+                "items",
                 "",
                 "asked of compression",
                 "by compression",
