@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from autocompress.export.figures import write_png
 from benchmarks.contest import BITS, OURS, SHAPES, SPARSITY, Field
-from benchmarks.markdown_table import table
+from benchmarks.markdown_table import notes_of, table
 
 READ = (
     "Same workers, same text, same metric; tokens are summed over candidates, warm start "
@@ -118,14 +118,10 @@ def section(own: Section, result: Mapping[str, Any]) -> str:
     """Return the text and tables of a contest."""
     rows = result["rows"]
     cases = sorted({row["case"] for row in rows})
-    seeds = {name: sorted(row["seed"] for row in rows if row["case"] == name) for name in cases}
     case = own.case
-    done = "; ".join(
-        f"{case} = {name}: seeds {', '.join(map(str, seeds[name]))}" for name in cases
-    )
     formats = " and ".join(sorted({row["number_format"] for row in rows}))
     told = (
-        f"Losses are computed in {formats}. Measured so far: {done}."
+        f"Losses are computed in {formats}. Measured so far: {_seeds(case, rows)}."
         f"{_machines(case, rows)}{_notes(case, rows)}"
     )
     return "\n\n".join(
@@ -140,9 +136,20 @@ def section(own: Section, result: Mapping[str, Any]) -> str:
     )
 
 
+def _seeds(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return which seeds of each case rows are of."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(row["case"], []).append(row["seed"])
+    return "; ".join(
+        f"{case} = {name}: seeds {', '.join(map(str, sorted(seeds)))}"
+        for name, seeds in sorted(found.items())
+    )
+
+
 def _machines(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return where rows were measured, and which strategies had run elsewhere before."""
-    places: dict[str, dict[str, list[str]]] = {}
+    places: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         elsewhere: dict[str, list[str]] = {}
         for name, machine in row.get("ran_on", {}).items():
@@ -150,28 +157,17 @@ def _machines(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
                 elsewhere.setdefault(machine, []).append(name)
         alone = (f"{machine} ({', '.join(names)} alone)" for machine, names in elsewhere.items())
         for place in (row["hardware"], *alone):
-            places.setdefault(place, {}).setdefault(row["case"], []).append(str(row["seed"]))
+            places.setdefault(place, []).append(row)
     if len(places) == 1:
         return f" On {next(iter(places))}."
-    return "".join(
-        f" On {place}: "
-        + "; ".join(f"{case} = {name}: seeds {', '.join(seeds)}" for name, seeds in own.items())
-        + "."
-        for place, own in places.items()
-    )
+    return "".join(f" On {place}: {_seeds(case, own)}." for place, own in places.items())
 
 
 def _notes(case: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what is to be known of some rows."""
-    noted: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        if "note" in row:
-            noted.setdefault(row["note"], {}).setdefault(row["case"], []).append(str(row["seed"]))
     return "".join(
-        " Of "
-        + "; ".join(f"{case} = {name}: seeds {', '.join(seeds)}" for name, seeds in own.items())
-        + f": {note}"
-        for note, own in noted.items()
+        f" Of {_seeds(case, [row for row in rows if row.get('note') == note])}: {note}"
+        for note in notes_of(rows)
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.markdown_table import table
+from benchmarks.markdown_table import notes_of, table
 
 WAYS = ("tpe", "random", "grid", "tpe unpruned", "untuned")
 
@@ -92,7 +92,7 @@ def joint_section(result: Mapping[str, Any]) -> str:
         f"target with its whole interval in {own['met']}, its score was surely better than the "
         f"sequence's in {own['surely_better']}, and surely worse in {own['surely_worse']}. "
         f"{result['rows'][0]['hardware']}.\n\n"
-        + "".join(f"{row['note']}\n\n" for row in result["rows"] if "note" in row)
+        + "".join(f"{note}\n\n" for note in notes_of(result["rows"]))
         + table(
             [
                 "seed",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown_table import table
+from benchmarks.markdown_table import notes_of, table
 
 TEXT = (
     "For each type a file with all linear layers in it, and one searched at no more bytes; both "
@@ -39,7 +39,13 @@ def section(result: Any) -> str:
     end = f"Bits of the file equal those of its recipe in {equal} of {len(rows)}."
     text = TEXT.format(sequences=result["sequences"], engine=result["engine"], hardware=places)
     command = "`python -m benchmarks.gguf --output benchmarks/results/gguf.json`"
-    notes = list(dict.fromkeys(row["note"] for row in rows if "note" in row))
     return "\n\n".join(
-        ["## GGUF files, as llama.cpp runs them", command, text, *notes, table(head, body), end]
+        [
+            "## GGUF files, as llama.cpp runs them",
+            command,
+            text,
+            *notes_of(rows),
+            table(head, body),
+            end,
+        ]
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.joint import BITS_ALONE, IN_TURN, JOINT, SHAPES_ALONE, WAYS
-from benchmarks.markdown_table import table
+from benchmarks.markdown_table import notes_of, table
 
 Row = Mapping[str, Any]
 
@@ -40,9 +40,8 @@ def section(result: Mapping[str, Any]) -> str:
         f"worst {max(ratios):.3f}); better, its interval excluding zero, in {ahead} of "
         f"{len(rows)} seeds."
     )
-    notes = [str(note) for note in dict.fromkeys(row["note"] for row in rows if "note" in row)]
     body = table(head, [_cells(row) for row in rows])
-    return "\n\n".join([heading, command, text, *notes, body, end])
+    return "\n\n".join([heading, command, text, *notes_of(rows), body, end])
 
 
 def complete_rows(result: Mapping[str, Any]) -> list[Row]:

@@ -478,18 +478,16 @@ def _measured(
     store: StudyStore, phase: int, winner: Genotype, measure: Measure
 ) -> MeasuredSpeedup:
     """Return the recorded measurement of a phase's winner, or measure and record it."""
-    for event in store.events():
-        known = event.payload
-        # Of another candidate nothing is taken over, as where another version had searched.
-        if event.kind == "measured" and _is_of(known, phase, winner):
-            return MeasuredSpeedup(
-                _number(known["median"]),
-                (_number(known["low"]), _number(known["high"])),
-                (_number(known["dense"]), _number(known["compressed"])),
-                (_number(known["compressed_low"]), _number(known["compressed_high"])),
-                tuple(map(_number, _list(known["shares"]))),
-                *(_pairs(known.get(name)) for name in ("first_token", "further_token")),
-            )
+    known = _recorded(store, "measured", phase, winner)
+    if known is not None:
+        return MeasuredSpeedup(
+            _number(known["median"]),
+            (_number(known["low"]), _number(known["high"])),
+            (_number(known["dense"]), _number(known["compressed"])),
+            (_number(known["compressed_low"]), _number(known["compressed_high"])),
+            tuple(map(_number, _list(known["shares"]))),
+            *(_pairs(known.get(name)) for name in ("first_token", "further_token")),
+        )
     speedup = measure(winner)
     store.add_event(
         Event(
@@ -518,17 +516,27 @@ def _held(store: StudyStore, phase: int, winner: Genotype, room: Room, observer:
 
     Where the system does not tell, it is taken as reckoned.
     """
-    for event in store.events():
-        if event.kind == "memory" and _is_of(event.payload, phase, winner):
-            return int(_number(event.payload["bytes"]))
+    known = _recorded(store, "memory", phase, winner)
+    if known is not None:
+        return int(_number(known["bytes"]))
     observer.stage("memory")
     held = room.held(winner) or 0
     store.add_event(Event("memory", {"phase": phase, "genotype": winner.key, "bytes": held}))
     return held
 
 
-def _is_of(known: Mapping[str, object], phase: int, winner: Genotype) -> bool:
-    return (known["phase"], known["genotype"]) == (phase, winner.key)
+def _recorded(
+    store: StudyStore, kind: str, phase: int, winner: Genotype
+) -> Mapping[str, object] | None:
+    """Return what was first recorded of a phase's winner; None if nothing was.
+
+    Of another candidate nothing is taken over, as where another version had searched.
+    """
+    for event in store.events():
+        known = event.payload
+        if event.kind == kind and (known["phase"], known["genotype"]) == (phase, winner.key):
+            return known
+    return None
 
 
 def _pairs(value: object) -> tuple[Pair, ...]:

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import os
 import signal
 import subprocess
 import threading
@@ -18,6 +17,7 @@ from typing import Final
 
 from autocompress.errors import StoreError
 from autocompress.export.render import write_texts
+from autocompress.service.process_group import signal_all
 from autocompress.service.search_process import search_command
 from autocompress.store.base import Json
 from autocompress.store.study_store import find_study
@@ -149,7 +149,7 @@ class Jobs:
     def _interrupt(self) -> None:
         """Ask what runs to end, and kill it when it does not."""
         if self._process is not None:
-            self._signal(self._process, signal.SIGINT)
+            signal_all(self._process, signal.SIGINT)
             timer = threading.Timer(GRACE_SECONDS, self._kill, [self._process])
             timer.daemon = True
             timer.start()
@@ -158,12 +158,7 @@ class Jobs:
         with self._changed:
             if self._process is process:
                 _log.warning("Search %s did not end when asked to: killed.", self._running)
-                self._signal(process, signal.SIGKILL)
-
-    @staticmethod
-    def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+                signal_all(process, signal.SIGKILL)
 
     def _work(self) -> None:
         while True:

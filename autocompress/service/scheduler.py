@@ -15,6 +15,7 @@ from typing import Final
 
 from autocompress.errors import SpecError, StoreError
 from autocompress.service.firings import due, firings
+from autocompress.service.process_group import signal_all
 from autocompress.store.base import Json
 from autocompress.store.claims import BEAT_SECONDS, claimant, is_gone
 from autocompress.store.schedules import Run, RunState, Schedule, ScheduleStore
@@ -166,12 +167,10 @@ class Scheduler:
 
 def _end(process: "subprocess.Popen[bytes]") -> int:
     """End a process and all that it began: at first by asking."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+    signal_all(process, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    signal_all(process, signal.SIGKILL)
     return process.wait()
 
 
