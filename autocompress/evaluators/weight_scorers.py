@@ -14,16 +14,25 @@ from torch import Tensor, nn
 from autocompress.evaluators.scorers import check_finite
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.operators.gradients import summed_loss
-from autocompress.spaces.base import Choice, Gene, SearchSpace, Site
+from autocompress.spaces.base import Choice, Gene, SearchSpace
 from autocompress.spaces.settings import DENSE, WeightSetting
 
 EDGE_LAYERS = 0.1
 EDGE_FACTOR = 2.0
 OUTPUT_FACTOR = 1.5
-SEQUENCES_AT_ONCE = 4
+TOKENS_AT_ONCE = 1024
 
 GeneScores = list[list[float]]
 """`scores[gene][level]`, 0 for dense."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A linear group of a site, with the genes that store its weights."""
+
+    site: int
+    group: int
+    genes: tuple[tuple[int, Gene], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +45,6 @@ class _Changed:
 
     gene: int
     level: int
-    site: int
-    group: int
     dense: Tensor
     error: Tensor
 
@@ -55,15 +62,17 @@ def weight_error(shaped: ShapedModel, levels: LevelSource) -> GeneScores:
     scores = _zeros(space)
     n_layers = 1 + max(site.layer for site in space.sites)
     edge = max(1, round(EDGE_LAYERS * n_layers))
-    for changed in _changes(shaped, levels):
-        site = space.sites[changed.site]
-        share = float(changed.error.square().sum() / changed.dense.square().sum())
-        weight = math.log(changed.dense.numel())
+    for group in _groups(space):
+        site = space.sites[group.site]
+        factor = 1.0
         if site.layer < edge or site.layer >= n_layers - edge:
-            weight *= EDGE_FACTOR
-        if site.groups[changed.group].narrows_columns:
-            weight *= OUTPUT_FACTOR
-        scores[changed.gene][changed.level] = weight * share
+            factor *= EDGE_FACTOR
+        if site.groups[group.group].narrows_columns:
+            factor *= OUTPUT_FACTOR
+        for changed in _changes_of(shaped, levels, group):
+            share = float(changed.error.square().sum() / changed.dense.square().sum())
+            weight = factor * math.log(changed.dense.numel())
+            scores[changed.gene][changed.level] = weight * share
     return _checked(scores, space)
 
 
@@ -79,23 +88,21 @@ def fisher_error(shaped: ShapedModel, levels: LevelSource, ids: Tensor) -> GeneS
     space = shaped.space
     scores = _zeros(space)
     shaped.apply_dense()
-    sites = sorted(
-        {number for number, site in enumerate(space.sites) if any(g.group for g in site.genes)}
-    )
-    for batch in ids.split(SEQUENCES_AT_ONCE):
-        seen = {site: _Watched(shaped.linears(site)) for site in sites}
-        try:
-            _backward(shaped, batch)
-        finally:
-            for watched in seen.values():
-                watched.remove()
+
+    def score(group: _Group, inputs: Tensor, gradient: Tensor) -> None:
         # Levels are decoded anew for each batch: all of them at once would be many models.
-        for changed in _changes(shaped, levels):
-            own = _linears_of(space.sites[changed.site], changed.group)
-            inputs, gradient = seen[changed.site].of(own)
+        for changed in _changes_of(shaped, levels, group):
             moved = inputs @ changed.error.T  # (tokens, rows)
             total = float((gradient * moved).square().sum())
             scores[changed.gene][changed.level] += total / ids.numel()
+
+    for batch in _batches(ids):
+        watched = [_Watched(_linears_of(shaped, own), own, score) for own in _groups(space)]
+        try:
+            _backward(shaped, batch)
+        finally:
+            for own in watched:
+                own.remove()
     return _checked(scores, space)
 
 
@@ -115,7 +122,7 @@ def outlier_shares(
     shaped.apply_dense()
     squares = [_Squares(shaped.linears(index)) for index in range(len(space.sites))]
     try:
-        for batch in ids.split(SEQUENCES_AT_ONCE):
+        for batch in _batches(ids):
             shaped.model(batch, use_cache=False)
     finally:
         for own in squares:
@@ -161,49 +168,45 @@ class _Squares:
         return hook
 
 
+def _groups(space: SearchSpace) -> list[_Group]:
+    """Return the linear groups whose weights some gene stores otherwise."""
+    found = []
+    for index, (site, numbers) in enumerate(zip(space.sites, space.site_genes, strict=True)):
+        for position, group in enumerate(site.groups):
+            pairs = zip(numbers, site.genes, strict=True)
+            own = tuple((number, gene) for number, gene in pairs if gene.group == group.name)
+            if own:
+                found.append(_Group(index, position, own))
+    return found
+
+
 @torch.no_grad()
-def _changes(shaped: ShapedModel, levels: LevelSource) -> Iterator[_Changed]:
-    """Yield every level of every gene that stores weights otherwise."""
-    space = shaped.space
-    for index, (site, own) in enumerate(zip(space.sites, space.site_genes, strict=True)):
-        shaped.set(index, Choice(site.units, site.units))
-        dense = _dense_groups(shaped, index) if any(gene.group for gene in site.genes) else []
-        for number, gene in zip(own, site.genes, strict=True):
-            yield from _changes_of(number, gene, index, site, dense, levels)
+def _changes_of(shaped: ShapedModel, levels: LevelSource, group: _Group) -> Iterator[_Changed]:
+    """Set a group's site dense and yield every level that stores the group's weights otherwise."""
+    site = shaped.space.sites[group.site]
+    shaped.set(group.site, Choice(site.units, site.units))
+    dense = torch.cat([linear.weight.float() for linear in _linears_of(shaped, group)])
+    for number, gene in group.genes:
+        for level, setting in enumerate(gene.settings):
+            if isinstance(setting, WeightSetting) and not setting.is_dense:
+                stored = [DENSE] * len(site.groups)
+                stored[group.group] = setting
+                choice = Choice(site.units, site.units, tuple(stored))
+                changed = levels.weight(site, choice, group.group).to(dense)
+                yield _Changed(number, level, dense, changed - dense)
 
 
-def _changes_of(
-    number: int,
-    gene: Gene,
-    index: int,
-    site: Site,
-    dense: Sequence[Tensor],
-    levels: LevelSource,
-) -> Iterator[_Changed]:
-    names = [group.name for group in site.groups]
-    for level, setting in enumerate(gene.settings):
-        if isinstance(setting, WeightSetting) and not setting.is_dense:
-            group = names.index(gene.group)
-            stored = [DENSE] * len(names)
-            stored[group] = setting
-            choice = Choice(site.units, site.units, tuple(stored))
-            changed = levels.weight(site, choice, group).to(dense[group])
-            yield _Changed(number, level, index, group, dense[group], changed - dense[group])
+def _linears_of(shaped: ShapedModel, group: _Group) -> list[nn.Linear]:
+    """Return a group's linear layers."""
+    groups = shaped.space.sites[group.site].groups
+    first = sum(len(other.linears) for other in groups[: group.group])
+    own = slice(first, first + len(groups[group.group].linears))
+    return shaped.linears(group.site)[own]
 
 
-def _dense_groups(shaped: ShapedModel, index: int) -> list[Tensor]:
-    """Return the weights of a site's linear groups, (rows, columns) float32."""
-    linears = shaped.linears(index)
-    return [
-        torch.cat([linears[i].weight.float() for i in _linears_of(shaped.space.sites[index], g)])
-        for g in range(len(shaped.space.sites[index].groups))
-    ]
-
-
-def _linears_of(site: Site, group: int) -> range:
-    """Return the positions of a group's linear layers among the site's."""
-    first = sum(len(other.linears) for other in site.groups[:group])
-    return range(first, first + len(site.groups[group].linears))
+def _batches(ids: Tensor) -> tuple[Tensor, ...]:
+    """Return (sequences, T) token ids in parts that are read at a time."""
+    return torch.split(ids, max(1, TOKENS_AT_ONCE // ids.shape[1]))
 
 
 def _backward(shaped: ShapedModel, ids: Tensor) -> None:
@@ -215,32 +218,49 @@ def _backward(shaped: ShapedModel, ids: Tensor) -> None:
 
 
 class _Watched:
-    """Keeps the inputs and the outputs' gradients of a site's linear layers."""
+    """Hands over a group's inputs and outputs' gradients as soon as all of these are there.
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
-        self._inputs: dict[int, Tensor] = {}
+    Nothing of a group is held once it was handed over: no more than its inputs, until then.
+
+    Args:
+        linears: The group's, all of the same inputs.
+        taken: Is given the group, its inputs (tokens, columns) and its gradients (tokens, rows),
+            float32.
+    """
+
+    def __init__(
+        self,
+        linears: Sequence[nn.Linear],
+        group: _Group,
+        taken: Callable[[_Group, Tensor, Tensor], None],
+    ) -> None:
+        self._group = group
+        self._taken = taken
+        self._inputs = torch.empty(0)
         self._gradients: dict[int, Tensor] = {}
         self._handles = [
-            linear.register_forward_hook(self._keep(number))
+            linear.register_forward_hook(self._keep(number, len(linears)))
             for number, linear in enumerate(linears)
         ]
-
-    def of(self, linears: range) -> tuple[Tensor, Tensor]:
-        """Return inputs (tokens, columns) and gradients (tokens, rows) of a group, float32."""
-        gradients = [self._gradients[number] for number in linears]
-        return self._inputs[linears[0]], torch.cat(gradients, dim=1)
 
     def remove(self) -> None:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
 
-    def _keep(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _keep(
+        self, number: int, n: int
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._inputs[number] = inputs[0].detach().flatten(0, -2).float()
+            self._inputs = inputs[0].detach()
 
             def keep(gradient: Tensor) -> None:
                 self._gradients[number] = gradient.flatten(0, -2).float()
+                if len(self._gradients) == n:
+                    together = [self._gradients.pop(own) for own in range(n)]
+                    inputs = self._inputs.flatten(0, -2).float()
+                    self._inputs = torch.empty(0)
+                    self._taken(self._group, inputs, torch.cat(together, dim=1))
 
             output.register_hook(keep)
 
