@@ -191,19 +191,20 @@ class EvolveStrategy(Conversing):
         rng = task.rng(0)
         known = _array(task.extra).reshape(len(task.extra), len(task.space.genes))
         additive = additive_solution(task, self._losses)
+        tempered = tempered_solutions(task, self._losses)
         n = self._settings.random_parents
         if task.space.has_widths:
             others = list(random_candidates(task, n))
         else:
-            # Small errors add up: the additive solution is near the best, random ones are far.
-            near = _array([additive] * n)
+            # Small errors add up: these solutions are near the best, random candidates are far.
+            near = _array(list(itertools.islice(itertools.cycle([additive, *tempered]), n)))
             for _ in range(ROUNDS):
                 near = self._moves.mutate(near, rng)
             others = list(map(_genotype, near))
         return [
             *map(_genotype, self._moves.repair(known, rng)),
             additive,
-            *(tempered_solutions(task, self._losses) if self._is_fine else ()),
+            *tempered,
             *uniform_candidates(task)[:1],
             *others,
         ]

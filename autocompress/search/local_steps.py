@@ -22,7 +22,7 @@ from autocompress.trial import Genotype
 FEW_LEVELS = 8
 """Genes with no more are crossed by mutations soon enough."""
 
-POWERS = (1.2, 1.5, 2.0)
+POWERS = (1.2, 1.5, 2.0, 3.0)
 REACHES = (1, 2, 3)
 """Levels that a step may take a gene."""
 
@@ -44,8 +44,8 @@ def is_fine(task: Task) -> bool:
 def tempered_solutions(task: Task, losses: Losses) -> list[Genotype]:
     """Return additive solutions of powers of the losses, which spread what is lost more evenly.
 
-    Zeros in all layers lose more than the sum of what those of each layer lose alone, and more so
-    the more each loses: the additive solution compresses some layers too far.
+    What is compressed in all layers loses more than the sum of what it loses in each alone, and
+    more so the more each loses: the additive solution compresses some layers too far.
     """
     found = (
         _solution(task, [[loss**power for loss in row] for row in losses]) for power in POWERS

@@ -12,9 +12,10 @@ from autocompress.search.base import Batch, Stopper, Strategy, Task, go_on
 from autocompress.search.bayes import WAYS, BayesStrategy
 from autocompress.search.darwin import DarwinSettings
 from autocompress.search.driver import SearchDriver
-from autocompress.search.evolve import EvolveSettings
+from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import CHUNK_SEQUENCES, ListedStrategy, ListSettings, brute_force
+from autocompress.search.local_steps import tempered_solutions
 from autocompress.search.single_changes import random_candidates
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
@@ -326,6 +327,14 @@ def test_a_limit_that_nothing_meets_is_unreachable(name: str) -> None:
 
 def test_the_strategies_said_to_read_a_warm_start_are_those_that_do() -> None:
     assert {*OF_STRATEGIES["warm_start"]} == {*FROM_SINGLE_CHANGES}
+
+
+def test_tempered_solutions_are_among_the_first_parents_where_widths_are_searched_too() -> None:
+    parents = EvolveStrategy(task(), SETTINGS, RULE).ask()
+
+    assert task().space.has_widths
+    assert parents is not None
+    assert {*tempered_solutions(task(), RULE)} <= {*parents.candidates}
 
 
 def test_an_unknown_strategy_is_refused() -> None:
