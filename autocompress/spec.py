@@ -39,6 +39,8 @@ from autocompress.spec_rules import (
     usual_bits,
     usual_format,
     usual_space,
+    usual_warm_start,
+    warm_start_problems,
     whole_layer_problems,
 )
 from autocompress.spec_values import Amount
@@ -74,7 +76,7 @@ STRATEGIES: Final = (
     "brute-force",
     "given",
 )
-WARM_STARTS: Final = ("losses", "weights")
+WARM_STARTS: Final = ("losses", "gradients", "weights")
 POOLS: Final = ("local", "ray")
 DEVICES: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 DTYPES: Final = ("auto", "bfloat16", "float32")
@@ -143,9 +145,11 @@ class SearchSpec:
     end in `timing_processes`, and up to three times as many where it is open whether they are fast
     enough. `weights_bytes` of the
     layers' weights are held by a worker, the others streamed; None holds all. `warm_start` is
-    from measured losses of single changes, or from the weights alone. `start` names a file that
-    tells a candidate to begin with, or to do nothing but measure if the strategy is `given`, which
-    alone takes a `space` with `kv`. What the study `parent` has measured is not measured again.
+    from measured losses of single changes, from gradients of the dense model, or from the weights
+    alone; where nobody says it, from gradients if nothing but bits is searched. `start` names
+    a file that tells a candidate to begin with, or to do nothing but measure if the strategy is
+    `given`, which alone takes a `space` with `kv`. What the study `parent` has measured is not
+    measured again.
 
     One target or two are given. `target_latency` is the most milliseconds that a mean request of
     the workload may take, measured on this machine; `target_throughput` the least tokens a second
@@ -347,6 +351,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
             whole_layers=bool(checked.get("whole_layers")),
         )
     problems += whole_layer_problems(checked) + darwin_problems(checked, DARWIN)
+    problems += warm_start_problems(checked)
     usual_values = {field.name: field.default for field in dataclasses.fields(SearchSpec)}
     problems += cache_problems(checked) + strategy_problems(checked, usual_values)
     if targets:
@@ -361,6 +366,7 @@ def from_mapping(values: Mapping[str, object]) -> SearchSpec:
     if is_llama_cpp(checked) or "bits" in names(checked, "space"):
         usual = usual_bits(str(checked.get("engine", "torch")), form, is_timed, len(targets))
         checked.setdefault("bits", usual)
+    checked.setdefault("warm_start", usual_warm_start(checked))
     upstream = ["dense"]
     upstream += names(checked, "bits") or BITS if "bits" in names(checked, "space") else ()
     upstream += middles if "sparsity" in names(checked, "space") else ()

@@ -67,6 +67,8 @@ OF_STRATEGIES: Final[Mapping[str, tuple[str, ...]]] = {
     "warm_start": _FROM_CHANGES,
 }
 """What some strategies alone read; the others measure a handful that they make by themselves."""
+OF_GRADIENTS: Final = ("bits", "sparsity")
+"""The spaces of which gradients of the dense model say something."""
 GPU_DRIVERS: Final = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """What is there where a driver of NVIDIA, of AMD, or of either under Windows is loaded."""
 HIDING_GPUS: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -122,6 +124,37 @@ def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[
         # Fewer bits run no faster, but a second target may want them.
         return TORCH_KERNELS if n_targets == 1 else (*TORCH_KERNELS, "3", "2")
     return BITS
+
+
+def usual_warm_start(checked: Mapping[str, object]) -> str:
+    """Return what a search begins from where nobody says it: gradients, of bits alone.
+
+    They tell more of bits than losses of single changes, and take less; a model that is streamed
+    has none. Of zeros, which change more of a model, they tell less.
+    """
+    reads = checked.get("strategy", "evolve") in OF_STRATEGIES["warm_start"]
+    is_of_bits = tuple(names(checked, "space")) == ("bits",)
+    return "gradients" if reads and is_of_bits and not _is_streamed(checked) else "losses"
+
+
+def warm_start_problems(checked: Mapping[str, object]) -> list[str]:
+    """Return why a search cannot begin from gradients."""
+    if checked.get("warm_start") != "gradients":
+        return []
+    problems = []
+    others = [name for name in names(checked, "space") if name not in OF_GRADIENTS]
+    if others:
+        problems.append(
+            "warm_start: `gradients` say something of bits and sparsity alone, but got "
+            f"{', '.join(others)} in the space; take `losses`."
+        )
+    if _is_streamed(checked):
+        problems.append("warm_start: a model that is streamed has no gradients; take `losses`.")
+    return problems
+
+
+def _is_streamed(checked: Mapping[str, object]) -> bool:
+    return checked.get("weights_bytes") is not None
 
 
 def is_llama_cpp(checked: Mapping[str, object]) -> bool:
@@ -356,7 +389,7 @@ def darwin_problems(checked: Mapping[str, object], usual: Mapping[str, object]) 
             "strategy: `darwin` picks the winner that a training suits: `recover` must say how "
             "many tokens that is trained on."
         )
-    if checked.get("weights_bytes") is not None:
+    if _is_streamed(checked):
         problems.append("strategy: a model that is streamed cannot be trained by `darwin`.")
     return problems
 

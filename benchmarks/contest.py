@@ -1,5 +1,6 @@
 """Runs every strategy on one task and holds what they found side by side, on unread text."""
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -185,7 +186,9 @@ def write_whole(output: Path, result: Mapping[str, object]) -> None:
 
 
 def _run(lab: Laboratory, name: str, task: Task) -> list[Step]:
-    return lab.run(make_strategy(name, task, settings_for(task.allowed), lab.scores(name)))
+    scores = lab.scores(name)
+    own = dataclasses.replace(task, tokens_of_rules=scores.tokens)
+    return lab.run(make_strategy(name, own, settings_for(task.allowed), scores))
 
 
 def _thinned(steps: list[Step]) -> list[Step]:

@@ -259,7 +259,7 @@ def test_an_unknown_key_like_none_is_answered_with_the_list() -> None:
         ),
         ("recovery_rank", 8, "`recover` must say how many tokens to train on."),
         ("recovery_text", "more.txt", "`recover` must say how many tokens to train on."),
-        ("warm_start", "loss", "did you mean 'losses'? Known: losses, weights."),
+        ("warm_start", "loss", "did you mean 'losses'? Known: losses, gradients, weights."),
         ("seed", True, "a whole number must hold, but got True."),
         ("model", "  ", "a text must hold, but got '  '."),
         ("model", 3, "a text must hold, but got 3."),
@@ -537,6 +537,38 @@ def test_a_candidate_that_a_file_tells_may_have_a_cache_of_few_bits() -> None:
 
     assert spec.space == ("depth", "kv")
     assert from_mapping(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("told", "start"),
+    [
+        ({"space": "bits"}, "gradients"),
+        ({"space": "sparsity,bits"}, "losses"),
+        ({"space": "sparsity,bits", "warm_start": "gradients"}, "gradients"),
+        ({"space": "bits", "strategy": "pareto"}, "gradients"),
+        ({"space": "depth,bits"}, "losses"),
+        ({"space": "bits", "weights_bytes": "1GB"}, "losses"),
+        ({"space": "bits", "strategy": "evopress"}, "losses"),
+        ({"space": "bits", "warm_start": "losses"}, "losses"),
+    ],
+)
+def test_a_search_of_nothing_but_bits_begins_from_gradients(
+    told: dict[str, object], start: str
+) -> None:
+    spec = from_mapping(LEAST | told)
+
+    assert spec.warm_start == start
+    assert from_mapping(spec.to_json()) == spec
+
+
+def test_gradients_are_refused_where_they_say_nothing_or_there_are_none() -> None:
+    assert refusal(space="depth,bits", warm_start="gradients") == (
+        "warm_start: `gradients` say something of bits and sparsity alone, but got depth in the "
+        "space; take `losses`."
+    )
+    assert refusal(space="bits", warm_start="gradients", weights_bytes="1GB") == (
+        "warm_start: a model that is streamed has no gradients; take `losses`."
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

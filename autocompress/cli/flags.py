@@ -413,7 +413,8 @@ def _add_spec_flags(parser: argparse.ArgumentParser) -> None:
         "--allow-python", action="store_true", help="as --allow-python of `decode`"
     )
     parser.add_argument(
-        "--warm-start", help="from measured losses of single changes, or from weights, data-free"
+        "--warm-start",
+        help="losses of single changes, gradients (of bits and sparsity), or weights, data-free",
     )
     _add_reading(parser)
 

@@ -6,11 +6,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from autocompress.errors import SpecError
+from autocompress.errors import EvaluationError, SpecError
 from autocompress.evaluators import scorers, weight_scorers
+from autocompress.evaluators.out_of_memory import is_out_of_memory
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.prepared import Prepared
-from autocompress.search.single_changes import gene_losses
+from autocompress.search.single_changes import Losses, gene_losses
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores
 from autocompress.spaces.base import GeneKind
 from autocompress.trial import Split
@@ -39,14 +40,22 @@ def scores_for(
     if strategy == "weight-error":
         return RuleScores(by_rule={strategy: weight_scorers.weight_error(shaped, levels)})
     if strategy == "fisher":
-        found = weight_scorers.fisher_error(shaped, levels, _text(prepared))
-        return RuleScores(by_rule={strategy: found})
+        found, tokens = _fisher(prepared, shaped, levels)
+        return RuleScores(by_rule={strategy: found}, tokens=tokens)
     if strategy == "owl":
-        shares = weight_scorers.outlier_shares(shaped, _text(prepared), OUTLIER_MULTIPLES)
-        return RuleScores(outlier_shares=shares)
-    if strategy in FROM_SINGLE_CHANGES and prepared.spec.warm_start == "weights":
-        return weight_scores(prepared, shaped, levels)
-    return RuleScores()
+        text = _text(prepared)
+        shares = weight_scorers.outlier_shares(shaped, text, OUTLIER_MULTIPLES)
+        return RuleScores(outlier_shares=shares, tokens=text.numel())
+    if strategy not in FROM_SINGLE_CHANGES:
+        return RuleScores()
+    match prepared.spec.warm_start:
+        case "weights":
+            return weight_scores(prepared, shaped, levels)
+        case "gradients":
+            found, tokens = _fisher(prepared, shaped, levels)
+            return RuleScores(start=found, tokens=tokens)
+        case _:
+            return RuleScores()
 
 
 def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
@@ -57,6 +66,7 @@ def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
     return RuleScores(
         gene_losses(space, scorers.block_influence(shaped.model, space, ids)),
         [(window.n_layers, window.start) for window in windows],
+        tokens=ids.numel(),
     )
 
 
@@ -68,7 +78,30 @@ def weight_scores(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) 
     )
     of_storing = weight_scorers.weight_error(shaped, levels)
     both = zip(of_widths, of_storing, strict=True)
-    return RuleScores(weight_error=[[a + b for a, b in zip(*rows, strict=True)] for rows in both])
+    return RuleScores(start=[[a + b for a, b in zip(*rows, strict=True)] for rows in both])
+
+
+def _fisher(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> tuple[Losses, int]:
+    """Return what gradients say of every level, and the tokens of as many forward passes.
+
+    There is one, a backward one of activations alone, and for each level one of its layer.
+
+    Raises:
+        EvaluationError: If memory runs out.
+    """
+    text = _text(prepared)
+    passes = 1 + max(len(gene.settings) for gene in prepared.space.genes)
+    reason = ""
+    try:
+        return weight_scorers.fisher_error(shaped, levels, text), passes * text.numel()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+    raise EvaluationError(
+        f"Memory ran out for gradients of the dense model: {reason} Begin with --warm-start "
+        "losses, or lower --context."
+    )
 
 
 def _text(prepared: Prepared) -> Tensor:

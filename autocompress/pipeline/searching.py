@@ -140,6 +140,7 @@ def search(
             stopper(store, phase, spec.budget_seconds if phase == 0 else None),
             extra,
             spec.has_stored_ends,
+            0 if phase else scores.tokens,
         )
         settings = settings_for(task.allowed)
         if phase:

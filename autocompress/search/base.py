@@ -67,6 +67,7 @@ class Task:
             violate the constraint.
         start_loses: Whether the candidate that changes no gene loses something: what all store
             otherwise.
+        tokens_of_rules: Spent on what rules say of the dense model, before the strategy begins.
     """
 
     constraint: Constraint
@@ -78,6 +79,7 @@ class Task:
     stop: Stopper = go_on
     extra: tuple[Genotype, ...] = ()
     start_loses: bool = False
+    tokens_of_rules: int = 0
 
     @property
     def space(self) -> SearchSpace:

@@ -101,7 +101,7 @@ class BayesStrategy(Conversing):
         self._task = task
         self._settings = settings
         self._start = start
-        self._ledger = Ledger(task.context)
+        self._ledger = Ledger(task.context, task.tokens_of_rules)
         ends = map(task.end, settings.halving.ends)
         self._ends = tuple(dict.fromkeys(ends))
         self._batches = settings.batches_after if task.phase else settings.batches

@@ -108,6 +108,7 @@ class DarwinStrategy:
             # Ends are recorded by generation: the second evolution's count on.
             stop=lambda generation: stop(done.generation + generation),
             extra=(*self._untrained.finalists(PARENTS), *self._task.extra),
+            tokens_of_rules=0,
         )
         settings = EvolveSettings(
             offspring=self._settings.offspring,

@@ -96,7 +96,7 @@ class EvolveStrategy(Conversing):
     def __init__(self, task: Task, settings: EvolveSettings, start: Losses | None = None) -> None:
         self._task = task
         self._settings = settings
-        self._ledger = Ledger(task.context)
+        self._ledger = Ledger(task.context, task.tokens_of_rules)
         self._losses: Losses = start or []
         self._generation = 0
         self._draw = 0

@@ -93,7 +93,7 @@ class EvoPressStrategy(Conversing):
         self._settings = settings
         self._allowed = task.allowed
         self._groups = _trading(task.space)
-        self._ledger = Ledger(task.context)
+        self._ledger = Ledger(task.context, task.tokens_of_rules)
         self._generation = 0
         self._draw = 0
         self._parent: Genotype | None = None

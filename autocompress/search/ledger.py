@@ -8,12 +8,16 @@ from autocompress.trial import Genotype, Measurement, Trial
 
 
 class Ledger:
-    """Trials of one search, and the tokens that they were scored on and trained on."""
+    """Trials of one search, and the tokens that they were scored on and trained on.
 
-    def __init__(self, context: int) -> None:
+    Args:
+        tokens: Spent before the first trial.
+    """
+
+    def __init__(self, context: int, tokens: int = 0) -> None:
         self._context = context
         self._known: dict[tuple[Genotype, int, int], Trial] = {}
-        self.tokens = 0
+        self.tokens = tokens
         self.last_error = ""
 
     def add(self, trials: Sequence[Trial]) -> None:

@@ -56,7 +56,7 @@ class ListedStrategy(Conversing):
         self._task = task
         self._make = make
         self._settings = settings
-        self._ledger = Ledger(task.context)
+        self._ledger = Ledger(task.context, task.tokens_of_rules)
         self._ranked: list[Genotype] = []
         self._chunks = 0
         self._stopped_because = ""

@@ -77,7 +77,7 @@ class ParetoStrategy(Conversing):
         self._settings = settings
         self._breed = breed
         self._axes = Axes(task)
-        self._ledger = Ledger(task.context)
+        self._ledger = Ledger(task.context, task.tokens_of_rules)
         self._losses: Losses = start or []
         self._generation = 0
         self._seen: dict[Genotype, None] = {}

@@ -41,14 +41,16 @@ class RuleScores:
         windows: Gromov's, the best run of layers of each length.
         by_rule: Losses of single changes by the rules of other tools, by strategy name.
         outlier_shares: OWL's, for every layer, by the multiple that makes an outlier.
-        weight_error: What each level takes from the weights: a data-free start.
+        start: Losses of single changes by a rule, for a search that goes on from such.
+        tokens: Of the text that was read for any of it; a backward pass counts as two forward.
     """
 
     block_influence: Losses | None = None
     windows: Windows | None = None
-    weight_error: Losses | None = None
+    start: Losses | None = None
     by_rule: Mapping[str, Losses] = field(default_factory=dict)
     outlier_shares: Mapping[float, Sequence[float]] = field(default_factory=dict)
+    tokens: int = 0
 
 
 def make_strategy(
@@ -71,18 +73,18 @@ def make_strategy(
     scores = scores or RuleScores()
     match name:
         case "evolve":
-            return EvolveStrategy(task, settings, scores.weight_error)
+            return EvolveStrategy(task, settings, scores.start)
         case "darwin" if darwin is not None:
-            return DarwinStrategy(task, settings, darwin, scores.weight_error)
+            return DarwinStrategy(task, settings, darwin, scores.start)
         case "evopress" | "evopress-fast" | "evopress-free" | "evopress-fast-free":
             trade = Trade.NONE if name.endswith("free") else Trade.SIZE
             settings_ = evopress_settings(task.space, fast="fast" in name, trade=trade)
             return EvoPressStrategy(task, settings_)
         case way if way in WAYS:
-            return BayesStrategy(task, WAYS[way], scores.weight_error)
+            return BayesStrategy(task, WAYS[way], scores.start)
         case breeder if breeder in BREEDERS:
             own = ParetoSettings(generations=settings.generations, patience=settings.patience)
-            return ParetoStrategy(task, own, BREEDERS[breeder], scores.weight_error)
+            return ParetoStrategy(task, own, BREEDERS[breeder], scores.start)
         case "additive":
             return ListedStrategy(task, listed.additive, once)
         case "leave-one-out":

@@ -78,7 +78,7 @@ def test_the_additive_solution_is_tried_first(way: str) -> None:
 
 @every_start
 def test_a_start_known_beforehand_is_not_measured(way: str) -> None:
-    strategy = make_strategy(way, task(), EvolveSettings(), RuleScores(weight_error=RULE))
+    strategy = make_strategy(way, task(), EvolveSettings(), RuleScores(start=RULE))
 
     batches = run(strategy)
 

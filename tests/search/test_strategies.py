@@ -121,7 +121,7 @@ def test_where_a_rule_tells_single_changes_none_is_measured(name: str) -> None:
         return [sum(level > 0 for level in own.levels) for own in asked.candidates]
 
     assert set(first(RuleScores())) == {1}
-    assert max(first(RuleScores(weight_error=RULE))) > 1
+    assert max(first(RuleScores(start=RULE))) > 1
 
 
 @pytest.mark.parametrize("speedup", [1.2, 2.0, 3.0])
@@ -327,6 +327,15 @@ def test_a_limit_that_nothing_meets_is_unreachable(name: str) -> None:
 
 def test_the_strategies_said_to_read_a_warm_start_are_those_that_do() -> None:
     assert {*OF_STRATEGIES["warm_start"]} == {*FROM_SINGLE_CHANGES}
+
+
+@every_strategy
+def test_what_rules_read_counts_among_the_tokens_of_a_search_once(name: str) -> None:
+    rules = dataclasses.replace(task(), tokens_of_rules=1000)
+    plain, after_rules = make(name, task()), make(name, rules)
+
+    assert run(plain) == run(after_rules)
+    assert after_rules.standing().tokens == plain.standing().tokens + 1000
 
 
 def test_tempered_solutions_are_among_the_first_parents_where_widths_are_searched_too() -> None:
