@@ -74,9 +74,10 @@ class Moves:
         """Move compression from some genes to others, `min(U1, U2)` times, U uniform on 1..3.
 
         Half of the moves exchange the levels of two genes that decide the same of two bundles: a
-        drop goes to another layer, the cost stays. The others give a gene back some levels, and
-        random genes of any kind pay one level at a time. EvoPress (arXiv:2410.14649) switches
-        between equal shares of a parameter count; here the shares differ, so it is repaired.
+        drop goes to another layer, the cost stays. The others give a gene back one level or, as
+        often, any number of them, and random genes of any kind pay one level at a time. EvoPress
+        (arXiv:2410.14649) switches between equal shares of a parameter count; here the shares
+        differ, so it is repaired.
 
         Args:
             levels: (candidates, genes).
@@ -141,7 +142,8 @@ class Moves:
         )
         swaps = partners.any(axis=1) & (rng.random(len(rows)) < 0.5)
         others = _any_of(partners, rng)
-        lighter = (rng.random(len(rows)) * own).astype(int)
+        any_lighter = (rng.random(len(rows)) * own).astype(int)
+        lighter = np.where(rng.random(len(rows)) < 0.5, own - 1, any_lighter)
         donors = _any_of(self._donors(ranks[rows], genes), rng)
         for row, gene, other, swap, rank, donor in zip(
             rows, genes, others, swaps, lighter, donors, strict=True

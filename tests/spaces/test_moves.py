@@ -15,8 +15,9 @@ from autocompress.spaces.cost import (
 )
 from autocompress.spaces.making import make_space
 from autocompress.spaces.moves import Moves
+from autocompress.spaces.sizes import nominal_bits
 from autocompress.trial import Genotype
-from tests.spaces.problems import Problem, candidates, problems
+from tests.spaces.problems import Problem, candidates, problems, sparse_space
 
 CASES = problems().flatmap(
     lambda p: st.tuples(st.just(p), st.lists(candidates(p), min_size=1, max_size=4))
@@ -183,3 +184,17 @@ def test_candidates_may_have_limits_of_their_own(
     assert all(own <= limit * (1 + ROUNDING) for own, limit in zip(spent, most, strict=True))
     assert all(problem.is_in_space(levels) for levels in mutants)
     assert not any(mutants[0])
+
+
+def test_what_is_given_back_is_often_one_level_of_many() -> None:
+    space = sparse_space(4, 20)
+    constraint = under(space, nominal_bits(space, 16), 8)
+    moves = Moves(constraint, constraint.useful_levels())
+    # All alike: an exchange changes nothing.
+    even = moves.fill(np.full((2000, len(space.genes)), 10), np.random.default_rng(0))
+
+    back = even - moves.mutate(even, np.random.default_rng(1))
+
+    furthest = back.max(axis=1)
+    assert np.mean(furthest[furthest > 0] == 1) > 0.3
+    assert np.mean(furthest > 3) > 0.1
