@@ -81,7 +81,8 @@ _BITS = Section(
     "bits within groups of one size, its default. Uniform takes, between two levels, the best of "
     "32 random fills of the two; additive is the knapsack over measured single changes, "
     "weight-error over the squared change of weights, and fisher over output errors weighted by "
-    f"squared gradients. Ours may spend a quarter of EvoPress's tokens. {READ}",
+    "squared gradients. Ours begins with fisher's scores, whose passes count as tokens, and may "
+    f"spend a quarter of EvoPress's. {READ}",
     "bits",
     "bits.png",
     "{} nominal bits",
