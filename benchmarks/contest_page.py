@@ -92,7 +92,7 @@ _SPARSITY = Section(
     "## Sparsity, beside EvoPress and OWL\n\n"
     "`python -m benchmarks.sparsity --output benchmarks/results/sparsity.json`\n\n"
     "Mean sparsity of the searched linear layers, all built by SparseGPT; levels of all groups "
-    "lie 8,192 weights apart. EvoPress runs its super-fast schedule. OWL takes the best of its "
+    "lie 4,096 weights apart. EvoPress runs its super-fast schedule. OWL takes the best of its "
     f"multiples and spreads. Ours may spend a quarter of EvoPress's tokens. {READ}",
     "sparsity",
     "sparsity.png",

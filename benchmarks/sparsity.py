@@ -18,8 +18,8 @@ from autocompress.trial import Split
 from benchmarks.contest import SPARSITY, Series
 from benchmarks.laboratory import SHARDS, laboratory
 
-STEP = 8192
-"""Weights by which neighbouring levels differ: an eighth of the square of the hidden size."""
+STEP = 4096
+"""Weights by which neighbouring levels differ: a sixteenth of the square of the hidden size."""
 DENSE_BITS = 16
 
 

@@ -57,7 +57,6 @@ class EvolveSettings:
         patience: Epochs without an improvement on a fresh draw that end the search.
         single_sequences: Sequences read for each single change.
         fine_epoch: As `epoch`, where the parent's neighbours are read on each draw.
-        neighbour_distance: Levels between the parent and those neighbours.
         neighbour_sequences: Sequences read of each.
     """
 
@@ -71,7 +70,6 @@ class EvolveSettings:
     epoch: int = 6
     patience: int = 3
     fine_epoch: int = 3
-    neighbour_distance: int = 2
     neighbour_sequences: int = 8
 
 
@@ -214,7 +212,7 @@ class EvolveStrategy(Conversing):
         task, self._centre = self._task, None
         if self._parent is None:
             return
-        found = neighbours(task, self._parent, self._settings.neighbour_distance)
+        found = neighbours(task, self._parent)
         end = task.end(self._settings.neighbour_sequences)
         if task.out_of_tokens(self._ledger.tokens + len(found) * end * task.context):
             return

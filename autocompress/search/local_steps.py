@@ -23,8 +23,10 @@ FEW_LEVELS = 8
 """Genes with no more are crossed by mutations soon enough."""
 
 POWERS = (1.2, 1.5, 2.0, 3.0)
-REACHES = (1, 2, 3)
-"""Levels that a step may take a gene."""
+DISTANCE = 1 / 7
+"""Between a candidate and the neighbours that are read, as a share of the levels of a gene."""
+REACHES = (0.5, 1.0, 1.5)
+"""How far a step may take a gene, in that distance."""
 
 
 def is_fine(task: Task) -> bool:
@@ -53,12 +55,13 @@ def tempered_solutions(task: Task, losses: Losses) -> list[Genotype]:
     return [genotype for genotype in found if genotype is not None]
 
 
-def neighbours(task: Task, centre: Genotype, distance: int) -> list[Genotype]:
-    """Return the candidates that differ in one gene, by so many levels up or down.
+def neighbours(task: Task, centre: Genotype) -> list[Genotype]:
+    """Return the candidates that differ in one gene, some levels up or down.
 
     At an end of its levels a gene goes as far as there are any. Limits are not minded.
     """
     found: dict[Genotype, None] = {}
+    distance = _distance(task)
     for gene, allowed in enumerate(task.allowed):
         rank = _rank(allowed, centre.levels[gene])
         for at in (max(rank - distance, 0), min(rank + distance, len(allowed) - 1)):
@@ -78,7 +81,7 @@ def steps_around(
     """
     curves = list(_curves(task, centre, loss_of))
     found = []
-    for reach in REACHES:
+    for reach in (round(share * _distance(task)) for share in REACHES):
         near = [np.where(np.abs(steps) <= reach, added, math.inf) for steps, added in curves]
         found.append(_solution(task, _losses(task, [own - own.min() for own in near])))
     return [own for own in dict.fromkeys(found) if own is not None and own != centre]
@@ -116,6 +119,12 @@ def _solution(task: Task, losses: Losses) -> Genotype | None:
         return None
     taken = (row[level] for row, level in zip(losses, found.levels, strict=True))
     return found if all(map(math.isfinite, taken)) else None
+
+
+def _distance(task: Task) -> int:
+    """Return how many levels lie between a candidate and its neighbours, alike for all genes."""
+    levels = sum(map(len, task.allowed)) / len(task.allowed)
+    return max(1, round(DISTANCE * levels))
 
 
 def _rank(allowed: Levels, level: int) -> int:

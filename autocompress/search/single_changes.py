@@ -17,6 +17,9 @@ from autocompress.spaces.moves import Moves
 from autocompress.spaces.settings import DENSE_BITS, CacheSetting, WeightSetting
 from autocompress.trial import Genotype
 
+MOST_MEASURED = 8
+"""Levels of a gene, about."""
+
 Losses = list[list[float]]
 """`losses[gene][level]`, all other genes dense; 0 for dense."""
 
@@ -25,6 +28,8 @@ def measure_single_changes(
     task: Task, ledger: Ledger, sequences: int
 ) -> Generator[Batch, None, Losses]:
     """Measure changes of one gene each, coarsely: every second level, the others interpolated.
+
+    Of many levels fewer: some eight of a gene.
 
     Levels that are not allowed lose infinitely much. Where the candidate that changes nothing
     loses something, only what a change adds to that counts: sums over genes would count it again
@@ -178,8 +183,9 @@ def _allowed_entries(task: Task) -> list[Entries]:
 
 
 def _coarse(allowed: Sequence[int]) -> list[int]:
-    """Return the last level and every second one before it, dense left out."""
-    return sorted(level for level in list(allowed[::-1])[::2] if level)
+    """Return the last level and every second one before it, or further apart, dense left out."""
+    apart = max(2, round(len(allowed) / MOST_MEASURED))
+    return sorted(level for level in list(allowed[::-1])[::apart] if level)
 
 
 def _interpolate(losses: list[float], gene: Gene, allowed: Sequence[int]) -> None:

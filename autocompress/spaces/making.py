@@ -25,8 +25,8 @@ from autocompress.spaces.settings import (
     fitting_group_size,
 )
 
-EQUAL_COUNT_LEVELS = 8
-"""On each side of the middle, as EvoPress's."""
+EQUAL_COUNT_LEVELS = 16
+"""On each side of the middle, twice EvoPress's: of the same range, in steps half as large."""
 
 Groups = Mapping[SiteKind, Sequence[LinearGroup]]
 """The linear groups of each kind of site."""
