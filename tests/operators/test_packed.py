@@ -1,6 +1,7 @@
 """What is packed is unpacked as it was, in no more bytes than a setting says."""
 
 import math
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from autocompress.errors import EvaluationError
 from autocompress.models.packed_weights import code_bits, unpack_bits
 from autocompress.operators.bit_stream import pack_bits
+from autocompress.operators.database import LevelDatabase
 from autocompress.operators.grids import SHRINKAGES
 from autocompress.operators.masks import mask_in_matrix
 from autocompress.operators.packed import PackedWeight, pack
@@ -62,6 +64,20 @@ def test_bytes_are_those_that_the_setting_counts(text: str, dtype: torch.dtype) 
     counted = setting.stored_bits(128, 256, 8 * dtype.itemsize) / 8
     # Three streams end in a byte that is not full.
     assert counted <= size <= counted + 3
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_a_level_takes_at_most_a_fiftieth_more_on_disk_than_its_setting_counts(
+    text: str, tmp_path: Path
+) -> None:
+    setting = WeightSetting.parse(text)
+    weight, _ = random_layer(512, 512, dtype=torch.bfloat16)
+
+    LevelDatabase(tmp_path).write("level", packed(setting, weight).tensors)
+
+    (file,) = tmp_path.iterdir()
+    counted = setting.stored_bits(512, 512, 16) / 8
+    assert counted <= file.stat().st_size <= 1.02 * counted
 
 
 @given(st.sampled_from(ALL), st.integers(1, 9), st.sampled_from([128, 256]), DTYPES)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autocompress.spaces.base import Levels
+from autocompress.spaces.base import GeneKind, Levels
 from autocompress.spaces.cost import (
     ROUNDING,
     AdditiveCost,
@@ -13,11 +13,11 @@ from autocompress.spaces.cost import (
     drops_of_each_kind,
     under,
 )
-from autocompress.spaces.making import make_space
+from autocompress.spaces.making import Weights, make_space
 from autocompress.spaces.moves import Moves
-from autocompress.spaces.sizes import nominal_bits
+from autocompress.spaces.sizes import linear_bytes, nominal_bits
 from autocompress.trial import Genotype
-from tests.spaces.problems import Problem, candidates, problems, sparse_space
+from tests.spaces.problems import GROUPS, Problem, candidates, problems, sparse_space
 
 CASES = problems().flatmap(
     lambda p: st.tuples(st.just(p), st.lists(candidates(p), min_size=1, max_size=4))
@@ -198,3 +198,29 @@ def test_what_is_given_back_is_often_one_level_of_many() -> None:
     furthest = back.max(axis=1)
     assert np.mean(furthest[furthest > 0] == 1) > 0.3
     assert np.mean(furthest > 3) > 0.1
+
+
+def test_compression_moves_between_kinds_both_ways() -> None:
+    space = make_space(
+        4,
+        2,
+        96,
+        depth=True,
+        width=True,
+        ffn_step=16,
+        weights=Weights(bits=(8, 4, 2)),
+        groups=GROUPS,
+    )
+    cost = linear_bytes(space, 16)
+    constraint = under(space, cost, 0.4 * cost.dense)
+    moves = Moves(constraint, constraint.useful_levels())
+    start = moves.random(500, np.random.default_rng(0))
+    is_width = np.asarray([gene.kind is GeneKind.WIDTH for gene in space.genes])
+
+    change = moves.mutate(start, np.random.default_rng(1)) - start
+
+    less, more = change < 0, change > 0
+    to_bits = less[:, is_width].any(axis=1) & more[:, ~is_width].any(axis=1)
+    to_widths = less[:, ~is_width].any(axis=1) & more[:, is_width].any(axis=1)
+    assert to_bits.mean() > 0.1
+    assert to_widths.mean() > 0.1
