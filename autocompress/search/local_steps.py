@@ -61,8 +61,8 @@ def neighbours(task: Task, centre: Genotype) -> list[Genotype]:
     At an end of its levels a gene goes as far as there are any. Limits are not minded.
     """
     found: dict[Genotype, None] = {}
-    distance = _distance(task)
-    for gene, allowed in enumerate(task.allowed):
+    pairs = zip(task.allowed, _distances(task), strict=True)
+    for gene, (allowed, distance) in enumerate(pairs):
         rank = _rank(allowed, centre.levels[gene])
         for at in (max(rank - distance, 0), min(rank + distance, len(allowed) - 1)):
             found[centre.with_level(gene, allowed[at])] = None
@@ -81,8 +81,12 @@ def steps_around(
     """
     curves = list(_curves(task, centre, loss_of))
     found = []
-    for reach in (round(share * _distance(task)) for share in REACHES):
-        near = [np.where(np.abs(steps) <= reach, added, math.inf) for steps, added in curves]
+    for share in REACHES:
+        reaches = [max(1, round(share * distance)) for distance in _distances(task)]
+        near = [
+            np.where(np.abs(steps) <= reach, added, math.inf)
+            for (steps, added), reach in zip(curves, reaches, strict=True)
+        ]
         found.append(_solution(task, _losses(task, [own - own.min() for own in near])))
     return [own for own in dict.fromkeys(found) if own is not None and own != centre]
 
@@ -121,10 +125,13 @@ def _solution(task: Task, losses: Losses) -> Genotype | None:
     return found if all(map(math.isfinite, taken)) else None
 
 
-def _distance(task: Task) -> int:
-    """Return how many levels lie between a candidate and its neighbours, alike for all genes."""
-    levels = sum(map(len, task.allowed)) / len(task.allowed)
-    return max(1, round(DISTANCE * levels))
+def _distances(task: Task) -> list[int]:
+    """Return how many levels a neighbour is away in each gene, alike for all genes of a kind."""
+    kinds = [gene.kind for gene in task.space.genes]
+    levels: dict[GeneKind, list[int]] = {}
+    for kind, allowed in zip(kinds, task.allowed, strict=True):
+        levels.setdefault(kind, []).append(len(allowed))
+    return [max(1, round(DISTANCE * sum(levels[kind]) / len(levels[kind]))) for kind in kinds]
 
 
 def _rank(allowed: Levels, level: int) -> int:
