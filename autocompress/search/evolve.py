@@ -189,7 +189,8 @@ class EvolveStrategy(Conversing):
         rng = task.rng(0)
         known = _array(task.extra).reshape(len(task.extra), len(task.space.genes))
         additive = additive_solution(task, self._losses)
-        tempered = tempered_solutions(task, self._losses)
+        # Where each is trained first, so many alike would cost more than they tell.
+        tempered = [] if any(self._lengths) else tempered_solutions(task, self._losses)
         n = self._settings.random_parents
         if task.space.has_widths:
             others = list(random_candidates(task, n))

@@ -16,7 +16,7 @@ from autocompress.search.evolve import EvolveSettings, EvolveStrategy
 from autocompress.search.evopress import EvoPressSettings, EvoPressStrategy, Trade
 from autocompress.search.listed import CHUNK_SEQUENCES, ListedStrategy, ListSettings, brute_force
 from autocompress.search.local_steps import tempered_solutions
-from autocompress.search.single_changes import random_candidates
+from autocompress.search.single_changes import additive_solution, random_candidates
 from autocompress.search.steps import Rung
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores, make_strategy
 from autocompress.spaces.base import SiteKind
@@ -343,7 +343,9 @@ def test_tempered_solutions_are_among_the_first_parents_where_widths_are_searche
 
     assert task().space.has_widths
     assert parents is not None
-    assert {*tempered_solutions(task(), RULE)} <= {*parents.candidates}
+    tempered = {*tempered_solutions(task(), RULE)}
+    assert tempered - {additive_solution(task(), RULE)}
+    assert tempered <= {*parents.candidates}
 
 
 def test_an_unknown_strategy_is_refused() -> None:
