@@ -129,12 +129,15 @@ def usual_bits(engine: str, form: str, is_timed: bool, n_targets: int) -> tuple[
 def usual_warm_start(checked: Mapping[str, object]) -> str:
     """Return what a search begins from where nobody says it: gradients, of bits alone.
 
-    They tell more of bits than losses of single changes, and take less; a model that is streamed
-    has none. Of zeros, which change more of a model, they tell less.
+    They tell more of bits than losses of single changes, with fewer tokens of the search; of
+    zeros, which change more of a model, they tell less. A model that is streamed has none, and
+    what other ends lose is measured with the single changes.
     """
     reads = checked.get("strategy", "evolve") in OF_STRATEGIES["warm_start"]
-    is_of_bits = tuple(names(checked, "space")) == ("bits",)
-    return "gradients" if reads and is_of_bits and not _is_streamed(checked) else "losses"
+    has_usual_ends = checked.get("embeddings", USUAL_EMBEDDINGS) == USUAL_EMBEDDINGS
+    if reads and _compressed(checked) == ["bits"] and has_usual_ends and not _is_streamed(checked):
+        return "gradients"
+    return "losses"
 
 
 def warm_start_problems(checked: Mapping[str, object]) -> list[str]:
@@ -142,7 +145,7 @@ def warm_start_problems(checked: Mapping[str, object]) -> list[str]:
     if checked.get("warm_start") != "gradients":
         return []
     problems = []
-    others = [name for name in names(checked, "space") if name not in OF_GRADIENTS]
+    others = [name for name in _compressed(checked) if name not in OF_GRADIENTS]
     if others:
         problems.append(
             "warm_start: `gradients` say something of bits and sparsity alone, but got "
@@ -151,6 +154,11 @@ def warm_start_problems(checked: Mapping[str, object]) -> list[str]:
     if _is_streamed(checked):
         problems.append("warm_start: a model that is streamed has no gradients; take `losses`.")
     return problems
+
+
+def _compressed(checked: Mapping[str, object]) -> list[str]:
+    """Return the spaces of compressed models; a decoding is searched of what they give."""
+    return [name for name in names(checked, "space") if name != "decoding"]
 
 
 def _is_streamed(checked: Mapping[str, object]) -> bool:

@@ -54,6 +54,7 @@ from autocompress.spec_rules import (
     usual_bits,
     usual_format,
     usual_space,
+    usual_warm_start,
 )
 from autocompress.training.distillation import Trained
 from autocompress.trial import Fidelity, Genotype, Measurement, Split
@@ -217,7 +218,7 @@ def make_report(
         parameters=words.Parameters(dense=dense.parameters, compressed=artifact.parameters),
         search=words.SearchCost(
             trials=driver.n_trials,
-            tokens=driver.sequences * spec.context + driver.trained,
+            tokens=driver.sequences * spec.context + driver.trained + found.tokens_of_rules,
             seconds=seconds,
             generations=found.generations,
             stopped_because=found.stopped_because,
@@ -390,7 +391,7 @@ def command(prepared: Prepared) -> str:
             for key, usual in {**RECOVERY, **DARWIN}.items()
         ),
         ("start", spec.start, None),
-        ("warm-start", spec.warm_start, "losses"),
+        ("warm-start", spec.warm_start, usual_warm_start(dataclasses.asdict(spec))),
         ("budget", spec.budget_seconds, None),
         ("max-tokens", spec.max_tokens, None),
         ("context", spec.context, 256),

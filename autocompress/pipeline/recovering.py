@@ -5,13 +5,11 @@ weights, on what the trained model reads. All that comes after takes the result 
 its levels are in a database of their own, and the same gate lets it pass.
 """
 
-import contextlib
 import copy
 import dataclasses
 import functools
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar, cast
 
@@ -28,6 +26,7 @@ from autocompress.models.surgery import Level, ShapedModel
 from autocompress.operators.database import address
 from autocompress.operators.levels import Levels
 from autocompress.operators.statistics import gather
+from autocompress.pipeline.cores import all_cores
 from autocompress.pipeline.dense import in_fast_copy
 from autocompress.pipeline.deployment import report_text
 from autocompress.pipeline.observer import Observer
@@ -167,7 +166,7 @@ def recover(
     shaped.apply_dense()
     dense = in_fast_copy(shaped.model, spec.dtype)
     if spec.recovery_draw == "worst":
-        with _all_cores():
+        with all_cores():
             rows = drawn_by_loss(
                 rows,
                 spec.recover // spec.context,
@@ -185,7 +184,7 @@ def recover(
         text.fingerprint({Split.SEARCH: rows, Split.SELECTION: validation}),
     )
     saved = SavedState(cache_folder() / "recovered" / name)
-    with _all_cores():
+    with all_cores():
         trained = distil(
             student, dense, rows, validation, settings, spec.seed, saved, observer.advance
         )
@@ -227,17 +226,6 @@ def unless_it_fails(train: Callable[[], T | None], observer: Observer) -> tuple[
     said = f"The winner was not recovered, and is published as it was found: {reason}"
     observer.tell("warning", {"warning": said})
     return None, said
-
-
-@contextlib.contextmanager
-def _all_cores() -> Iterator[None]:
-    """Let torch compute on all cores of this process: nothing is timed, and nobody else works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _take_over(

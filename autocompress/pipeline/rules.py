@@ -1,7 +1,8 @@
 """What rules say of a dense model, for the strategies that go by them."""
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -9,15 +10,20 @@ from torch import Tensor
 from autocompress.errors import EvaluationError, SpecError
 from autocompress.evaluators import scorers, weight_scorers
 from autocompress.evaluators.out_of_memory import is_out_of_memory
+from autocompress.models import loading
 from autocompress.models.surgery import LevelSource, ShapedModel
+from autocompress.pipeline.cores import all_cores
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.single_changes import Losses, gene_losses
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores
 from autocompress.spaces.base import GeneKind
+from autocompress.store.base import StudyStore
 from autocompress.trial import Split
 
 RULE_SEQUENCES = 32
 OUTLIER_MULTIPLES = (3.0, 5.0, 7.0, 10.0)
+WARM_START: Final = "warm start"
+"""The document with what gradients said, and the tokens that it took."""
 STORED = (GeneKind.BITS, GeneKind.SPARSITY)
 OF_WIDTHS = ((GeneKind.WIDTH,), "depth or width")
 OF_STORING = (STORED, "bits or sparsity")
@@ -29,6 +35,28 @@ SAYS: Final[Mapping[str, tuple[tuple[GeneKind, ...], str]]] = {
     "owl": ((GeneKind.SPARSITY,), "sparsity"),
 }
 """What the rule of a strategy says something of: the genes, and the spaces that have them."""
+
+
+def kept_scores(
+    strategy: str,
+    prepared: Prepared,
+    shaped: ShapedModel,
+    levels: LevelSource,
+    store: StudyStore,
+) -> RuleScores:
+    """Return what a strategy needs to know, as an earlier run of the study computed it.
+
+    Products on other cores differ in their last digits, and a search that goes on from gradients
+    must go on from the same ones.
+    """
+    known = store.document(WARM_START)
+    if known is not None:
+        losses = cast("Losses", known["losses"])
+        return RuleScores(start=losses, tokens=int(str(known["tokens"])))
+    scores = scores_for(strategy, prepared, shaped, levels)
+    if prepared.spec.warm_start == "gradients" and scores.start is not None:
+        store.save_document(WARM_START, {"losses": scores.start, "tokens": scores.tokens})
+    return scores
 
 
 def scores_for(
@@ -66,7 +94,7 @@ def rule_scores(prepared: Prepared, shaped: ShapedModel) -> RuleScores:
     return RuleScores(
         gene_losses(space, scorers.block_influence(shaped.model, space, ids)),
         [(window.n_layers, window.start) for window in windows],
-        tokens=ids.numel(),
+        tokens=2 * ids.numel(),
     )
 
 
@@ -84,24 +112,47 @@ def weight_scores(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) 
 def _fisher(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> tuple[Losses, int]:
     """Return what gradients say of every level, and the tokens of as many forward passes.
 
-    There is one, a backward one of activations alone, and for each level one of its layer.
+    There is one, a backward one of activations alone, and of each layer one for each level of it:
+    as many are counted as a layer has at most.
 
     Raises:
         EvaluationError: If memory runs out.
     """
     text = _text(prepared)
-    passes = 1 + max(len(gene.settings) for gene in prepared.space.genes)
-    reason = ""
+    levels_of = Counter(
+        (bundle, gene.group)
+        for bundle, gene in zip(prepared.space.gene_bundles, prepared.space.genes, strict=True)
+        for _ in gene.settings[1:]
+    )
+    passes = 2 + max(levels_of.values())
+    own, reason = _in_format_of_losses(prepared, shaped, levels), ""
     try:
-        return weight_scorers.fisher_error(shaped, levels, text), passes * text.numel()
+        with all_cores():
+            return weight_scorers.fisher_error(own, levels, text), passes * text.numel()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).strip().partition("\n")[0]
+    finally:
+        if prepared.device.type == "cuda":
+            # Workers have the rest of the GPU.
+            torch.cuda.empty_cache()
     raise EvaluationError(
-        f"Memory ran out for gradients of the dense model: {reason} Begin with --warm-start "
-        "losses, or lower --context."
+        f"Memory ran out for gradients of the dense model: {reason} A search with --warm-start "
+        "losses needs none."
     )
+
+
+def _in_format_of_losses(
+    prepared: Prepared, shaped: ShapedModel, levels: LevelSource
+) -> ShapedModel:
+    """Return the model in the number format of losses, loaded anew if it is in another."""
+    spec, device = prepared.spec, prepared.device
+    number_format = loading.number_format(prepared.folder, spec.dtype, device)
+    if str(shaped.model.dtype) in (f"torch.{number_format}", "torch.float32"):
+        return shaped
+    model = loading.load_model(prepared.folder, device, number_format, spec.trust_remote_code)
+    return ShapedModel(model, prepared.space, levels)
 
 
 def _text(prepared: Prepared) -> Tensor:

@@ -73,6 +73,7 @@ class Found:
         history: Of the search that found it; losses under another constraint do not compare.
         stopped_because: Why that search ended.
         held: Bytes that serving it holds; None where memory was no target.
+        tokens_of_rules: Read before the search, for what rules say of the dense model.
     """
 
     winner: Genotype
@@ -84,6 +85,7 @@ class Found:
     stopped_because: str
     finalists: tuple[tuple[Genotype, MeasuredSpeedup], ...] = ()
     held: int | None = None
+    tokens_of_rules: int = 0
 
 
 def search(

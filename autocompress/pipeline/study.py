@@ -64,7 +64,7 @@ from autocompress.pipeline.recovering import (
     unless_it_fails,
 )
 from autocompress.pipeline.retargeting import with_targets
-from autocompress.pipeline.rules import check_rule, scores_for
+from autocompress.pipeline.rules import check_rule, kept_scores
 from autocompress.pipeline.searching import Found, Measure, Room, check_darwin, search
 from autocompress.pipeline.shapes import to_document
 from autocompress.pipeline.targets import (
@@ -297,7 +297,9 @@ def _run(
             time_limit(timed.cost, timed.target, timed.fastest, spec)
         machine, measure = _clock(prepared, deployment, latency, timed, pool, spent)
         driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
-        scores = scores_for(spec.strategy, prepared, deployment.shaped, plan.open_levels())
+        if spec.warm_start == "gradients":
+            spent.stage("gradients of the dense model")
+        scores = kept_scores(spec.strategy, prepared, deployment.shaped, plan.open_levels(), store)
         found = search(
             prepared,
             limits_at,
@@ -310,6 +312,7 @@ def _run(
             room,
             spent,
         )
+        found = dataclasses.replace(found, tokens_of_rules=scores.tokens)
         spent.tell("workers", {"workers": list(map(dataclasses.asdict, pool.utilisation()))})
         spent.stage("report text")
         standings = measure_standings(prepared, found, driver, deployment.shaped)

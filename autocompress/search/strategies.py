@@ -42,7 +42,8 @@ class RuleScores:
         by_rule: Losses of single changes by the rules of other tools, by strategy name.
         outlier_shares: OWL's, for every layer, by the multiple that makes an outlier.
         start: Losses of single changes by a rule, for a search that goes on from such.
-        tokens: Of the text that was read for any of it; a backward pass counts as two forward.
+        tokens: Of the text that was read for any of it, once for each forward pass's worth of
+            computing.
     """
 
     block_influence: Losses | None = None

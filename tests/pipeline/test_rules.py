@@ -67,5 +67,5 @@ def test_gradients_that_do_not_fit_are_told_with_the_way_out(
 
     assert str(told.value) == (
         "Memory ran out for gradients of the dense model: CUDA out of memory. Tried to allocate "
-        "2 GiB. Begin with --warm-start losses, or lower --context."
+        "2 GiB. A search with --warm-start losses needs none."
     )
