@@ -92,8 +92,10 @@ _SPARSITY = Section(
     "## Sparsity, beside EvoPress and OWL\n\n"
     "`python -m benchmarks.sparsity --output benchmarks/results/sparsity.json`\n\n"
     "Mean sparsity of the searched linear layers, all built by SparseGPT; levels of all groups "
-    "lie 4,096 weights apart. EvoPress runs its super-fast schedule. OWL takes the best of its "
-    f"multiples and spreads. Ours may spend a quarter of EvoPress's tokens. {READ}",
+    "lie 4,096 weights apart, 16 on each side of the middle: for EvoPress too, whose mutants go "
+    "one level at a time, and whose own levels are 8 on each side. It runs its super-fast "
+    "schedule. OWL takes the best of its multiples and spreads. Ours may spend a quarter of "
+    f"EvoPress's tokens. {READ}",
     "sparsity",
     "sparsity.png",
     "{} of the weights zero",
