@@ -548,6 +548,8 @@ def test_a_candidate_that_a_file_tells_may_have_a_cache_of_few_bits() -> None:
         ({"space": "bits", "strategy": "pareto"}, "gradients"),
         ({"space": "depth,bits"}, "losses"),
         ({"space": "bits", "weights_bytes": "1GB"}, "losses"),
+        ({"space": "bits", "engine": "llama.cpp", "embeddings": "q6_k"}, "losses"),
+        ({"space": "bits", "engine": "llama.cpp"}, "gradients"),
         ({"space": "bits", "strategy": "evopress"}, "losses"),
         ({"space": "bits", "warm_start": "losses"}, "losses"),
     ],

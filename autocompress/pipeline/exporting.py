@@ -93,6 +93,7 @@ def export_spec(
         "start": str((output / START).resolve()),
         "parent": None,
         "latency_table": None,
+        "warm_start": "losses",
     }
     engine = _ENGINES.get(form, "torch" if known.spec.format in _ENGINES else known.spec.engine)
     # What the format and its engine decide is decided anew.

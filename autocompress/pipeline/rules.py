@@ -13,6 +13,7 @@ from autocompress.evaluators.out_of_memory import is_out_of_memory
 from autocompress.models import loading
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.cores import all_cores
+from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared
 from autocompress.search.single_changes import Losses, gene_losses
 from autocompress.search.strategies import FROM_SINGLE_CHANGES, RuleScores
@@ -23,7 +24,7 @@ from autocompress.trial import Split
 RULE_SEQUENCES = 32
 OUTLIER_MULTIPLES = (3.0, 5.0, 7.0, 10.0)
 WARM_START: Final = "warm start"
-"""The document with what gradients said, and the tokens that it took."""
+"""The document with the losses that a rule said, and the tokens that it took."""
 STORED = (GeneKind.BITS, GeneKind.SPARSITY)
 OF_WIDTHS = ((GeneKind.WIDTH,), "depth or width")
 OF_STORING = (STORED, "bits or sparsity")
@@ -43,18 +44,21 @@ def kept_scores(
     shaped: ShapedModel,
     levels: LevelSource,
     store: StudyStore,
+    observer: Observer,
 ) -> RuleScores:
     """Return what a strategy needs to know, as an earlier run of the study computed it.
 
-    Products on other cores differ in their last digits, and a search that goes on from gradients
-    must go on from the same ones.
+    Products on other cores differ in their last digits, and a search must go on from the losses
+    that it began with.
     """
     known = store.document(WARM_START)
     if known is not None:
         losses = cast("Losses", known["losses"])
         return RuleScores(start=losses, tokens=int(str(known["tokens"])))
+    if strategy in FROM_SINGLE_CHANGES and prepared.spec.warm_start == "gradients":
+        observer.stage("gradients of the dense model")
     scores = scores_for(strategy, prepared, shaped, levels)
-    if prepared.spec.warm_start == "gradients" and scores.start is not None:
+    if scores.start is not None:
         store.save_document(WARM_START, {"losses": scores.start, "tokens": scores.tokens})
     return scores
 
@@ -125,8 +129,9 @@ def _fisher(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> tup
         for _ in gene.settings[1:]
     )
     passes = 2 + max(levels_of.values())
-    own, reason = _in_format_of_losses(prepared, shaped, levels), ""
+    reason = ""
     try:
+        own = _in_fast_numbers(prepared, shaped, levels)
         with all_cores():
             return weight_scorers.fisher_error(own, levels, text), passes * text.numel()
     except (RuntimeError, MemoryError) as error:
@@ -143,16 +148,14 @@ def _fisher(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> tup
     )
 
 
-def _in_format_of_losses(
-    prepared: Prepared, shaped: ShapedModel, levels: LevelSource
-) -> ShapedModel:
-    """Return the model in the number format of losses, loaded anew if it is in another."""
+def _in_fast_numbers(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> ShapedModel:
+    """Return the model as losses are computed of it: loaded anew where its own format is slow."""
     spec, device = prepared.spec, prepared.device
-    number_format = loading.number_format(prepared.folder, spec.dtype, device)
-    if str(shaped.model.dtype) in (f"torch.{number_format}", "torch.float32"):
+    is_slow = shaped.model.dtype is torch.bfloat16 and loading.lacks_bfloat16(device)
+    if spec.dtype != "auto" or not is_slow:
         return shaped
-    model = loading.load_model(prepared.folder, device, number_format, spec.trust_remote_code)
-    return ShapedModel(model, prepared.space, levels)
+    model = loading.load_model(prepared.folder, device, spec.dtype, spec.trust_remote_code)
+    return ShapedModel(loading.in_fast_numbers(model, spec.dtype), prepared.space, levels)
 
 
 def _text(prepared: Prepared) -> Tensor:

@@ -297,9 +297,9 @@ def _run(
             time_limit(timed.cost, timed.target, timed.fastest, spec)
         machine, measure = _clock(prepared, deployment, latency, timed, pool, spent)
         driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
-        if spec.warm_start == "gradients":
-            spent.stage("gradients of the dense model")
-        scores = kept_scores(spec.strategy, prepared, deployment.shaped, plan.open_levels(), store)
+        scores = kept_scores(
+            spec.strategy, prepared, deployment.shaped, plan.open_levels(), store, spent
+        )
         found = search(
             prepared,
             limits_at,

@@ -26,7 +26,7 @@ POWERS = (1.2, 1.5, 2.0, 3.0)
 DISTANCE = 1 / 7
 """Between a candidate and the neighbours that are read, as a share of the levels of a gene."""
 REACHES = (0.5, 1.0, 1.5)
-"""How far a step may take a gene, in that distance."""
+"""How far a step may take a gene, in that distance: a level at least."""
 
 
 def is_fine(task: Task) -> bool:

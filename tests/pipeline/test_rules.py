@@ -1,6 +1,8 @@
 """What rules say of a dense model: what is read for it is told, and where it does not fit."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from autocompress.errors import EvaluationError
 from autocompress.evaluators import weight_scorers
 from autocompress.models import loading
 from autocompress.models.surgery import ShapedModel
+from autocompress.operators.levels import Levels
+from autocompress.pipeline.observer import Observer
 from autocompress.pipeline.prepared import Prepared, prepare
-from autocompress.pipeline.rules import RULE_SEQUENCES, scores_for
+from autocompress.pipeline.rules import RULE_SEQUENCES, kept_scores, scores_for
 from autocompress.search.strategies import RuleScores
 from autocompress.spec import from_mapping
+from autocompress.store.study_store import create_study
 from autocompress.workers.base import BuildJob
 
 CONTEXT = 16
@@ -32,22 +37,43 @@ def prepared(tiny_llama: Path, calibration: Path) -> Prepared:
     return prepare(from_mapping(asked))
 
 
-def scored(prepared: Prepared, strategy: str) -> RuleScores:
+def opened(prepared: Prepared) -> tuple[ShapedModel, Levels]:
     plan = prepared.session_plan(loading.fingerprint(prepared.folder))
     plan().build(BuildJob(tuple(range(prepared.architecture.n_layers))))
     levels = plan.open_levels()
     model = loading.load_model(prepared.folder, prepared.device, "float32")
-    return scores_for(strategy, prepared, ShapedModel(model, prepared.space, levels), levels)
+    return ShapedModel(model, prepared.space, levels), levels
+
+
+def scored(prepared: Prepared, strategy: str) -> RuleScores:
+    return scores_for(strategy, prepared, *opened(prepared))
 
 
 def test_gradients_begin_a_search_with_what_the_rule_of_fisher_says(prepared: Prepared) -> None:
-    torch.set_num_threads(1)
-
     start, rule = scored(prepared, "evolve"), scored(prepared, "fisher")
 
     assert start.start == rule.by_rule["fisher"]
     # A forward pass, a backward one, and three levels beside the dense one.
     assert start.tokens == rule.tokens == 5 * RULE_SEQUENCES * CONTEXT
+
+
+def test_a_study_goes_on_from_the_gradients_that_it_began_with(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create_study(f"sqlite:///{tmp_path}/studies.db", "study", {})
+    model, levels = opened(prepared)
+    told: list[str] = []
+    observer = SimpleNamespace(stage=told.append)
+
+    def kept() -> RuleScores:
+        return kept_scores("evolve", prepared, model, levels, store, cast("Observer", observer))
+
+    first = kept()
+    monkeypatch.delattr(weight_scorers, "fisher_error")
+
+    assert kept() == first
+    assert first.start is not None
+    assert told == ["gradients of the dense model"]
 
 
 def test_a_strategy_that_goes_by_no_rule_reads_nothing(prepared: Prepared) -> None:
