@@ -11,6 +11,9 @@ MEMORY_RAN_OUT = (
     "HIPBLAS_STATUS_ALLOC_FAILED",
 )
 """Of a plain RuntimeError: of torch's allocator on a CPU, and of libraries that take their own."""
+WAYS_OUT = (
+    "Lower --workers, --context or --weights-bytes (the layers' weights that a worker holds)."
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -20,10 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory(what: str, reason: str) -> str:
+def out_of_memory(what: str, reason: str, ways_out: str = WAYS_OUT) -> str:
     """Return the line that tells a user what did not fit, and the ways out."""
     first = reason.strip().partition("\n")[0] or "no reason given"
-    return (
-        f"Memory ran out for {what}: {first} Lower --workers, --context or --weights-bytes (the "
-        "layers' weights that a worker holds)."
-    )
+    return f"Memory ran out for {what}: {first} {ways_out}"

@@ -151,8 +151,12 @@ def in_fast_numbers(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     Args:
         dtype: That the model was asked for; only `auto` leaves a choice.
     """
-    is_slow = model.dtype is torch.bfloat16 and lacks_bfloat16(model.device)
-    return model.float() if dtype == "auto" and is_slow else model
+    return model.float() if dtype == "auto" and is_slow(model) else model
+
+
+def is_slow(model: PreTrainedModel) -> bool:
+    """Whether a model is in bfloat16 and a CPU cannot multiply that."""
+    return model.dtype is torch.bfloat16 and lacks_bfloat16(model.device)
 
 
 def number_format(folder: Path, dtype: str, device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 
-import torch
 from transformers import PreTrainedModel
 
 from autocompress.models import loading
@@ -43,5 +42,5 @@ def read_dense(prepared: Prepared, shaped: ShapedModel, n: int) -> Measurement:
 
 def in_fast_copy(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
     """Return a model that computes in fast numbers: itself, or where it has others a copy."""
-    is_slow = model.dtype is torch.bfloat16 and loading.lacks_bfloat16(model.device)
+    is_slow = loading.is_slow(model)
     return loading.in_fast_numbers(copy.deepcopy(model), dtype) if is_slow else model

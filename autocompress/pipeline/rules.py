@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autocompress.errors import EvaluationError, SpecError
 from autocompress.evaluators import scorers, weight_scorers
-from autocompress.evaluators.out_of_memory import is_out_of_memory
+from autocompress.evaluators.out_of_memory import is_out_of_memory, out_of_memory
 from autocompress.models import loading
 from autocompress.models.surgery import LevelSource, ShapedModel
 from autocompress.pipeline.cores import all_cores
@@ -39,14 +39,13 @@ SAYS: Final[Mapping[str, tuple[tuple[GeneKind, ...], str]]] = {
 
 
 def kept_scores(
-    strategy: str,
     prepared: Prepared,
     shaped: ShapedModel,
     levels: LevelSource,
     store: StudyStore,
     observer: Observer,
 ) -> RuleScores:
-    """Return what a strategy needs to know, as an earlier run of the study computed it.
+    """Return what a study's strategy needs to know, as an earlier run of it computed that.
 
     Products on other cores differ in their last digits, and a search must go on from the losses
     that it began with.
@@ -55,9 +54,10 @@ def kept_scores(
     if known is not None:
         losses = cast("Losses", known["losses"])
         return RuleScores(start=losses, tokens=int(str(known["tokens"])))
-    if strategy in FROM_SINGLE_CHANGES and prepared.spec.warm_start == "gradients":
+    spec = prepared.spec
+    if spec.strategy in FROM_SINGLE_CHANGES and spec.warm_start == "gradients":
         observer.stage("gradients of the dense model")
-    scores = scores_for(strategy, prepared, shaped, levels)
+    scores = scores_for(spec.strategy, prepared, shaped, levels)
     if scores.start is not None:
         store.save_document(WARM_START, {"losses": scores.start, "tokens": scores.tokens})
     return scores
@@ -137,22 +137,19 @@ def _fisher(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> tup
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error)
     finally:
         if prepared.device.type == "cuda":
             # Workers have the rest of the GPU.
             torch.cuda.empty_cache()
-    raise EvaluationError(
-        f"Memory ran out for gradients of the dense model: {reason} A search with --warm-start "
-        "losses needs none."
-    )
+    way_out = "A search with --warm-start losses needs none."
+    raise EvaluationError(out_of_memory("gradients of the dense model", reason, way_out))
 
 
 def _in_fast_numbers(prepared: Prepared, shaped: ShapedModel, levels: LevelSource) -> ShapedModel:
     """Return the model as losses are computed of it: loaded anew where its own format is slow."""
     spec, device = prepared.spec, prepared.device
-    is_slow = shaped.model.dtype is torch.bfloat16 and loading.lacks_bfloat16(device)
-    if spec.dtype != "auto" or not is_slow:
+    if spec.dtype != "auto" or not loading.is_slow(shaped.model):
         return shaped
     model = loading.load_model(prepared.folder, device, spec.dtype, spec.trust_remote_code)
     return ShapedModel(loading.in_fast_numbers(model, spec.dtype), prepared.space, levels)

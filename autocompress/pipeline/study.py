@@ -297,9 +297,7 @@ def _run(
             time_limit(timed.cost, timed.target, timed.fastest, spec)
         machine, measure = _clock(prepared, deployment, latency, timed, pool, spent)
         driver = SearchDriver(pool, store, spent.advance, prepared.cut, inherited.records)
-        scores = kept_scores(
-            spec.strategy, prepared, deployment.shaped, plan.open_levels(), store, spent
-        )
+        scores = kept_scores(prepared, deployment.shaped, plan.open_levels(), store, spent)
         found = search(
             prepared,
             limits_at,

@@ -80,9 +80,10 @@ def steps_around(
             measured: to that side no gene steps.
     """
     curves = list(_curves(task, centre, loss_of))
+    distances = _distances(task)
     found = []
     for share in REACHES:
-        reaches = [max(1, round(share * distance)) for distance in _distances(task)]
+        reaches = [max(1, round(share * distance)) for distance in distances]
         near = [
             np.where(np.abs(steps) <= reach, added, math.inf)
             for (steps, added), reach in zip(curves, reaches, strict=True)

@@ -66,7 +66,7 @@ def test_a_study_goes_on_from_the_gradients_that_it_began_with(
     observer = SimpleNamespace(stage=told.append)
 
     def kept() -> RuleScores:
-        return kept_scores("evolve", prepared, model, levels, store, cast("Observer", observer))
+        return kept_scores(prepared, model, levels, store, cast("Observer", observer))
 
     first = kept()
     monkeypatch.delattr(weight_scorers, "fisher_error")
